@@ -1,0 +1,70 @@
+"""Records shared by the data, model and evaluation layers.
+
+``data/`` and ``models/`` never import each other; what passes between them is defined here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One recording and its transcript.
+
+    ``lang`` is a FLEURS code (``ca_es``). ``sentence_id`` names the *sentence*: all recordings of one sentence share
+    it, in every language of a parallel corpus. ``translation`` is the English text, empty when the corpus has none.
+    ``source`` names the corpus part, and ``synthetic`` marks machine-made speech.
+    """
+
+    id: str
+    lang: str
+    text: str
+    audio: str
+    sentence_id: str
+    split: str
+    speaker: str = ""
+    translation: str = ""
+    source: str = ""
+    synthetic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """One item left out, with a short stable ``reason`` (counted) and a free ``detail`` (listed)."""
+
+    id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass
+class Corpus:
+    """Utterances of one corpus, the role of each language, and what was dropped.
+
+    ``seen`` languages may be trained on; ``zero_shot`` languages are only ever evaluated.
+    """
+
+    name: str
+    utterances: list[Utterance]
+    seen: tuple[str, ...]
+    zero_shot: tuple[str, ...] = ()
+    dropped: list[Dropped] = field(default_factory=list)
+    licence: str = ""
+
+    def select(self, split: str | None = None, langs: Iterable[str] | None = None) -> list[Utterance]:
+        """Utterances of one split and/or of some languages, in corpus order."""
+        wanted = None if langs is None else set(langs)
+        return [
+            u
+            for u in self.utterances
+            if (split is None or u.split == split) and (wanted is None or u.lang in wanted)
+        ]
+
+    def dropped_counts(self) -> dict[str, int]:
+        """How many items each reason dropped, most frequent first."""
+        return dict(Counter(d.reason for d in self.dropped).most_common())
