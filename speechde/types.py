@@ -9,7 +9,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 SPLITS = ("train", "dev", "test")
+SAMPLE_RATE = 16_000  # samples per second of every waveform
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +72,39 @@ class Corpus:
     def dropped_counts(self) -> dict[str, int]:
         """How many items each reason dropped, most frequent first."""
         return dict(Counter(d.reason for d in self.dropped).most_common())
+
+
+@dataclass
+class Sequences:
+    """A padded batch of sequences of one kind.
+
+    ``values`` is ``(batch, time)`` int64 (token or unit ids) or ``(batch, time, dim)`` float (frames); ``mask`` is
+    ``(batch, time)`` bool, true where real.
+    """
+
+    values: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device | str) -> Sequences:
+        """The same batch on another device."""
+        return Sequences(self.values.to(device), self.mask.to(device))
+
+
+@dataclass
+class Batch:
+    """Aligned speech and text; row i of one belongs to row i of the other.
+
+    ``speech`` and ``speech_prefix``/``text`` hold frames or units, and token ids. ``group`` is ``(batch,)`` int64:
+    rows with equal numbers have the same transcript.
+    """
+
+    speech: Sequences
+    speech_prefix: Sequences
+    text: Sequences
+    group: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device (the hook Lightning calls)."""
+        return Batch(
+            self.speech.to(device), self.speech_prefix.to(device), self.text.to(device), self.group.to(device)
+        )
