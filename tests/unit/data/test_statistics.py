@@ -1,0 +1,59 @@
+import json
+
+import pytest
+
+from speechde.data.statistics import corpus_statistics, format_statistics
+from speechde.types import Corpus, Dropped, Utterance
+
+
+@pytest.fixture
+def corpus():
+    rows = [
+        ("a", "fr_fr", "un ours", "train", False),
+        ("b", "fr_fr", "un ours", "train", True),
+        ("c", "fr_fr", "un loup", "test", False),
+        ("d", "ro_ro", "un urs", "test", False),
+    ]
+    utterances = [
+        Utterance(id=i, lang=lang, text=text, audio="", sentence_id=text, split=split, synthetic=synthetic)
+        for i, lang, text, split, synthetic in rows
+    ]
+    dropped = [Dropped("x", "missing file"), Dropped("y", "missing file"), Dropped("z", "duplicate id")]
+    return Corpus("mini", utterances, ("fr_fr",), ("ro_ro",), dropped, "CC0")
+
+
+def test_counts(corpus):
+    stats = corpus_statistics(corpus)
+    train = {"clips": 2, "transcripts": 1, "duplicates": 1, "synthetic": 1, "hours": None}
+    assert stats["languages"]["fr_fr"]["train"] == train
+    assert stats["languages"]["fr_fr"]["role"] == "seen"
+    assert stats["languages"]["ro_ro"]["role"] == "zero_shot"
+    assert stats["splits"]["test"]["clips"] == 2
+    assert stats["total"] == {"clips": 4, "transcripts": 3, "duplicates": 1, "synthetic": 1, "hours": None}
+    assert stats["dropped"] == {"missing file": 2, "duplicate id": 1}
+    assert json.loads(json.dumps(stats)) == stats
+
+
+def test_hours_only_where_every_duration_is_known(corpus):
+    stats = corpus_statistics(corpus, {"a": 1800.0, "b": 1800.0, "d": 3600.0})
+    assert stats["languages"]["fr_fr"]["train"]["hours"] == 1.0
+    assert stats["languages"]["fr_fr"]["test"]["hours"] is None
+    assert stats["languages"]["ro_ro"]["test"]["hours"] == 1.0
+    assert stats["total"]["hours"] is None
+
+
+def test_table_shows_counts_and_losses(corpus):
+    seconds = dict.fromkeys("abcd", 900.0)
+    lines = format_statistics(corpus_statistics(corpus, seconds)).splitlines()
+    assert lines[0] == "mini (licence CC0)"
+    rows = [line.split() for line in lines]
+    assert ["fr_fr", "seen", "train", "2", "1", "1", "1", "0.50"] in rows
+    assert ["all", "all", "4", "3", "1", "1", "1.00"] in rows
+    assert not any(row[:1] == ["ro_ro"] and "train" in row for row in rows)
+    assert lines[-1] == "dropped: missing file: 2, duplicate id: 1"
+
+
+def test_empty_corpus():
+    stats = corpus_statistics(Corpus("none", [], ("fr_fr",)))
+    assert stats["total"]["clips"] == 0
+    assert format_statistics(stats).endswith("dropped: nothing")
