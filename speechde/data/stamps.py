@@ -1,0 +1,329 @@
+"""Tux Paint stamps: a small parallel corpus of real, read speech in nine languages.
+
+The Debian package tuxpaint-stamps-default (GPL-2) describes some 950 drawings. ``NAME.txt`` holds the English
+description on its first line and translations after it (``fr.utf8=Un ours.``); ``NAME_desc_fr.ogg`` is the French one
+read aloud. Volunteers recorded nine languages almost completely, enough to learn from some and to retrieve in others.
+
+The split is by *concept*, the normalised English description, so that no description is trained on in one language
+and evaluated in another. Two descriptions that share a transcript in any of the nine languages are one concept group
+(union-find), otherwise that transcript would stand in two splits. A group is placed by a hash of its name, so neither
+adding clips nor choosing other languages moves it.
+
+A recording cannot tell "The letter a." from "The letter A.": transcripts of one language that differ only in case
+or punctuation are given one spelling, and so are translations. A recording that was copied to several stamps
+is kept once, and not at all when its copies have different transcripts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from speechde.data.manifest import clean_text
+from speechde.errors import AssetError, ConfigError, DataError, unknown_value
+from speechde.evaluation.metrics import normalise_text
+from speechde.types import SPLITS, Corpus, Dropped, Utterance
+
+PACKAGE = "tuxpaint-stamps-default"
+VERSION = "2022.06.04-1"
+SHA256 = "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34"
+LICENCE = "GPL-2"
+SEEN = ("ca_es", "es_419", "fr_fr", "ru_ru")
+ZERO_SHOT = ("ro_ro", "bg_bg", "be_by", "el_gr", "da_dk")
+# The package's own locale of each language.
+LOCALES = {lang: lang.split("_")[0] for lang in SEEN + ZERO_SHOT}
+
+_STAMPS = PurePosixPath("usr/share/tuxpaint/stamps")
+_COPYRIGHT = PurePosixPath("usr/share/doc") / PACKAGE / "copyright"
+# English clips carry no locale, and one clip has its suffix twice.
+_CLIP = re.compile(r"(?P<stem>.+)_desc(?:_(?P<locale>[A-Za-z_@]+))?(?:\.(?:ogg|wav))+")
+_HELP = f"set data.archive=PATH to the .deb of the Debian package {PACKAGE}, version {VERSION}"
+_log = logging.getLogger(__name__)
+
+
+def find_archive(archive: str | Path | None, cache_dir: str | Path, sha256: str | None = SHA256) -> Path:
+    """The package file: ``archive`` if given, else the copy in ``cache_dir``, else fetched by ``apt-get download``.
+
+    ``sha256=None`` accepts any version of the package. Raises ``AssetError``, naming what to do, when the file is
+    missing, is no Debian archive or has another hash, or when it cannot be fetched.
+    """
+    cache_dir = Path(cache_dir)
+    if archive is not None:
+        path = Path(archive)
+        if not path.is_file():
+            raise AssetError(f"data.archive={archive} is not a file; {_HELP}")
+    else:
+        cached = sorted(cache_dir.glob(f"{PACKAGE}_*.deb"))
+        path = cached[-1] if cached else _download(cache_dir, sha256)
+    _check_archive(path, sha256)
+    return path
+
+
+def unpack(archive: str | Path, root: str | Path) -> Path:
+    """Extract the stamps' texts, spoken descriptions and licence to ``root``, whole or not at all; return ``root``.
+
+    A ``root`` that already holds stamps is left as it is, so use one folder for one archive.
+    """
+    root = Path(root)
+    if (root / _STAMPS).is_dir():
+        return root
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as temporary:
+        part = Path(temporary) / "root"
+        try:
+            with _open_data(Path(archive)) as tar:
+                count = sum(_extract(tar, member, part) for member in tar)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise AssetError(f"{archive} cannot be unpacked ({error}); {_HELP}") from error
+        if not count:
+            raise AssetError(f"{archive} holds no {_STAMPS} folder; {_HELP}")
+        try:
+            part.replace(root)
+        except OSError as error:
+            if not (root / _STAMPS).is_dir():  # another process may have finished first
+                raise AssetError(f"{root} is in the way of unpacking ({error}); remove it or name another") from error
+    return root
+
+
+def read_stamps(
+    root: str | Path,
+    seen: Sequence[str] = SEEN,
+    zero_shot: Sequence[str] = ZERO_SHOT,
+    seed: int = 0,
+    fractions: tuple[float, float, float] = (0.6, 0.1, 0.3),
+) -> Corpus:
+    """Read an unpacked package; ``fractions`` are the shares of concept groups in train, dev and test.
+
+    ``sentence_id`` is the concept and ``translation`` the English text, so both are shared across languages, while
+    one language may use a single transcript for several concepts. Raises ``ConfigError`` for a language that the
+    package has no full set of recordings of, ``DataError`` when ``root`` holds no usable clip.
+    """
+    for lang in (*seen, *zero_shot):
+        if lang not in LOCALES:
+            raise unknown_value("stamps language", lang, LOCALES)
+    if both := set(seen) & set(zero_shot):
+        raise ConfigError(f"languages {sorted(both)} are both seen and zero-shot; list each once")
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ConfigError(f"fractions={fractions} must be three shares (train, dev, test) that sum to 1")
+    folder = Path(root) / _STAMPS
+    if not folder.is_dir():
+        raise DataError(f"{root} holds no {_STAMPS} folder; unpack the Debian package {PACKAGE} there")
+
+    texts, dropped = _read_texts(folder)
+    groups = merge_concepts(texts.values())
+    clips, rejected = _find_clips(folder, texts, {LOCALES[lang]: lang for lang in (*seen, *zero_shot)})
+    spelling = _spellings(texts.values())
+    utterances = []
+    for (stem, locale), path in clips.items():
+        concept = normalise_text(texts[stem]["en"])
+        utterances.append(
+            Utterance(
+                id=f"{stem}.{locale}",
+                lang=next(lang for lang in LOCALES if LOCALES[lang] == locale),
+                text=spelling[locale, normalise_text(texts[stem][locale])],
+                audio=str(path),
+                sentence_id=concept,
+                split=assign_split(groups[concept], seed, fractions),
+                translation=spelling["en", concept],
+                source="stamps",
+            )
+        )
+    if not utterances:
+        raise DataError(f"{folder} holds no usable clip of {', '.join((*seen, *zero_shot))}")
+    merged = len(groups) - len(set(groups.values()))
+    _log.info("stamps: %d concepts in %d groups (%d merged)", len(groups), len(set(groups.values())), merged)
+    return Corpus("stamps", utterances, tuple(seen), tuple(zero_shot), dropped + rejected, LICENCE)
+
+
+def merge_concepts(texts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """Group concepts that share a transcript in one of the nine languages: ``{concept: first concept of its group}``.
+
+    Each item of ``texts`` maps the locales of one stamp to its texts, English under ``en``.
+    """
+    parent: dict[str, str] = {}
+
+    def find(concept: str) -> str:
+        while parent.setdefault(concept, concept) != concept:
+            parent[concept] = concept = parent[parent[concept]]
+        return concept
+
+    owner: dict[tuple[str, str], str] = {}
+    for stamp in texts:
+        concept = normalise_text(stamp["en"])
+        find(concept)
+        for locale in LOCALES.values():
+            if locale in stamp:
+                other = owner.setdefault((locale, normalise_text(stamp[locale])), concept)
+                first, second = sorted((find(concept), find(other)))
+                parent[second] = first
+    return {concept: find(concept) for concept in parent}
+
+
+def assign_split(group: str, seed: int, fractions: Sequence[float]) -> str:
+    """The split of a concept group: SHA-256 of seed and name, as a uniform number, against the cumulated shares."""
+    uniform = int(hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()[:16], 16) / 2**64
+    if uniform < fractions[0]:
+        return SPLITS[0]
+    return SPLITS[1] if uniform < fractions[0] + fractions[1] else SPLITS[2]
+
+
+def _read_texts(folder: Path) -> tuple[dict[str, dict[str, str]], list[Dropped]]:
+    """``{stem: {locale: text}}`` for every stamp with an English text, in path order; ``stem`` is relative."""
+    texts, dropped = {}, []
+    for path in sorted(folder.rglob("*.txt")):
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        try:
+            english, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
+        except UnicodeDecodeError as error:
+            dropped.append(Dropped(stem, "unreadable text", str(error)))
+            continue
+        stamp = {}
+        for line in lines:
+            locale, found, text = line.partition(".utf8=")
+            if found and normalise_text(text):
+                stamp.setdefault(locale.strip(), clean_text(text))
+        if normalise_text(english):
+            texts[stem] = {**stamp, "en": clean_text(english)}
+    return texts, dropped
+
+
+def _spellings(texts: Sequence[Mapping[str, str]]) -> dict[tuple[str, str], str]:
+    """The first spelling, in path order, of each normalised text of a locale."""
+    spelling: dict[tuple[str, str], str] = {}
+    for stamp in texts:
+        for locale, text in stamp.items():
+            spelling.setdefault((locale, normalise_text(text)), text)
+    return spelling
+
+
+def _find_clips(
+    folder: Path, texts: Mapping[str, Mapping[str, str]], langs: Mapping[str, str]
+) -> tuple[dict[tuple[str, str], Path], list[Dropped]]:
+    """``{(stem, locale): path}`` of the clips to use, in path order, and the clips left out."""
+    clips: dict[tuple[str, str], Path] = {}
+    copies: dict[tuple[str, bytes], list[tuple[str, str]]] = defaultdict(list)
+    dropped = []
+    for path in sorted(folder.rglob("*_desc*")):
+        match = _CLIP.fullmatch(path.relative_to(folder).as_posix())
+        if not match or not path.is_file():
+            continue
+        stem, locale = match["stem"], match["locale"] or "en"
+        clip = f"{stem}.{locale}"
+        if locale not in langs:
+            dropped.append(Dropped(clip, "language not used", locale))
+        elif locale not in texts.get(stem, ()):
+            dropped.append(Dropped(clip, "no transcript", f"{stem}.txt has no {locale}.utf8 line"))
+        elif not path.stat().st_size:
+            dropped.append(Dropped(clip, "empty file", path.name))
+        elif (stem, locale) in clips:
+            dropped.append(Dropped(clip, "second file", f"{path.name}; {clips[stem, locale].name} is used"))
+        else:
+            clips[stem, locale] = path
+            copies[locale, hashlib.sha256(path.read_bytes()).digest()].append((stem, locale))
+    for same in copies.values():
+        spoken = {normalise_text(texts[stem][locale]) for stem, locale in same}
+        reason = "copied recording" if len(spoken) == 1 else "copied recording, transcripts differ"
+        for stem, locale in same[1:] if len(spoken) == 1 else same:
+            del clips[stem, locale]
+            dropped.append(Dropped(f"{stem}.{locale}", reason, "same bytes as " + ".".join(same[0])))
+    return clips, dropped
+
+
+def _check_archive(path: Path, sha256: str | None) -> None:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        if file.read(8) != b"!<arch>\n":
+            raise AssetError(f"{path} is not a Debian archive; {_HELP}")
+        file.seek(0)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    if sha256 is not None and digest.hexdigest() != sha256:
+        raise AssetError(
+            f"{path} has sha256 {digest.hexdigest()}, expected {sha256} ({PACKAGE} {VERSION}); {_HELP}, "
+            "or data.archive_sha256=null to accept another version, whose counts will differ"
+        )
+
+
+def _download(cache_dir: Path, sha256: str | None) -> Path:
+    apt = shutil.which("apt-get")
+    if apt is None:
+        raise AssetError(f"{PACKAGE} is not in {cache_dir} and this system has no apt-get; {_HELP}")
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".download.") as folder:
+        fetch = [apt, "download", PACKAGE]
+        failure = _run(fetch, folder)
+        if failure:  # a fresh system image has no package lists yet
+            failure = _run([apt, "update"], folder) or _run(fetch, folder)
+        found = sorted(Path(folder).glob("*.deb"))
+        if failure or not found:
+            raise AssetError(f"apt-get could not fetch {PACKAGE} ({failure or 'no file came'}); {_HELP}")
+        # Checked before it enters the cache, where a wrong version would be found again and again.
+        _check_archive(found[0], sha256)
+        return found[0].replace(cache_dir / found[0].name)
+
+
+def _run(command: list[str], folder: str) -> str:
+    """Run a command and return why it failed, or an empty string."""
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (done.stderr.strip() or f"exit status {done.returncode}") if done.returncode else ""
+
+
+@contextmanager
+def _open_data(archive: Path) -> Iterator[tarfile.TarFile]:
+    """The file tree of a .deb as a tar stream: by dpkg-deb where there is one (quick), otherwise read here."""
+    dpkg = shutil.which("dpkg-deb")
+    if dpkg is None:
+        with archive.open("rb") as file, tarfile.open(fileobj=_seek_data(file), mode="r|*") as tar:
+            yield tar
+        return
+    with subprocess.Popen(
+        [dpkg, "--fsys-tarfile", archive], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+            yield tar
+            process.stdout.read()
+        if process.wait():
+            raise OSError(process.stderr.read().decode(errors="replace").strip())
+
+
+def _seek_data(file: IO[bytes]) -> IO[bytes]:
+    """Move to the start of the ``data.tar.*`` member of an ar container (60-byte headers, even offsets)."""
+    if file.read(8) != b"!<arch>\n":
+        raise OSError("not a Debian archive")
+    while len(header := file.read(60)) == 60:
+        if header.startswith(b"data.tar"):
+            return file
+        try:
+            size = int(header[48:58])
+        except ValueError as error:
+            raise OSError("damaged archive header") from error
+        file.seek(size + size % 2, 1)
+    raise OSError("no data.tar in the archive")
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> bool:
+    """Write one wanted regular file below ``root``; links, other files and paths that leave the tree are passed."""
+    path = PurePosixPath(member.name)
+    wanted = path == _COPYRIGHT or (
+        path.is_relative_to(_STAMPS) and (path.suffix == ".txt" or _CLIP.fullmatch(path.name) is not None)
+    )
+    if not (wanted and member.isreg()) or ".." in path.parts:
+        return False
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tar.extractfile(member) as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink)
+    return path != _COPYRIGHT
