@@ -1,0 +1,94 @@
+"""In-batch softmax contrastive loss in both directions, with a duplicate mask and a learned or fixed scale.
+
+The loss sees embeddings only, never a model, so that it can be cached, gathered and tested alone.
+
+History: the paper (arXiv 2404.01616, appendix A.1) uses the plain dot product, in both directions after Yang et al.
+2019, and adds a spread-out term. Its scale is then free to grow with the embeddings. The cosine form with a learned
+temperature is CLIP's. Corpora in which several people read one sentence put the same text in a batch twice; without a
+mask the loss would push a recording away from its own transcript.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechde.errors import ConfigError, unknown_value
+from speechde.losses.spread_out import spread_out
+
+SIMILARITIES = ("dot", "cosine")
+
+
+def contrastive_loss(speech: Tensor, text: Tensor, scale: Tensor | float = 1.0, group: Tensor | None = None) -> Tensor:
+    """Mean of the speech→text and text→speech cross-entropies over a batch of aligned pairs.
+
+    Args:
+        speech: ``(batch, dim)``, row i belongs to row i of ``text``.
+        text: ``(batch, dim)``.
+        scale: multiplies the dot products (the inverse temperature).
+        group: ``(batch,)`` integers; off-diagonal pairs of the same group are neither positives nor negatives.
+    """
+    logits = scale * (speech @ text.T)
+    if group is not None:
+        duplicate = group[:, None] == group[None, :]
+        duplicate.fill_diagonal_(False)
+        logits = logits.masked_fill(duplicate, float("-inf"))
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class ContrastiveLoss(nn.Module):
+    """Contrastive loss with its similarity, temperature, duplicate mask and spread-out weight.
+
+    Args:
+        similarity: ``dot`` (faithful to the paper) or ``cosine``.
+        temperature: initial temperature, or ``None`` for no scaling.
+        learn_temperature: whether the temperature is trained (as its logarithm).
+        spread_out_weight: weight of the spread-out term on each modality; 0 switches it off.
+        mask_duplicates: leave pairs of equal transcripts out of the negatives.
+    """
+
+    MAX_SCALE = 100.0  # CLIP's bound: beyond it the softmax is one-hot in half precision and the gradient vanishes
+
+    def __init__(
+        self,
+        similarity: str = "dot",
+        temperature: float | None = None,
+        learn_temperature: bool = False,
+        spread_out_weight: float = 1.0,
+        mask_duplicates: bool = True,
+    ) -> None:
+        super().__init__()
+        if similarity not in SIMILARITIES:
+            raise unknown_value("loss.similarity", similarity, SIMILARITIES)
+        if temperature is None and learn_temperature:
+            raise ConfigError("loss.learn_temperature=true needs a starting loss.temperature, e.g. 0.05; got null")
+        if temperature is not None and temperature <= 0:
+            raise ConfigError(f"loss.temperature must be positive or null; got {temperature}")
+        self.similarity = similarity
+        self.spread_out_weight = spread_out_weight
+        self.mask_duplicates = mask_duplicates
+        log_scale = torch.tensor(0.0 if temperature is None else -math.log(temperature))
+        self.log_scale = nn.Parameter(log_scale, requires_grad=learn_temperature)
+
+    @property
+    def scale(self) -> Tensor:
+        """The factor on the dot products, at most ``MAX_SCALE``."""
+        return self.log_scale.exp().clamp(max=self.MAX_SCALE)
+
+    def forward(self, speech: Tensor, text: Tensor, group: Tensor) -> dict[str, Tensor]:
+        """``{"loss", "contrastive", "spread_out"}`` of ``(batch, dim)`` embeddings; ``group`` as above."""
+        unit_speech, unit_text = F.normalize(speech.float(), dim=-1), F.normalize(text.float(), dim=-1)
+        if self.similarity == "cosine":
+            speech, text = unit_speech, unit_text
+        group = group if self.mask_duplicates else None
+        contrastive = contrastive_loss(speech.float(), text.float(), self.scale, group)
+        spread = spread_out(unit_speech, group) + spread_out(unit_text, group)
+        return {
+            "loss": contrastive + self.spread_out_weight * spread,
+            "contrastive": contrastive.detach(),
+            "spread_out": spread.detach(),
+        }

@@ -1,0 +1,28 @@
+"""Spread-out regulariser (Zhang et al. 2017, "Learning Spread-out Local Feature Descriptors").
+
+Two vectors drawn independently and uniformly from the unit sphere in ``dim`` dimensions have a dot product of mean 0
+and second moment ``1/dim``. The term pushes the first moment of the non-matching pairs to 0 and their second moment
+down to ``1/dim``. It is defined on the sphere, so callers pass unit vectors also when the similarity is a plain dot.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def spread_out(embeddings: Tensor, group: Tensor | None = None) -> Tensor:
+    """``mean(dot)² + relu(mean(dot²) − 1/dim)`` over the pairs of different items of one modality.
+
+    Args:
+        embeddings: ``(batch, dim)``, unit norm.
+        group: ``(batch,)`` integers; pairs of equal items are left out. A batch without any such pair gives 0.
+    """
+    batch, dim = embeddings.shape
+    same = torch.eye(batch, dtype=torch.bool, device=embeddings.device)
+    if group is not None:
+        same = same | (group[:, None] == group[None, :])
+    dots = (embeddings @ embeddings.T)[~same]
+    if dots.numel() == 0:
+        return embeddings.sum() * 0.0
+    return dots.mean() ** 2 + torch.relu((dots**2).mean() - 1.0 / dim)
