@@ -1,0 +1,147 @@
+"""The shared LLM of the dual encoder, loaded through transformers' ``AutoModel``.
+
+One class carries decoders (Gemma, Llama, Mistral, Qwen) and encoders (BERT, XLM-R): both map input embeddings and a
+mask to hidden states. What differs — where the layers stop, how attention becomes bidirectional, whether the input
+embedding is scaled — is settled here, so that nothing above needs to know the model type.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig
+
+from speechde.errors import AssetError, ConfigError, unknown_value
+from speechde.models.attention import BIDIRECTIONAL_DECODERS, attention_direction, bidirectional_mask
+from speechde.models.vocabulary import ExtendedEmbedding
+
+INITS = ("pretrained", "random")
+
+
+def load_config(folder: str | Path, num_layers: int | None = None) -> PretrainedConfig:
+    """The text config of a checkpoint folder, cut to its first ``num_layers`` layers.
+
+    Raises:
+        ConfigError: ``num_layers`` is not between 1 and the model's own number.
+    """
+    config = AutoConfig.from_pretrained(folder).get_text_config()
+    if num_layers is None:
+        return config
+    if not 1 <= num_layers <= config.num_hidden_layers:
+        raise ConfigError(
+            f"model.num_layers={num_layers} is not possible: {folder} has {config.num_hidden_layers} layers; "
+            f"use 1 to {config.num_hidden_layers}, or null for all"
+        )
+    if getattr(config, "layer_types", None):
+        config.layer_types = list(config.layer_types[:num_layers])
+    config.num_hidden_layers = num_layers
+    return config
+
+
+class Backbone(nn.Module):
+    """An LLM without its output head, read through ``embed`` and ``forward``.
+
+    Args:
+        model: a transformers model that takes ``inputs_embeds`` and ``attention_mask``.
+        audio_tokens: rows added to the input embedding for discrete units.
+        attention: ``bidirectional`` or ``causal``; refused for model types that were not validated.
+    """
+
+    def __init__(self, model: nn.Module, audio_tokens: int = 0, attention: str = "bidirectional") -> None:
+        super().__init__()
+        self.config = model.config
+        self.attention = attention_direction(self.config.model_type, attention)
+        self.embedding = ExtendedEmbedding(model.get_input_embeddings(), audio_tokens)
+        self.model = model
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        init: str = "pretrained",
+        num_layers: int | None = None,
+        audio_tokens: int = 0,
+        attention: str = "bidirectional",
+        dropout: float | None = None,
+    ) -> Backbone:
+        """Build from a local checkpoint folder (see ``speechde.weights.resolve``), in float32.
+
+        Args:
+            init: ``pretrained``, or ``random`` for the same shape without the weights (the control run).
+            num_layers: keep only the first layers.
+            dropout: overrides the dropout probabilities of the checkpoint's config (LLMs ship with none).
+        """
+        if init not in INITS:
+            raise unknown_value("model.init", init, INITS)
+        config = load_config(folder, num_layers)
+        if dropout is not None:
+            for key in ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob"):
+                if hasattr(config, key):
+                    setattr(config, key, dropout)
+        if init == "random":
+            model = AutoModel.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        else:
+            model, info = AutoModel.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,
+                attn_implementation="sdpa",
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+            # a pooler is not part of the language model; anything else missing would start from random numbers
+            missing = [key for key in info["missing_keys"] if "pooler" not in key]
+            if missing:
+                raise AssetError(f"{folder} lacks {len(missing)} weights of a {config.model_type}: {missing[:3]} …")
+        if getattr(model, "pooler", None) is not None:
+            model.pooler = None  # unused, and its random weights would only be saved and frozen
+        return cls(model, audio_tokens, attention)
+
+    @property
+    def width(self) -> int:
+        """m, the width of the input embeddings and hidden states."""
+        return self.config.hidden_size
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """``(batch, time)`` ids (text or audio tokens) → ``(batch, time, width)`` input embeddings."""
+        return self.embedding(ids)
+
+    def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        """``(batch, time, width)`` input embeddings and a ``(batch, time)`` bool mask → last hidden states.
+
+        Positions are counted from the left, so inputs must be padded on the right.
+        """
+        return self.model(inputs_embeds=inputs, attention_mask=self._attention_mask(mask)).last_hidden_state
+
+    def _attention_mask(self, mask: Tensor):
+        if self.attention == "causal" or self.config.model_type not in BIDIRECTIONAL_DECODERS:
+            return mask.long()
+        full = bidirectional_mask(mask)
+        if not getattr(self.config, "layer_types", None):
+            return full
+        window = getattr(self.config, "sliding_window", None)
+        return {"full_attention": full, "sliding_attention": bidirectional_mask(mask, window)}
+
+    def freeze(self, patterns: list[str]) -> list[str]:
+        """Stop training the parameters whose names match a glob pattern, and return their names.
+
+        Names are those of ``named_parameters()``; the audio rows, ``embedding.audio``, are never frozen by ``*``.
+
+        Raises:
+            ConfigError: a pattern matches nothing.
+        """
+        frozen: list[str] = []
+        parameters = dict(self.named_parameters())
+        for pattern in patterns:
+            matches = [name for name in parameters if fnmatch(name, pattern) and name != "embedding.audio"]
+            if not matches:
+                some = ", ".join(list(parameters)[:4])
+                raise ConfigError(f"model.freeze: pattern {pattern!r} matches no parameter; names look like {some} …")
+            frozen += matches
+        for name in frozen:
+            parameters[name].requires_grad_(False)
+        return sorted(set(frozen))
