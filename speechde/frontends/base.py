@@ -1,0 +1,85 @@
+"""The one Protocol behind which discrete and continuous speech inputs live.
+
+A frontend has two halves. Off line it says what is stored for an utterance: unit ids, or frames. In the model it turns
+a padded batch of those into *input embeddings of the LLM*, so that everything downstream is the same for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechde.errors import DataError
+from speechde.models.vocabulary import ExtendedEmbedding
+from speechde.types import Sequences
+
+
+@runtime_checkable
+class SpeechFrontend(Protocol):
+    """Stored speech items → LLM input embeddings. Implementations are ``nn.Module``s."""
+
+    audio_tokens: int  # rows this frontend needs in the extended vocabulary; 0 for none
+
+    def __call__(self, speech: Sequences, embedding: ExtendedEmbedding) -> tuple[Tensor, Tensor]:
+        """A padded batch → ``(batch, time, width)`` input embeddings and their ``(batch, time)`` bool mask."""
+        ...
+
+
+def pad_sequences(items: Sequence[np.ndarray], max_length: int | None = None) -> Sequences:
+    """Stack arrays ``(time, …)`` of unequal length, zeros on the right.
+
+    Integer arrays become int64; float arrays become float32. ``max_length`` guards the LLM's positions.
+
+    Raises:
+        DataError: no item, an empty one, or one longer than ``max_length`` (nothing is cut silently).
+    """
+    if not len(items):
+        raise DataError("cannot make a batch of no items")
+    lengths = [len(item) for item in items]
+    if min(lengths) == 0:
+        raise DataError(f"item {lengths.index(0)} of the batch is an empty sequence; drop it before batching")
+    if max_length is not None and max(lengths) > max_length:
+        raise DataError(
+            f"a sequence of {max(lengths)} positions does not fit in {max_length}; "
+            "lower frontend.rate or window the audio"
+        )
+    first = torch.from_numpy(np.asarray(items[0]))
+    dtype = torch.float32 if first.is_floating_point() else torch.int64
+    values = torch.zeros(len(items), max(lengths), *first.shape[1:], dtype=dtype)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    for row, item in zip(values, items, strict=True):
+        row[: len(item)] = torch.from_numpy(np.asarray(item))
+    return Sequences(values, mask)
+
+
+def drop_spans(mask: Tensor, share: float, span: int) -> Tensor:
+    """Randomly un-mark about ``share`` of the real positions, in runs of ``span``; the first always stays.
+
+    Dropping (rather than zeroing) keeps a model from recognising a clip by one telling unit, and shortens the input.
+    Draws from torch's global generator. ``mask`` is ``(batch, time)`` bool.
+    """
+    if share <= 0:
+        return mask
+    starts = torch.rand(mask.shape, device=mask.device) < share / span
+    dropped = starts.clone()
+    for shift in range(1, span):
+        dropped[:, shift:] |= starts[:, :-shift]
+    keep = ~dropped
+    keep[:, 0] = True
+    return mask & keep
+
+
+def compact(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the marked positions of each row to the left and cut the common padding.
+
+    ``values`` is ``(batch, time, …)``, ``mask`` ``(batch, time)`` bool.
+    """
+    order = torch.argsort(~mask, dim=1, stable=True)
+    longest = int(mask.sum(1).max())
+    order = order[:, :longest]
+    index = order.view(*order.shape, *([1] * (values.dim() - 2))).expand(-1, -1, *values.shape[2:])
+    return values.gather(1, index), mask.gather(1, order)
