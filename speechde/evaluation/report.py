@@ -1,0 +1,266 @@
+"""Write one run's results: ``metrics.json``, ``table.md``, and pictures of recall and of the learning curve.
+
+The numbers come from :mod:`speechde.evaluation.protocol`; nothing is computed here. Seen and
+zero-shot languages stand in separate rows and colours, and chance and interval stand beside every headline score.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from speechde.cache import atomic_write
+from speechde.errors import DataError
+from speechde.evaluation.metrics import CHARACTER_LANGS
+from speechde.evaluation.protocol import DIRECTIONS, ROLES
+from speechde.languages import LANGUAGES, REGIONS
+
+STAGES = ("fetch", "frames", "kmeans", "train", "evaluate", "total")
+RUN_KEYS = ("recipe", "mode", "seed", "commit", "hardware", "data", "wall_seconds")
+ROLE_NAMES = {"seen": "seen", "zero_shot": "zero-shot"}
+ROLE_COLOURS = {"seen": "#0072b2", "zero_shot": "#e69f00"}  # apart for colour-blind readers too (Okabe and Ito)
+CHANCE_COLOUR = "#cc0000"
+BARS_PER_COLUMN = 51
+
+
+def write_report(
+    directory: str | Path,
+    metrics: Mapping,
+    curves: Sequence[Mapping] = (),
+    controls: Mapping[str, Mapping] | None = None,
+) -> list[Path]:
+    """Write all result files of one run into ``directory`` and return their paths.
+
+    Args:
+        directory: made when missing; files of the same name are replaced.
+        metrics: run facts (``RUN_KEYS``, optional ``command`` and ``config``) and the protocol's output. Every part of
+            ``data`` that is a mapping holds the counts of one split, ``recordings`` and ``synthetic`` among them.
+        curves: rows with ``step`` and ``train_loss`` and/or ``dev_recall@1``; no rows, no learning-curve picture.
+        controls: protocol output of control runs by name; each adds a column of audio→text recall@1.
+
+    Raises:
+        DataError: a key is missing, or a number is not finite.
+    """
+    controls = controls or {}
+    _check(metrics)
+    directory = Path(directory)
+    try:
+        text = json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except ValueError as error:
+        raise DataError("metrics hold NaN or infinity, which JSON cannot store; find the stage that made it") from error
+    paths = [directory / "metrics.json", directory / "table.md", directory / "recall.png"]
+    for path, content in zip(paths, (text + "\n", markdown(metrics, controls)), strict=False):
+        with atomic_write(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+    _save(recall_figure(metrics), paths[2])
+    if curves:
+        paths.append(directory / "curves.png")
+        _save(curves_figure(curves), paths[3])
+    return paths
+
+
+def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
+    """The text of ``table.md``; percentages but for MRR."""
+    size = metrics["fixed_gallery"]["size"]
+    lines = [f"# {metrics['recipe']} ({metrics['mode']}, seed {metrics['seed']})", ""]
+    lines += [f"- data, {part}" for part in _data_lines(metrics["data"])]
+    lines += [f"- commit {metrics['commit']}; hardware {_inline(metrics['hardware'])}"]
+    if metrics.get("command"):
+        lines += [f"- command `{metrics['command']}`"]
+    header = ["R@1 [95 % CI]", f"R@1, gallery {size}", "R@5", "MRR", "WER", "T→A R@1", "A→En R@1"]
+    header += [f"{name} R@1" for name in controls]
+    lines += ["", "## Means over languages", ""]
+    lines += _table(["role", "languages", "chance", *header], [_macro_row(metrics, controls, role) for role in ROLES])
+    lines += ["", "## Regions, audio→text R@1 [95 % CI]", "", *_region_table(metrics)]
+    lines += ["", "## Languages", ""]
+    rows = [_language_row(metrics, controls, lang) for lang in _by_role(metrics)]
+    lines += _table(["code", "name", "role", "queries", "gallery", "chance", *header], rows)
+    if any(lang in CHARACTER_LANGS for lang in _by_role(metrics)):
+        lines += [
+            "",
+            "\\* character error rate: the language has no spaces between words. Means over languages mix both.",
+        ]
+    return "\n".join([*lines, "", "## Wall time", "", *_stage_table(metrics["wall_seconds"]), ""])
+
+
+def recall_figure(metrics: Mapping) -> Figure:
+    """Bars of audio→text recall@1 by language, best first, with interval and the chance of each gallery."""
+    rows = metrics["audio_to_text"]["per_language"]
+    langs = sorted(rows, key=lambda lang: (-rows[lang]["recall@1"], lang))
+    columns = -(-len(langs) // BARS_PER_COLUMN)
+    height = -(-len(langs) // columns)
+    figure = Figure(figsize=(1 + 6.5 * columns, 1.4 + 0.2 * height), layout="constrained")
+    for column, axes in enumerate(np.atleast_1d(figure.subplots(1, columns))):
+        part = langs[column * height : (column + 1) * height]
+        _draw_bars(axes, {lang: rows[lang] for lang in part}, height)
+    parts = [role for role in ROLES if metrics["audio_to_text"][role]["languages"]]
+    handles = [Patch(color=ROLE_COLOURS[role], label=_macro_label(metrics, role)) for role in parts]
+    handles.append(Line2D([], [], color=CHANCE_COLOUR, label="chance"))
+    title = f"{metrics['recipe']} ({metrics['mode']}){_synthetic_note(metrics['data'])}"
+    figure.legend(handles=handles, title=title, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    return figure
+
+
+def _draw_bars(axes: Axes, rows: Mapping[str, Mapping], height: int) -> None:
+    score, chance, low, high = (
+        100 * np.array(values)
+        for values in zip(*((r["recall@1"], r["chance"], *r["ci95"]) for r in rows.values()), strict=True)
+    )
+    # The percentile interval of a skewed resample may lie on one side of the point.
+    errors = np.maximum([score - low, high - score], 0)
+    position = np.arange(len(rows))
+    axes.barh(position, score, color=[ROLE_COLOURS[row["role"]] for row in rows.values()], height=0.75)
+    axes.errorbar(score, position, xerr=errors, fmt="none", ecolor="#333333", elinewidth=0.8, capsize=1.5)
+    axes.vlines(chance, position - 0.5, position + 0.5, color=CHANCE_COLOUR, linewidth=1.5)
+    axes.set_yticks(position, [f"{_name(lang)}  {lang}" for lang in rows], fontsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.set(xlim=(-1, 101), ylim=(height - 0.4, -0.6))
+    axes.set_xlabel("audio→text recall@1, %, with 95 % interval", fontsize=9)
+    axes.grid(axis="x", linewidth=0.4)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def curves_figure(curves: Sequence[Mapping]) -> Figure:
+    """Training loss and dev recall@1 over steps, one above the other."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for axes, key, scale, label in (
+        (upper, "train_loss", 1, "training loss"),
+        (lower, "dev_recall@1", 100, "dev recall@1, %\n(seen languages)"),
+    ):
+        points = [(row["step"], row[key] * scale) for row in curves if row.get(key) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), color="#0072b2", marker="o" if len(points) < 40 else "", markersize=3)
+        axes.set_ylabel(label)
+        axes.grid(linewidth=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+    lower.set_ylim(0, 100)
+    lower.set_xlabel("step")
+    return figure
+
+
+def _check(metrics: Mapping) -> None:
+    required = (*RUN_KEYS, *DIRECTIONS, "fixed_gallery")
+    if missing := [key for key in required if key not in metrics]:
+        raise DataError(f"metrics lack {missing}; a report needs {', '.join(required)}")
+    if missing := [stage for stage in STAGES if stage not in metrics["wall_seconds"]]:
+        raise DataError(f"wall_seconds lacks {missing}; give seconds of {', '.join(STAGES)} (0 where nothing ran)")
+    parts = _data_parts(metrics["data"])
+    if not parts or any("recordings" not in part or "synthetic" not in part for part in parts.values()):
+        raise DataError(
+            f"data: {metrics['data']!r} must map at least one split to counts with 'recordings' and 'synthetic' "
+            "(as from protocol.data_counts), so that synthetic speech is called so"
+        )
+
+
+def _data_parts(data: Mapping) -> dict[str, Mapping]:
+    return {name: part for name, part in data.items() if isinstance(part, Mapping)}
+
+
+def _data_lines(data: Mapping) -> list[str]:
+    lines = []
+    for name, part in _data_parts(data).items():
+        synthetic, total = part["synthetic"], part["recordings"]
+        kind = "recorded speech" if not synthetic else "**synthetic speech**"
+        if 0 < synthetic < total:
+            kind = f"**{synthetic} of {total} recordings synthetic**"
+        counts = ", ".join(f"{key} {_inline(value)}" for key, value in part.items() if key != "synthetic")
+        lines.append(f"{name}: {kind}; {counts}")
+    facts = [f"{key} {_inline(value)}" for key, value in data.items() if not isinstance(value, Mapping)]
+    return [*lines, *facts]
+
+
+def _synthetic_note(data: Mapping) -> str:
+    return ", with synthetic speech" if any(part["synthetic"] for part in _data_parts(data).values()) else ""
+
+
+def _inline(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_inline(item)}" for key, item in value.items())
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _by_role(metrics: Mapping) -> list[str]:
+    rows = metrics["audio_to_text"]["per_language"]
+    return sorted(rows, key=lambda lang: (ROLES.index(rows[lang]["role"]), lang))
+
+
+def _scores(row: Mapping, wer_mark: str = "") -> list[str]:
+    mrr = "–" if row["mrr"] is None else f"{row['mrr']:.3f}"
+    return [
+        _percent(row["chance"]),
+        _recall(row),
+        _percent(row["recall@1_fixed"]),
+        _percent(row["recall@5"]),
+        mrr,
+        _percent(row["wer"]) + wer_mark,
+    ]
+
+
+def _language_row(metrics: Mapping, controls: Mapping[str, Mapping], lang: str) -> list[str]:
+    row, *others = (metrics[direction]["per_language"].get(lang, {}) for direction in DIRECTIONS)
+    others += [control["audio_to_text"]["per_language"].get(lang, {}) for control in controls.values()]
+    facts = [lang, _name(lang), ROLE_NAMES[row["role"]], str(row["queries"]), str(row["gallery"])]
+    scores = _scores(row, " \\*" if lang in CHARACTER_LANGS else "")
+    return [*facts, *scores, *(_percent(other.get("recall@1")) for other in others)]
+
+
+def _macro_row(metrics: Mapping, controls: Mapping[str, Mapping], role: str) -> list[str]:
+    row, *others = (metrics[direction][role] for direction in DIRECTIONS)
+    others += [control["audio_to_text"][role] for control in controls.values()]
+    return [ROLE_NAMES[role], str(row["languages"]), *_scores(row), *(_percent(other["recall@1"]) for other in others)]
+
+
+def _macro_label(metrics: Mapping, role: str) -> str:
+    row = metrics["audio_to_text"][role]
+    return f"{ROLE_NAMES[role]}: mean {_percent(row['recall@1'])} over {row['languages']}"
+
+
+def _region_table(metrics: Mapping) -> list[str]:
+    """One row per region and one pair of columns per role, so that no number mixes seen and zero-shot."""
+    table = []
+    for region, parts in metrics["audio_to_text"]["per_region"].items():
+        cells = [REGIONS.get(region, region)]
+        for role in ROLES:
+            cells += [str(parts[role]["languages"]), _recall(parts[role])]
+        table.append(cells)
+    return _table(["region", "seen languages", "seen R@1", "zero-shot languages", "zero-shot R@1"], table)
+
+
+def _stage_table(seconds: Mapping[str, float]) -> list[str]:
+    total = seconds["total"] or 1
+    return _table(
+        ["stage", "seconds", "share of total"],
+        [[stage, f"{seconds[stage]:.1f}", _percent(seconds[stage] / total)] for stage in STAGES],
+    )
+
+
+def _recall(row: Mapping) -> str:
+    """Recall@1 with its interval."""
+    interval = "" if row["ci95"] is None else f" [{_percent(row['ci95'][0])}, {_percent(row['ci95'][1])}]"
+    return _percent(row["recall@1"]) + interval
+
+
+def _name(lang: str) -> str:
+    return LANGUAGES[lang].name if lang in LANGUAGES else lang
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+from zlib import crc32
+
+import numpy as np
+import pytest
+
+from speechde.errors import DataError
+from speechde.evaluation import protocol
+from speechde.evaluation.metrics import bootstrap_interval
+from speechde.types import Utterance
+
+LANGS = {"seen": ["ca_es"], "zero_shot": ["sw_ke"]}
+
+
+def utterance(lang, number, text, translation="", split="test"):
+    return Utterance(f"{lang}-{number}", lang, text, "", text, split, translation=translation)
+
+
+# Catalan: "un" is recorded twice, once with outer spaces; a wrong retrieval only for the second recording of it.
+UTTERANCES = [
+    utterance("ca_es", 0, "un gat", "a cat"),
+    utterance("sw_ke", 0, "paka"),
+    utterance("ca_es", 1, " un gat ", "a cat"),
+    utterance("ca_es", 2, "dos gossos", "two dogs"),
+    utterance("sw_ke", 1, "mbwa"),
+]
+CAT, DOG, HALF = [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]
+SPEECH = np.array([CAT, CAT, HALF, DOG, CAT], np.float32)
+TEXTS = [
+    ("sw_ke", "mbwa"),
+    ("ca_es", "un gat"),
+    ("ca_es", "dos gossos"),
+    ("sw_ke", "paka"),
+    ("ca_es", "no one says it"),
+]
+VECTORS = np.array([DOG, CAT, DOG, CAT, CAT], np.float32)
+ENGLISH = (["two dogs", "a cat"], np.array([DOG, CAT], np.float32))
+
+
+def run(utterances=UTTERANCES, speech=SPEECH, texts=TEXTS, vectors=VECTORS, english=ENGLISH, **changes):
+    return protocol.evaluate(utterances, speech, texts, vectors, english, **{**LANGS, **changes})
+
+
+def test_audio_to_text_by_hand():
+    row = run()[0]["audio_to_text"]["per_language"]["ca_es"]
+    assert row["recall@1"] == pytest.approx(2 / 3)
+    assert row["recall@5"] == 1.0
+    assert row["mrr"] == pytest.approx((1 + 1 / 2 + 1) / 3)
+    assert (row["queries"], row["gallery"], row["chance"]) == (3, 2, 0.5)  # duplicates are one item, extra texts none
+    assert row["wer"] == pytest.approx(2 / 6)
+    assert row["role"] == "seen"
+    low, high = row["ci95"]
+    assert low <= 2 / 3 <= high
+
+
+def test_text_to_audio_takes_any_recording_of_the_sentence():
+    row = run()[0]["text_to_audio"]["per_language"]["ca_es"]
+    assert (row["queries"], row["gallery"], row["recall@1"]) == (2, 3, 1.0)
+    assert row["chance"] == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert "wer" not in row
+
+
+def test_audio_to_english_leaves_out_languages_without_translations():
+    result = run()[0]["audio_to_english_text"]
+    assert list(result["per_language"]) == ["ca_es"]
+    assert result["per_language"]["ca_es"]["recall@1"] == pytest.approx(2 / 3)
+    assert result["seen"]["languages"] == 1
+    assert result["zero_shot"] == {
+        "languages": 0,
+        **dict.fromkeys(("ci95", "recall@1", "recall@5", "mrr", "chance", "recall@1_fixed")),
+    }
+
+
+def test_recordings_without_translation_are_no_queries():
+    utterances = [*UTTERANCES[:3], utterance("ca_es", 2, "dos gossos"), UTTERANCES[4]]
+    row = run(utterances)[0]["audio_to_english_text"]["per_language"]["ca_es"]
+    assert (row["queries"], row["gallery"]) == (2, 1)
+
+
+def test_english_is_not_matched_with_itself():
+    utterances = [utterance("en_us", 0, "a cat", "a cat")]
+    assert protocol.unique_translations(utterances) == []
+
+
+def test_seen_and_zero_shot_are_averaged_apart():
+    result = run()[0]["audio_to_text"]
+    assert result["seen"]["recall@1"] == pytest.approx(2 / 3)
+    # "mbwa" sounds like a cat: one right, one wrong
+    assert result["zero_shot"]["recall@1"] == 0.5
+    both = run(seen=["ca_es", "sw_ke"], zero_shot=[])[0]["audio_to_text"]
+    assert both["seen"]["recall@1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert both["seen"]["languages"] == 2
+    assert both["zero_shot"]["recall@1"] is None
+    assert result["per_region"]["SSA"]["zero_shot"] == result["zero_shot"]
+    assert result["per_region"]["SSA"]["seen"]["languages"] == 0
+
+
+def test_keys_are_stable():
+    metrics, _ = run(english=None)
+    assert set(metrics) == {*protocol.DIRECTIONS, "fixed_gallery"}
+    assert metrics["fixed_gallery"] == {"size": 2, "draws": 100, "seed": 0}
+    for direction in protocol.DIRECTIONS:
+        assert set(metrics[direction]) == {"per_language", "per_region", "seen", "zero_shot"}
+    assert set(metrics["audio_to_text"]["per_language"]["ca_es"]) == {
+        *("role", "queries", "gallery", "chance", "ci95", "recall@1", "recall@5", "mrr", "wer", "recall@1_fixed")
+    }
+    assert metrics["audio_to_english_text"]["per_language"] == {}
+
+
+def test_records_name_every_query():
+    _, records = run()
+    assert len(records) == 5 + 4 + 3
+    assert {
+        "direction": "audio_to_text",
+        "lang": "ca_es",
+        "id": "ca_es-1",
+        "rank": 2,
+        "retrieved": "dos gossos",
+    } in records
+    assert {"direction": "text_to_audio", "lang": "ca_es", "id": "un gat", "rank": 1, "retrieved": "ca_es-0"} in records
+
+
+def test_constant_encoder_scores_zero():
+    metrics, _ = run(speech=np.ones((5, 2)), vectors=np.ones((5, 2)))
+    for direction in ("audio_to_text", "text_to_audio"):
+        assert metrics[direction]["seen"]["recall@1"] == 0.0
+        assert metrics[direction]["zero_shot"]["recall@1"] == 0.0
+
+
+def noisy_corpus(repeats=1, sentences=20):
+    """Two languages in which pairs of transcripts share one translation, with about half of the queries right."""
+    rng = np.random.default_rng(0)
+    utterances, speech = [], []
+    for lang in ("ca_es", "sw_ke"):
+        for number in range(sentences):
+            vector = np.eye(sentences)[number] + 0.6 * rng.normal(size=sentences)
+            for repeat in range(repeats):
+                name = f"{number}-{repeat}"
+                utterances.append(
+                    Utterance(f"{lang}-{name}", lang, f"t{number}", "", "", "test", "", f"e{number // 2}")
+                )
+                speech.append(vector)
+    vectors = np.tile(np.eye(sentences), (2, 1))
+    english = (protocol.unique_translations(utterances), np.repeat(np.eye(sentences // 2), 2, axis=1))
+    return utterances, np.array(speech), protocol.unique_texts(utterances), vectors, english
+
+
+def test_a_language_scores_alike_whatever_else_is_evaluated():
+    utterances, speech, texts, vectors, english = noisy_corpus()
+    alone = [row for row, u in enumerate(utterances) if u.lang == "sw_ke"]
+    together = run(utterances, speech, texts, vectors, english)[0]
+    single = run([utterances[row] for row in alone], speech[alone], texts, vectors, english, seen=[])[0]
+    assert 0 < single["audio_to_text"]["zero_shot"]["recall@1"] < 1
+    for direction in protocol.DIRECTIONS:
+        assert single[direction]["per_language"]["sw_ke"] == together[direction]["per_language"]["sw_ke"]
+
+
+def test_more_recordings_of_the_same_sentences_do_not_narrow_the_interval():
+    once, thrice = (run(*noisy_corpus(repeats))[0]["audio_to_text"] for repeats in (1, 3))
+    for role in protocol.ROLES:
+        assert once[role]["ci95"] == pytest.approx(thrice[role]["ci95"])
+        assert once[role]["ci95"][0] < once[role]["recall@1"] < once[role]["ci95"][1]
+
+
+def test_english_direction_resamples_transcripts():
+    metrics, records = run(*noisy_corpus(2))
+    mine = [r for r in records if r["direction"] == "audio_to_english_text" and r["lang"] == "ca_es"]
+    groups = [int(r["id"].split("-")[1]) for r in mine]
+    expected = bootstrap_interval([r["rank"] == 1 for r in mine], groups, seed=(0, crc32(b"ca_es")))
+    assert metrics["audio_to_english_text"]["per_language"]["ca_es"]["ci95"] == pytest.approx(expected)
+
+
+def test_unique_texts_are_what_evaluate_needs():
+    decomposed = utterance("ca_es", 9, "cafe\u0301")
+    composed = utterance("ca_es", 10, "caf\u00e9")
+    assert protocol.unique_texts([decomposed, composed]) == [("ca_es", "caf\u00e9")]
+    texts = protocol.unique_texts(UTTERANCES)
+    assert texts == [("ca_es", "un gat"), ("sw_ke", "paka"), ("ca_es", "dos gossos"), ("sw_ke", "mbwa")]
+    english = protocol.unique_translations(UTTERANCES)
+    assert english == ["a cat", "two dogs"]
+    order = [TEXTS.index(text) for text in texts]
+    assert run(texts=texts, vectors=VECTORS[order], english=(english, ENGLISH[1][::-1]))[0] == run()[0]
+
+
+def test_data_counts():
+    assert protocol.data_counts(UTTERANCES) == {"languages": 2, "recordings": 5, "transcripts": 4, "synthetic": 0}
+
+
+def test_macro_recall_averages_the_languages_asked_for():
+    metrics, _ = run()
+    assert protocol.macro_recall(metrics, ["ca_es"]) == pytest.approx(2 / 3)
+    assert protocol.macro_recall(metrics, ["ca_es", "sw_ke"]) == pytest.approx((2 / 3 + 1 / 2) / 2)
+    with pytest.raises(DataError, match="de_de"):
+        protocol.macro_recall(metrics, ["de_de"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seen": ["ca_es", "sw_ke"]}, "as seen and as zero-shot"),
+        ({"zero_shot": []}, "neither seen nor zero-shot"),
+        ({"zero_shot": ["sw_ke", "de_de"]}, "have no recordings"),
+        ({"speech": SPEECH[:4]}, "speech vectors"),
+        ({"vectors": VECTORS[:4]}, "texts vectors"),
+        ({"texts": TEXTS[1:], "vectors": VECTORS[1:]}, "no vector for"),
+        ({"texts": [*TEXTS[:4], ("ca_es", " un gat")]}, "more than once"),
+        ({"english": (["a cat"], ENGLISH[1][:1])}, "no vector for 'two dogs'"),
+        ({"utterances": [*UTTERANCES[:4], utterance("sw_ke", 1, "mbwa", split="dev")]}, "one split at a time"),
+        ({"utterances": [*UTTERANCES[:4], utterance("sw_ke", 0, "mbwa")]}, "occur more than once"),
+        ({"utterances": [], "speech": SPEECH[:0], "seen": [], "zero_shot": []}, "0 utterances"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(changes, message):
+    with pytest.raises(DataError, match=message):
+        run(**changes)
