@@ -19,18 +19,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import shutil
-import subprocess
-import tarfile
-import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO
 
+from speechde.data import debian
 from speechde.data.manifest import clean_text
-from speechde.errors import AssetError, ConfigError, DataError, unknown_value
+from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
 from speechde.types import SPLITS, Corpus, Dropped, Utterance
 
@@ -47,52 +42,17 @@ _STAMPS = PurePosixPath("usr/share/tuxpaint/stamps")
 _COPYRIGHT = PurePosixPath("usr/share/doc") / PACKAGE / "copyright"
 # English clips carry no locale, and one clip has its suffix twice.
 _CLIP = re.compile(r"(?P<stem>.+)_desc(?:_(?P<locale>[A-Za-z_@]+))?(?:\.(?:ogg|wav))+")
-_HELP = f"set data.archive=PATH to the .deb of the Debian package {PACKAGE}, version {VERSION}"
 _log = logging.getLogger(__name__)
 
 
 def find_archive(archive: str | Path | None, cache_dir: str | Path, sha256: str | None = SHA256) -> Path:
-    """The package file: ``archive`` if given, else the copy in ``cache_dir``, else fetched by ``apt-get download``.
-
-    ``sha256=None`` accepts any version of the package. Raises ``AssetError``, naming what to do, when the file is
-    missing, is no Debian archive or has another hash, or when it cannot be fetched.
-    """
-    cache_dir = Path(cache_dir)
-    if archive is not None:
-        path = Path(archive)
-        if not path.is_file():
-            raise AssetError(f"data.archive={archive} is not a file; {_HELP}")
-    else:
-        cached = sorted(cache_dir.glob(f"{PACKAGE}_*.deb"))
-        path = cached[-1] if cached else _download(cache_dir, sha256)
-    _check_archive(path, sha256)
-    return path
+    """The package file, as :func:`speechde.data.debian.find_archive` finds it; ``sha256=None`` accepts any version."""
+    return debian.find_archive(PACKAGE, VERSION, sha256, archive, cache_dir)
 
 
 def unpack(archive: str | Path, root: str | Path) -> Path:
-    """Extract the stamps' texts, spoken descriptions and licence to ``root``, whole or not at all; return ``root``.
-
-    A ``root`` that already holds stamps is left as it is, so use one folder for one archive.
-    """
-    root = Path(root)
-    if (root / _STAMPS).is_dir():
-        return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as temporary:
-        part = Path(temporary) / "root"
-        try:
-            with _open_data(Path(archive)) as tar:
-                count = sum(_extract(tar, member, part) for member in tar)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise AssetError(f"{archive} cannot be unpacked ({error}); {_HELP}") from error
-        if not count:
-            raise AssetError(f"{archive} holds no {_STAMPS} folder; {_HELP}")
-        try:
-            part.replace(root)
-        except OSError as error:
-            if not (root / _STAMPS).is_dir():  # another process may have finished first
-                raise AssetError(f"{root} is in the way of unpacking ({error}); remove it or name another") from error
-    return root
+    """Extract the stamps' texts, spoken descriptions and licence to ``root`` (:func:`speechde.data.debian.unpack`)."""
+    return debian.unpack(archive, root, _is_wanted, _STAMPS)
 
 
 def read_stamps(
@@ -239,91 +199,7 @@ def _find_clips(
     return clips, dropped
 
 
-def _check_archive(path: Path, sha256: str | None) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        if file.read(8) != b"!<arch>\n":
-            raise AssetError(f"{path} is not a Debian archive; {_HELP}")
-        file.seek(0)
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if sha256 is not None and digest.hexdigest() != sha256:
-        raise AssetError(
-            f"{path} has sha256 {digest.hexdigest()}, expected {sha256} ({PACKAGE} {VERSION}); {_HELP}, "
-            "or data.archive_sha256=null to accept another version, whose counts will differ"
-        )
-
-
-def _download(cache_dir: Path, sha256: str | None) -> Path:
-    apt = shutil.which("apt-get")
-    if apt is None:
-        raise AssetError(f"{PACKAGE} is not in {cache_dir} and this system has no apt-get; {_HELP}")
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".download.") as folder:
-        fetch = [apt, "download", PACKAGE]
-        failure = _run(fetch, folder)
-        if failure:  # a fresh system image has no package lists yet
-            failure = _run([apt, "update"], folder) or _run(fetch, folder)
-        found = sorted(Path(folder).glob("*.deb"))
-        if failure or not found:
-            raise AssetError(f"apt-get could not fetch {PACKAGE} ({failure or 'no file came'}); {_HELP}")
-        # Checked before it enters the cache, where a wrong version would be found again and again.
-        _check_archive(found[0], sha256)
-        return found[0].replace(cache_dir / found[0].name)
-
-
-def _run(command: list[str], folder: str) -> str:
-    """Run a command and return why it failed, or an empty string."""
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=900)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return (done.stderr.strip() or f"exit status {done.returncode}") if done.returncode else ""
-
-
-@contextmanager
-def _open_data(archive: Path) -> Iterator[tarfile.TarFile]:
-    """The file tree of a .deb as a tar stream: by dpkg-deb where there is one (quick), otherwise read here."""
-    dpkg = shutil.which("dpkg-deb")
-    if dpkg is None:
-        with archive.open("rb") as file, tarfile.open(fileobj=_seek_data(file), mode="r|*") as tar:
-            yield tar
-        return
-    with subprocess.Popen(
-        [dpkg, "--fsys-tarfile", archive], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
-            yield tar
-            process.stdout.read()
-        if process.wait():
-            raise OSError(process.stderr.read().decode(errors="replace").strip())
-
-
-def _seek_data(file: IO[bytes]) -> IO[bytes]:
-    """Move to the start of the ``data.tar.*`` member of an ar container (60-byte headers, even offsets)."""
-    if file.read(8) != b"!<arch>\n":
-        raise OSError("not a Debian archive")
-    while len(header := file.read(60)) == 60:
-        if header.startswith(b"data.tar"):
-            return file
-        try:
-            size = int(header[48:58])
-        except ValueError as error:
-            raise OSError("damaged archive header") from error
-        file.seek(size + size % 2, 1)
-    raise OSError("no data.tar in the archive")
-
-
-def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, root: Path) -> bool:
-    """Write one wanted regular file below ``root``; links, other files and paths that leave the tree are passed."""
-    path = PurePosixPath(member.name)
-    wanted = path == _COPYRIGHT or (
+def _is_wanted(path: PurePosixPath) -> bool:
+    return path == _COPYRIGHT or (
         path.is_relative_to(_STAMPS) and (path.suffix == ".txt" or _CLIP.fullmatch(path.name) is not None)
     )
-    if not (wanted and member.isreg()) or ".." in path.parts:
-        return False
-    target = root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tar.extractfile(member) as source, target.open("wb") as sink:
-        shutil.copyfileobj(source, sink)
-    return path != _COPYRIGHT

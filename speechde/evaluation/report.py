@@ -21,6 +21,7 @@ from speechde.errors import DataError
 from speechde.evaluation.metrics import CHARACTER_LANGS
 from speechde.evaluation.protocol import DIRECTIONS, ROLES
 from speechde.languages import LANGUAGES, REGIONS
+from speechde.types import SPLITS
 
 STAGES = ("fetch", "frames", "kmeans", "train", "evaluate", "total")
 RUN_KEYS = ("recipe", "mode", "seed", "commit", "hardware", "data", "wall_seconds")
@@ -40,8 +41,8 @@ def write_report(
 
     Args:
         directory: made when missing; files of the same name are replaced.
-        metrics: run facts (``RUN_KEYS``, optional ``command`` and ``config``) and the protocol's output. Every part of
-            ``data`` that is a mapping holds the counts of one split, ``recordings`` and ``synthetic`` among them.
+        metrics: run facts (``RUN_KEYS``, optional ``command`` and ``config``) and the protocol's output. ``data``
+            maps splits to their counts, ``recordings`` and ``synthetic`` among them.
         curves: rows with ``step`` and ``train_loss`` and/or ``dev_recall@1``; no rows, no learning-curve picture.
         controls: protocol output of control runs by name; each adds a column of audio→text recall@1.
 
@@ -162,7 +163,7 @@ def _check(metrics: Mapping) -> None:
 
 
 def _data_parts(data: Mapping) -> dict[str, Mapping]:
-    return {name: part for name, part in data.items() if isinstance(part, Mapping)}
+    return {name: data[name] for name in SPLITS if name in data}
 
 
 def _data_lines(data: Mapping) -> list[str]:
@@ -174,7 +175,7 @@ def _data_lines(data: Mapping) -> list[str]:
             kind = f"**{synthetic} of {total} recordings synthetic**"
         counts = ", ".join(f"{key} {_inline(value)}" for key, value in part.items() if key != "synthetic")
         lines.append(f"{name}: {kind}; {counts}")
-    facts = [f"{key} {_inline(value)}" for key, value in data.items() if not isinstance(value, Mapping)]
+    facts = [f"{key} {_inline(value)}" for key, value in data.items() if key not in SPLITS]
     return [*lines, *facts]
 
 

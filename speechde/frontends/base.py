@@ -29,10 +29,13 @@ class SpeechFrontend(Protocol):
         ...
 
 
-def pad_sequences(items: Sequence[np.ndarray], max_length: int | None = None) -> Sequences:
+def pad_sequences(
+    items: Sequence[np.ndarray], max_length: int | None = None, allow_empty: bool = False
+) -> Sequences:
     """Stack arrays ``(time, …)`` of unequal length, zeros on the right.
 
-    Integer arrays become int64; float arrays become float32. ``max_length`` guards the LLM's positions.
+    Integer arrays become int64; float arrays become float32. ``max_length`` guards the LLM's positions;
+    ``allow_empty`` lets sequences be empty (a prefix may be).
 
     Raises:
         DataError: no item, an empty one, or one longer than ``max_length`` (nothing is cut silently).
@@ -40,20 +43,20 @@ def pad_sequences(items: Sequence[np.ndarray], max_length: int | None = None) ->
     if not len(items):
         raise DataError("cannot make a batch of no items")
     lengths = [len(item) for item in items]
-    if min(lengths) == 0:
+    if min(lengths) == 0 and not allow_empty:
         raise DataError(f"item {lengths.index(0)} of the batch is an empty sequence; drop it before batching")
     if max_length is not None and max(lengths) > max_length:
         raise DataError(
             f"a sequence of {max(lengths)} positions does not fit in {max_length}; "
             "lower frontend.rate or window the audio"
         )
-    first = torch.from_numpy(np.asarray(items[0]))
-    dtype = torch.float32 if first.is_floating_point() else torch.int64
-    values = torch.zeros(len(items), max(lengths), *first.shape[1:], dtype=dtype)
+    first = np.asarray(items[0])
+    dtype = np.float32 if np.issubdtype(first.dtype, np.floating) else np.int64
+    values = np.zeros((len(items), max(lengths), *first.shape[1:]), dtype)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     for row, item in zip(values, items, strict=True):
-        row[: len(item)] = torch.from_numpy(np.asarray(item))
-    return Sequences(values, mask)
+        row[: len(item)] = item
+    return Sequences(torch.from_numpy(values), mask)
 
 
 def drop_spans(mask: Tensor, share: float, span: int) -> Tensor:
@@ -64,7 +67,8 @@ def drop_spans(mask: Tensor, share: float, span: int) -> Tensor:
     """
     if share <= 0:
         return mask
-    starts = torch.rand(mask.shape, device=mask.device) < share / span
+    # a position stays when none of the span starts before it fell: (1 − p)^span = 1 − share
+    starts = torch.rand(mask.shape, device=mask.device) < 1 - (1 - share) ** (1 / span)
     dropped = starts.clone()
     for shift in range(1, span):
         dropped[:, shift:] |= starts[:, :-shift]

@@ -72,7 +72,9 @@ class WhisperFrames:
         layers = len(self.model.layers)
         self.layer = layer + layers + 1 if layer < 0 else layer
         if not 1 <= self.layer <= layers:
-            raise ConfigError(f"frontend.layer={layer} is not possible: {folder} has {layers} layers; use 1 to {layers}")
+            raise ConfigError(
+                f"frontend.layer={layer} is not possible: {folder} has {layers} layers; use 1 to {layers}"
+            )
         self.features = WhisperFeatureExtractor.from_pretrained(folder)
         self.tail = round(tail_seconds * SAMPLE_RATE)
         self.window = self.model.config.max_source_positions * self.STRIDE
@@ -148,10 +150,10 @@ def pooling_factor(rate: float, target: float) -> int:
     Raises:
         ConfigError: the target is not a whole fraction of the encoder's rate.
     """
-    factor = round(rate / target)
+    factor = round(rate / target) if target > 0 else 0
     if factor < 1 or abs(rate / factor - target) > 1e-6:
         allowed = ", ".join(f"{rate / k:g}" for k in (1, 2, 4, 8))
-        raise ConfigError(f"frontend.rate={target:g} Hz does not divide the encoder's {rate:g} Hz; use one of {allowed}")
+        raise ConfigError(
+            f"frontend.rate={target:g} Hz does not divide the encoder's {rate:g} Hz; use one of {allowed}"
+        )
     return factor
-
-

@@ -6,6 +6,7 @@ runs of one unit may be merged to one token. Unit u becomes token id t + u of th
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from speechde.cache import atomic_write, fingerprint
+from speechde.cache import atomic_write
 from speechde.errors import AssetError, DataError
 from speechde.frontends.base import compact, drop_spans
 from speechde.models.vocabulary import ExtendedEmbedding
@@ -33,7 +34,10 @@ class KMeans:
     @property
     def hash(self) -> str:
         """Identifies the quantiser; stored beside units made with it."""
-        return fingerprint([array.tolist() for array in (self.centroids[:, :4], self.mean, self.std)])
+        digest = hashlib.sha256(str(self.centroids.shape).encode())
+        for array in (self.centroids, self.mean, self.std):
+            digest.update(np.ascontiguousarray(array, np.float32))
+        return digest.hexdigest()[:16]
 
     def assign(self, frames: np.ndarray) -> np.ndarray:
         """``(time, dim)`` frames → ``(time,)`` int32 units."""
@@ -51,7 +55,9 @@ class KMeans:
     def load(cls, path: Path) -> KMeans:
         """Read what ``save`` wrote."""
         if not Path(path).is_file():
-            raise AssetError(f"no k-means centroids at {path}; run training once, or give the folder of a trained model")
+            raise AssetError(
+                f"no k-means centroids at {path}; run training once, or give the folder of a trained model"
+            )
         return cls(**load_file(path))
 
 
@@ -102,7 +108,7 @@ class UnitFrontend(nn.Module):
         values, mask = speech.values, speech.mask
         if self.training and self.drop > 0:
             values, mask = compact(values, drop_spans(mask, self.drop, self.drop_span))
-        highest = int(values.max())
-        if highest >= self.audio_tokens:
-            raise DataError(f"unit {highest} is outside 0…{self.audio_tokens - 1}; it came from another quantiser")
+        for unit in (int(values.min()), int(values.max())):
+            if not 0 <= unit < self.audio_tokens:
+                raise DataError(f"unit {unit} is outside 0…{self.audio_tokens - 1}; it came from another quantiser")
         return embedding(torch.where(mask, values + embedding.text_tokens, 0)), mask

@@ -66,8 +66,8 @@ class ContrastiveLoss(nn.Module):
             raise unknown_value("loss.similarity", similarity, SIMILARITIES)
         if temperature is None and learn_temperature:
             raise ConfigError("loss.learn_temperature=true needs a starting loss.temperature, e.g. 0.05; got null")
-        if temperature is not None and temperature <= 0:
-            raise ConfigError(f"loss.temperature must be positive or null; got {temperature}")
+        if temperature is not None and temperature < 1 / self.MAX_SCALE:
+            raise ConfigError(f"loss.temperature must be at least {1 / self.MAX_SCALE} or null; got {temperature}")
         self.similarity = similarity
         self.spread_out_weight = spread_out_weight
         self.mask_duplicates = mask_duplicates
@@ -76,11 +76,13 @@ class ContrastiveLoss(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """The factor on the dot products, at most ``MAX_SCALE``."""
-        return self.log_scale.exp().clamp(max=self.MAX_SCALE)
+        """The factor on the dot products, the inverse temperature."""
+        return self.log_scale.exp()
 
     def forward(self, speech: Tensor, text: Tensor, group: Tensor) -> dict[str, Tensor]:
         """``{"loss", "contrastive", "spread_out"}`` of ``(batch, dim)`` embeddings; ``group`` as above."""
+        with torch.no_grad():  # bounding the parameter and not its use: past a clamp it would have no gradient back
+            self.log_scale.clamp_(max=math.log(self.MAX_SCALE))
         unit_speech, unit_text = F.normalize(speech.float(), dim=-1), F.normalize(text.float(), dim=-1)
         if self.similarity == "cosine":
             speech, text = unit_speech, unit_text

@@ -1,0 +1,239 @@
+"""The typed configuration: every knob, its default, its allowed values, in one place.
+
+Hydra composes ``conf/`` into a plain mapping; ``build`` checks that mapping against these dataclasses, so that a typo
+in a key or a value is an error that names the allowed ones, wherever it was written. Nothing below the run modules
+reads this file: the library takes ordinary arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from speechde.errors import ConfigError, unknown_value
+
+
+def choice(default: str, *allowed: str):
+    """A string field with a closed set of values."""
+    return field(default=default, metadata={"allowed": allowed})
+
+
+@dataclass
+class SyntheticConfig:
+    """Synthetic extra training speech; ``share`` of each batch, 0 for none."""
+
+    texts: str = choice("names", "names", "names+keywords")
+    share: float = 0.0
+    limit: int | None = None  # texts per language
+    archive: str | None = None  # the .deb of unicode-cldr-core, where apt-get does not exist
+
+
+@dataclass
+class DataConfig:
+    """Where utterances come from, and the role of each language (FLEURS codes)."""
+
+    name: str = choice("stamps", "stamps", "manifest")
+    archive: str | None = None  # stamps: the .deb, where apt-get does not exist
+    path: str | None = None  # manifest: .parquet, .jsonl or .tsv
+    seen: list[str] = field(default_factory=list)
+    zero_shot: list[str] | None = None  # None: every other language
+    split_seed: int = 0
+    limit: int | None = None  # sentences kept, for a quick look; None for all
+    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+
+
+@dataclass
+class FrontendConfig:
+    """Speech encoder and how its frames reach the LLM."""
+
+    kind: str = choice("discrete", "discrete", "continuous")
+    encoder: str = "packaged:whisper-base-encoder"
+    layer: int = -1
+    rate: float = 25.0  # frames per second given to k-means or to the adapter
+    trim_db: float = 40.0
+    speeds: list[float] = field(default_factory=lambda: [1.0])  # recorded versions of each training clip
+    drop: float = 0.0
+    drop_span: int = 1
+    units: int = 1024
+    deduplicate: bool = True
+    hidden: int = 384
+    stride: int = 2
+    layers: int = 2
+    heads: int = 6
+    dropout: float = 0.1
+    noise: float = 0.0
+
+
+@dataclass
+class PrefixConfig:
+    """Prefix templates; see ``speechde.models.prompt``."""
+
+    mode: str = choice("name", "name", "unknown", "none")
+    speech: str = "[{language} Speech] "
+    text: str = "[{language} Text] "
+
+
+@dataclass
+class ModelConfig:
+    """The LLM and the embedding head."""
+
+    source: str = "packaged:gemma-3-270m"
+    init: str = choice("pretrained", "pretrained", "random")
+    num_layers: int | None = None
+    attention: str = choice("bidirectional", "bidirectional", "causal")
+    dropout: float | None = None
+    freeze: list[str] = field(default_factory=list)
+    audio_init: str = choice("normal", "normal", "centroids")
+    dim: int | None = None
+    projection_init: str = choice("random", "random", "identity")
+    prefix: PrefixConfig = field(default_factory=PrefixConfig)
+
+
+@dataclass
+class LossConfig:
+    """See ``speechde.losses.contrastive.ContrastiveLoss``."""
+
+    similarity: str = choice("dot", "dot", "cosine")
+    temperature: float | None = None
+    learn_temperature: bool = False
+    spread_out_weight: float = 1.0
+    mask_duplicates: bool = True
+
+
+@dataclass
+class OptimConfig:
+    """AdamW, warm-up and cosine."""
+
+    lr: float = 1e-3
+    backbone_lr: float = 1e-4
+    weight_decay: float = 0.01
+    warmup_share: float = 0.1
+    clip: float = 1.0
+
+
+@dataclass
+class TrainerConfig:
+    """Length, batches and hardware of the training run."""
+
+    steps: int = 1000
+    eval_every: int = 100  # steps between dev evaluations and checkpoints
+    batch_size: int = 128
+    max_seconds: float = 4.0  # longer clips are left out of training, and counted
+    one_language: bool = True
+    language_exponent: float = 0.5
+    precision: str = choice("auto", "auto", "32-true", "bf16-mixed")
+    accelerator: str = choice("auto", "auto", "cpu", "gpu")
+    resume: bool = True  # from the last checkpoint of this run directory, where there is one
+
+
+@dataclass
+class LoggerConfig:
+    """Weights & Biases; a CSV is always written."""
+
+    mode: str = choice("offline", "offline", "online", "disabled")
+    project: str = "speechde"
+    entity: str | None = None
+    group: str | None = None
+
+
+@dataclass
+class EvalConfig:
+    """The final evaluation."""
+
+    split: str = choice("test", "dev", "test")
+
+
+@dataclass
+class RunConfig:
+    """A whole run."""
+
+    recipe_name: str = ""
+    mode: str = choice("faithful", "faithful", "modern")
+    seed: int = 0
+    threads: int | None = None
+    runs_dir: str = "runs"
+    cache_dir: str | None = None
+    run_name: str = "default"
+    report_dir: str | None = None
+    data: DataConfig = field(default_factory=DataConfig)
+    frontend: FrontendConfig = field(default_factory=FrontendConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+
+def build(values: Mapping[str, Any]) -> RunConfig:
+    """Check a plain mapping and turn it into a ``RunConfig``.
+
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type or outside its allowed set; the message names them.
+    """
+    return _build(RunConfig, values, "")
+
+
+def _build(schema: type, values: Mapping[str, Any], path: str):
+    fields = {f.name: f for f in dataclasses.fields(schema)}
+    hints = typing.get_type_hints(schema)
+    kwargs = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise unknown_value(f"config key {path or 'of the run'}".rstrip("."), key, fields)
+        kwargs[key] = _convert(hints[key], value, f"{path}{key}", fields[key].metadata.get("allowed"))
+    return schema(**kwargs)
+
+
+def _convert(hint: Any, value: Any, name: str, allowed: tuple[str, ...] | None):
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name}={value!r} is not a group of settings; give its keys, e.g. {name}.{_first(hint)}=…")
+        return _build(hint, value, f"{name}.")
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+        return _convert(hint, value, name, allowed)
+    if typing.get_origin(hint) is list:
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{name}={value!r} is not a list; write {name}=[a,b]")
+        return [_convert(typing.get_args(hint)[0], item, f"{name}[{i}]", None) for i, item in enumerate(value)]
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{name}={value!r} is a {type(value).__name__}; it must be a {hint.__name__}")
+    if allowed and value not in allowed:
+        raise unknown_value(name, value, allowed)
+    return value
+
+
+def _first(schema: type) -> str:
+    return dataclasses.fields(schema)[0].name
+
+
+def check_overrides(arguments: list[str]) -> None:
+    """Check the keys of command-line overrides (``model.num_layers=4``) before Hydra sees them.
+
+    Hydra refuses an unknown key too, but does not say which ones exist. Config groups (``model=…``) are its own.
+
+    Raises:
+        ConfigError: a dotted key that the schema does not have.
+    """
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        parts = key.split(".")
+        if not equals or len(parts) < 2 or not all(part.isidentifier() for part in parts) or parts[0] == "hydra":
+            continue
+        schema: Any = RunConfig
+        for depth, part in enumerate(parts):
+            if not dataclasses.is_dataclass(schema):
+                raise ConfigError(f"{'.'.join(parts[:depth])} is a single value and has no key {part!r}")
+            names = [f.name for f in dataclasses.fields(schema)]
+            if part not in names:
+                raise unknown_value(f"config key {'.'.join(parts[:depth]) or 'of the run'}", part, names)
+            schema = typing.get_type_hints(schema)[part]

@@ -1,0 +1,79 @@
+"""Training data for Lightning: stored speech items and token ids become ``types.Batch``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from speechde.data.sampler import LanguageBatches
+from speechde.errors import DataError
+from speechde.frontends.base import pad_sequences
+from speechde.types import Batch, Utterance
+
+
+class PairDataset(Dataset):
+    """Speech–text pairs by ``(utterance index, view index)``.
+
+    Args:
+        utterances: the training clips.
+        views: feature stores, one per version of the real clips; synthetic clips are in the first only.
+        text_ids: token ids of each utterance's transcript.
+        prefix_ids: token ids before the speech, by language.
+    """
+
+    def __init__(
+        self,
+        utterances: Sequence[Utterance],
+        views: Sequence[Mapping[str, np.ndarray]],
+        text_ids: Sequence[np.ndarray],
+        prefix_ids: Mapping[str, np.ndarray],
+    ) -> None:
+        for store in views:
+            missing = [u.id for u in utterances if u.id not in store and not (u.synthetic and store is not views[0])]
+            if missing:
+                raise DataError(f"{len(missing)} training clips have no features, e.g. {missing[0]!r}")
+        self.utterances, self.views = utterances, views
+        self.text_ids, self.prefix_ids = text_ids, prefix_ids
+        rows: dict[tuple[str, str], int] = {}
+        self.text_row = [rows.setdefault((u.lang, u.text), len(rows)) for u in utterances]
+        first = {row: index for index, row in reversed(list(enumerate(self.text_row)))}
+        self.unique_text_ids = [text_ids[first[row]] for row in range(len(rows))]
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int]:
+        return key
+
+    def collate(self, keys: list[tuple[int, int]]) -> Batch:
+        """Pad one batch. ``group`` is the row of the transcript among the unique ones."""
+        chosen = [(self.utterances[index], view) for index, view in keys]
+        return Batch(
+            speech=pad_sequences([self.views[view][utterance.id] for utterance, view in chosen]),
+            speech_prefix=pad_sequences([self.prefix_ids[u.lang] for u, _ in chosen], allow_empty=True),
+            text=pad_sequences([self.text_ids[index] for index, _ in keys]),
+            group=torch.tensor([self.text_row[index] for index, _ in keys]),
+        )
+
+
+class PairDataModule(pl.LightningDataModule):
+    """Serves the training batches of one epoch at a time.
+
+    The loader is rebuilt each epoch (``reload_dataloaders_every_n_epochs=1``) so that the sampler starts from the
+    trainer's epoch also after a resume.
+    """
+
+    def __init__(self, dataset: PairDataset, sampler: LanguageBatches, workers: int = 0) -> None:
+        super().__init__()
+        self.dataset, self.sampler, self.workers = dataset, sampler, workers
+
+    def train_dataloader(self) -> DataLoader:
+        """Batches of the current epoch."""
+        self.sampler.set_epoch(self.trainer.current_epoch)
+        return DataLoader(
+            self.dataset, batch_sampler=self.sampler, collate_fn=self.dataset.collate, num_workers=self.workers
+        )

@@ -1,0 +1,228 @@
+"""Extra training text, read aloud by a synthesiser: emoji names and keywords of Unicode CLDR.
+
+The Debian package unicode-cldr-core (Unicode-DFS-2016) holds ``annotations/LOCALE.xml``: for every emoji and many
+symbols a name (``<annotation cp="🐻" type="tts">ours</annotation>``) and, in the element without a type, keywords
+separated by ``|``. Names are parallel across languages and close to picture descriptions in length and vocabulary.
+They are read by espeak-ng (:mod:`speechde.data.espeak`), each text by a speaker of its own.
+
+Only seen languages have a voice here. Held-out texts are given by the caller and compared after ``normalise_text``,
+whole text against whole text: "ours" may be read although "Un ours." is held out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import astuple
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path, PurePosixPath
+from xml.etree import ElementTree
+
+import soundfile
+import torch
+
+from speechde.cache import atomic_directory, fingerprint
+from speechde.data import debian
+from speechde.data.audio import trim_silence
+from speechde.data.espeak import VOICES, Espeak, Speaker, installed_version
+from speechde.data.manifest import clean_text
+from speechde.errors import AssetError, ConfigError, DataError, unknown_value
+from speechde.evaluation.metrics import normalise_text
+from speechde.types import SAMPLE_RATE, Corpus, Dropped, Utterance
+
+PACKAGE = "unicode-cldr-core"
+VERSION = "41-0.1"
+SHA256 = "35d30d5d3bee4d8244e95236259c4c2a0db06e21bad696515751fcfeee4d0260"
+LICENCE = "Unicode-DFS-2016"
+KINDS = ("names", "keywords")
+
+_ANNOTATIONS = PurePosixPath("usr/share/unicode/cldr/common/annotations")
+_COPYRIGHT = PurePosixPath("usr/share/doc") / PACKAGE / "copyright"
+_FILES = tuple(_ANNOTATIONS / f"{lang.split('_')[0]}.xml" for lang in VOICES)
+_WORD = re.compile(r"[^\W\d_]{2}")
+_CHUNK = 50  # texts per task of a worker
+_log = logging.getLogger(__name__)
+
+
+def find_texts(archive: str | Path | None, cache_dir: str | Path, sha256: str | None = SHA256) -> Path:
+    """The folder below ``cache_dir`` with the annotations of the languages that have a voice, and the licence.
+
+    The package is ``archive``, or found or fetched as :func:`speechde.data.debian.find_archive` does; ``sha256=None``
+    accepts any version of it. Raises ``AssetError`` when there is none.
+    """
+    cache_dir = Path(cache_dir)
+    path = debian.find_archive(PACKAGE, VERSION, sha256, archive, cache_dir / "downloads", "data.synthetic.archive")
+    root = cache_dir / "corpora" / f"{PACKAGE}-{VERSION}"
+    return debian.unpack(path, root, lambda inner: inner == _COPYRIGHT or inner in _FILES, _ANNOTATIONS)
+
+
+def read_names(root: str | Path, langs: Sequence[str], kind: str = "names") -> list[tuple[str, str, str]]:
+    """``(lang, cp, text)`` of an unpacked package, language by language in file order; ``cp`` is the character.
+
+    Texts are cleaned; one that repeats an earlier text of its language, after ``normalise_text``, or has no two
+    letters in a row is left out (the log tells how many). Raises ``ConfigError`` for a language without a voice or
+    an unknown kind, ``DataError`` for a missing or damaged file.
+    """
+    if kind not in KINDS:
+        raise unknown_value("kind of synthetic text", kind, KINDS)
+    entries = []
+    for lang in langs:
+        if lang not in VOICES:
+            raise unknown_value("synthetic language", lang, VOICES)
+        found: dict[str, tuple[str, str, str]] = {}
+        total = 0
+        for cp, is_name, content in _read_annotations(Path(root), lang):
+            if is_name == (kind == "names"):
+                for text in [content] if is_name else content.split("|"):
+                    total += 1
+                    if _WORD.search(text):
+                        found.setdefault(normalise_text(text), (lang, cp, clean_text(text)))
+        entries += found.values()
+        _log.info("%s %s: %d of %d texts; the others repeat one of them or hold no word", lang, kind, len(found), total)
+    return entries
+
+
+def synthetic_corpus(
+    root: str | Path,
+    cache_dir: str | Path,
+    langs: Sequence[str] = tuple(VOICES),
+    exclude: Iterable[str] = (),
+    kinds: Sequence[str] = ("names",),
+    limit: int | None = None,
+    seed: int = 0,
+    workers: int = 2,
+) -> Corpus:
+    """Read the texts of an unpacked package aloud, once; all are of the split ``train``.
+
+    ``exclude`` are the texts, of any language, that must not occur: every transcript and translation of dev and
+    test. ``limit`` is per language; which texts it keeps depends on ``seed`` and ``sentence_id`` alone, so all
+    languages keep the same names. The audio is 16 kHz 16-bit FLAC below ``cache_dir/espeak``, in a folder named by
+    texts, speakers and synthesiser. A name's ``sentence_id`` is that of its character and so shared across languages,
+    a keyword's is its text. ``workers=1`` reads in this process.
+
+    Raises:
+        ConfigError: a language without a voice, an unknown kind, or a number below 1.
+        DataError: the annotations are missing or damaged, or no text is left.
+        AssetError: espeak-ng is not installed, or its processes cannot be started.
+    """
+    for name, value in (("limit", limit), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ConfigError(f"synthetic {name}={value} must be at least 1")
+    langs = tuple(dict.fromkeys(langs))
+    chosen, dropped = _choose(root, langs, {normalise_text(text) for text in exclude}, kinds, limit, seed)
+    if not chosen:
+        raise DataError(f"no text of {', '.join(langs) or 'no language'} is left to read: {len(dropped)} were dropped")
+    speakers = [Speaker.draw(f"{seed}:{lang}:{text}") for lang, _, text in chosen]
+    readings = [[text, VOICES[lang], *astuple(who)] for (lang, _, text), who in zip(chosen, speakers, strict=True)]
+    folder = Path(cache_dir) / "espeak" / fingerprint({"readings": readings, "version": installed_version()})
+    names = [f"{number:06d}.flac" for number in range(len(chosen))]
+    if not folder.is_dir():
+        jobs = [(text, lang, who, name) for (lang, _, text), who, name in zip(chosen, speakers, names, strict=True)]
+        start = time.monotonic()
+        with atomic_directory(folder) as part:
+            _read_all(part, jobs, workers)
+        _log.info("espeak-ng read %d texts in %.0f s, to %s", len(jobs), time.monotonic() - start, folder)
+
+    utterances = []
+    spoken = {path.name for path in folder.iterdir()}
+    for (lang, sentence_id, text), who, name in zip(chosen, speakers, names, strict=True):
+        if name not in spoken:
+            dropped.append(Dropped(f"{sentence_id}.{lang}", "not spoken", text))
+            continue
+        utterances.append(
+            Utterance(
+                id=f"{sentence_id}.{lang}",
+                lang=lang,
+                text=text,
+                audio=str(folder / name),
+                sentence_id=sentence_id,
+                split="train",
+                speaker=VOICES[lang] + who.variant,
+                source="espeak-ng reading of CLDR names",
+                synthetic=True,
+            )
+        )
+    if not utterances:
+        raise DataError(f"espeak-ng spoke none of {len(chosen)} texts; reinstall espeakng-loader, remove {folder}")
+    return Corpus("cldr", utterances, langs, (), dropped, LICENCE)
+
+
+def _read_annotations(root: Path, lang: str) -> list[tuple[str, bool, str]]:
+    """``(character, whether this is its name, content)`` of each annotation of a language."""
+    path = root / _ANNOTATIONS / f"{lang.split('_')[0]}.xml"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if "<!ENTITY" in text:  # CLDR declares none, and nested ones could expand without end
+            raise DataError(f"{path} declares XML entities; unpack the Debian package {PACKAGE} again")
+        tree = ElementTree.fromstring(text)
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; unpack the Debian package {PACKAGE} in {root}") from error
+    except (OSError, UnicodeDecodeError, ElementTree.ParseError) as error:
+        raise DataError(f"{path} cannot be read ({error}); unpack the Debian package {PACKAGE} again") from error
+    return [(item.get("cp", ""), item.get("type") == "tts", item.text or "") for item in tree.iter("annotation")]
+
+
+def _choose(
+    root: str | Path, langs: Sequence[str], held_out: set[str], kinds: Sequence[str], limit: int | None, seed: int
+) -> tuple[list[tuple[str, str, str]], list[Dropped]]:
+    """``(lang, sentence_id, text)`` of the texts to read, each once a language, and what was dropped."""
+    chosen: dict[tuple[str, str], tuple[str, str, str]] = {}
+    dropped = []
+    for kind in kinds:
+        for lang, cp, text in read_names(root, langs, kind):
+            key = normalise_text(text)
+            sentence_id = f"cldr:{cp if kind == 'names' else key}:{kind}"
+            if key in held_out:
+                dropped.append(Dropped(f"{sentence_id}.{lang}", "held out", text))
+            elif (lang, key) in chosen:
+                dropped.append(Dropped(f"{sentence_id}.{lang}", "both name and keyword", text))
+            else:
+                chosen[lang, key] = (lang, sentence_id, text)
+    if limit is None:
+        return list(chosen.values()), dropped
+    kept = []
+    for lang in langs:
+        own = [entry for entry in chosen.values() if entry[0] == lang]
+        own.sort(key=lambda entry: hashlib.sha256(f"{seed}:{entry[1]}".encode()).digest())
+        kept += own[:limit]
+        dropped += [Dropped(f"{sentence_id}.{lang}", "over the limit", text) for _, sentence_id, text in own[limit:]]
+    return kept, dropped
+
+
+def _read_all(folder: Path, jobs: list[tuple[str, str, Speaker, str]], workers: int) -> None:
+    chunks = [jobs[i : i + _CHUNK] for i in range(0, len(jobs), _CHUNK)]
+    if workers == 1:
+        for chunk in chunks:
+            _read_chunk(folder, chunk)
+        return
+    # spawn: a fork would copy whatever threads and device contexts the caller holds.
+    with ProcessPoolExecutor(
+        min(workers, len(chunks)), get_context("spawn"), torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        try:
+            list(pool.map(_read_chunk, [folder] * len(chunks), chunks))
+        except BrokenProcessPool as error:
+            raise AssetError(
+                f"a process that reads with espeak-ng ended early ({error}); use workers=1, or put the code that "
+                "starts it below `if __name__ == '__main__':`"
+            ) from error
+
+
+def _read_chunk(folder: Path, jobs: list[tuple[str, str, Speaker, str]]) -> None:
+    """Write one FLAC file per ``(text, lang, speaker, file name)``, none where espeak-ng has nothing to say."""
+    espeak = _synthesiser()
+    for text, lang, speaker, name in jobs:
+        waveform = espeak.read(text, lang, speaker)
+        if waveform.size:
+            soundfile.write(folder / name, trim_silence(waveform), SAMPLE_RATE, "PCM_16")
+
+
+@cache
+def _synthesiser() -> Espeak:
+    return Espeak()

@@ -1,0 +1,95 @@
+"""A trained model as a folder: everything needed to embed new speech and text, without the training code.
+
+    model.safetensors   all weights          speechde.json   settings and the training record
+    config.json         of the LLM           tokenizer.json … of the LLM
+    kmeans.safetensors  centroids (discrete frontend only)
+
+Every file is data: no code is stored and nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from speechde.cache import atomic_directory
+from speechde.errors import AssetError
+from speechde.frontends.continuous import ContinuousFrontend
+from speechde.frontends.units import KMeans, UnitFrontend
+from speechde.models.backbone import Backbone, attention_kernel
+from speechde.models.dual_encoder import DualEncoder
+from speechde.models.prompt import Prompt
+
+FORMAT = 1
+
+
+@dataclass
+class TrainedModel:
+    """A model, its prompt, its quantiser (discrete only) and the settings it was built with."""
+
+    model: DualEncoder
+    prompt: Prompt
+    kmeans: KMeans | None
+    settings: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write the folder; nothing is left behind when writing fails."""
+        with atomic_directory(folder) as temporary:
+            self.model.backbone.config.save_pretrained(temporary)
+            self.prompt.tokenizer.save_pretrained(temporary)
+            state = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(self.model).items()}
+            save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
+            if self.kmeans is not None:
+                self.kmeans.save(temporary / "kmeans.safetensors")
+            text = json.dumps({"format": FORMAT, **self.settings}, indent=2, ensure_ascii=False, sort_keys=True)
+            (temporary / "speechde.json").write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TrainedModel:
+        """Read what ``save`` wrote; embeddings are the same bit for bit.
+
+        Raises:
+            AssetError: the folder is not such a model, or was written by a newer version.
+        """
+        folder = Path(folder)
+        try:
+            settings = json.loads((folder / "speechde.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model") from error
+        if settings.pop("format", 0) != FORMAT:
+            raise AssetError(f"{folder} has another format than {FORMAT}; load it with the version that wrote it")
+        kmeans = KMeans.load(folder / "kmeans.safetensors") if settings["frontend"]["kind"] == "discrete" else None
+        llm = AutoModel.from_config(AutoConfig.from_pretrained(folder), attn_implementation=attention_kernel(), dtype=torch.float32)
+        model = assemble(llm, settings)
+        missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        missing = [name for name in missing if name in _state(model)]
+        if missing or unexpected:
+            raise AssetError(f"{folder}/model.safetensors does not fit its config: {(missing + unexpected)[:3]} …")
+        prompt = Prompt(AutoTokenizer.from_pretrained(folder), **settings["prefix"])
+        return cls(model.eval(), prompt, kmeans, settings)
+
+
+def assemble(llm: torch.nn.Module, settings: dict[str, Any]) -> DualEncoder:
+    """Put backbone, frontend and projection together from ``settings`` (keys ``frontend``, ``head``, ``attention``)."""
+    arguments = dict(settings["frontend"])
+    discrete = arguments.pop("kind") == "discrete"
+    backbone = Backbone(llm, arguments["units"] if discrete else 0, settings["attention"])
+    frontend = UnitFrontend(**arguments) if discrete else ContinuousFrontend(width=backbone.width, **arguments)
+    return DualEncoder(backbone, frontend, **settings["head"])
+
+
+def _state(model: DualEncoder) -> dict[str, torch.Tensor]:
+    """The state dict with every tensor once: the text rows are both ``embedding.text`` and the LLM's own table."""
+    seen: set[int] = set()
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen or tensor.numel() == 0:
+            seen.add(tensor.data_ptr())
+            state[name] = tensor
+    return state

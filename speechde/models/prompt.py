@@ -1,0 +1,66 @@
+"""Prefixes: a few text tokens that name the language and the modality, e.g. ``[French Speech]``.
+
+The paper prepends them at training and at inference and reports that they help. A query of unknown language can then
+only be asked with an unknown-language prefix, so the prefix is a switch: ``name``, ``unknown`` or ``none``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from speechde.errors import unknown_value
+from speechde.languages import get
+
+MODES = ("name", "unknown", "none")
+
+
+class Prompt:
+    """Turns texts and languages into token ids.
+
+    Args:
+        tokenizer: of the LLM; its own special tokens (``<bos>``, ``<s> … </s>``) are kept where it puts them.
+        speech, text: templates; ``{language}`` becomes the English name of the language.
+        mode: ``name``; ``unknown`` (every language is called "Unknown"); or ``none`` (no prefix at all).
+        max_tokens: longer texts are cut, and ``truncated`` counts them.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        speech: str = "[{language} Speech] ",
+        text: str = "[{language} Text] ",
+        mode: str = "name",
+        max_tokens: int = 256,
+    ) -> None:
+        if mode not in MODES:
+            raise unknown_value("model.prefix.mode", mode, MODES)
+        self.tokenizer = tokenizer
+        self.templates = {"speech": speech, "text": text}
+        self.mode = mode
+        self.max_tokens = max_tokens
+        self.truncated = 0
+
+    def prefix(self, modality: str, lang: str | None) -> str:
+        """The prefix string of ``speech`` or ``text`` in a language (a FLEURS code; ``None`` if not known)."""
+        if self.mode == "none":
+            return ""
+        known = lang is not None and self.mode == "name"
+        return self.templates[modality].format(language=get(lang).name if known else "Unknown")
+
+    def text_ids(self, text: str, lang: str | None) -> np.ndarray:
+        """Token ids of a text with its prefix and the tokenizer's special tokens, ``(time,)`` int64."""
+        ids = self.tokenizer(self.prefix("text", lang) + text, verbose=False)["input_ids"]
+        if len(ids) > self.max_tokens:
+            self.truncated += 1
+            ids = [*ids[: self.max_tokens - 1], ids[-1]]  # keep the closing special token, where there is one
+        return np.array(ids, dtype=np.int64)
+
+    def speech_ids(self, lang: str | None) -> np.ndarray:
+        """Token ids that go before the speech: opening special tokens and prefix. May be empty."""
+        special = self.tokenizer("")["input_ids"]
+        ids = self.tokenizer(self.prefix("speech", lang))["input_ids"]
+        closing = [self.tokenizer.eos_token_id, self.tokenizer.sep_token_id]
+        if special and ids and ids[-1] == special[-1] and ids[-1] in closing:
+            ids = ids[:-1]  # the sentence does not end before the speech
+        return np.array(ids, dtype=np.int64)

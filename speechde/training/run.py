@@ -1,0 +1,223 @@
+"""One training run, end to end: data → frames → units → training → zero-shot evaluation → report.
+
+The run directory, ``runs/<recipe>/<overrides>-s<seed>/``, is named by what was asked for and never by the clock, so a
+run that was killed resumes where it stopped, and a finished one is evaluated again without training.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+
+from speechde.cache import atomic_write, cache_root
+from speechde.config import RunConfig
+from speechde.data.datamodule import PairDataModule, PairDataset
+from speechde.data.sampler import LanguageBatches
+from speechde.data.statistics import corpus_statistics, format_statistics
+from speechde.errors import ConfigError
+from speechde.evaluation.run import evaluate_model, finish_report
+from speechde.export.folder import TrainedModel
+from speechde.frontends.encoders import fast_dtype
+from speechde.losses.contrastive import ContrastiveLoss
+from speechde.models.dual_encoder import DualEncoder
+from speechde.training import stages
+from speechde.training.lit_module import LitDualEncoder
+from speechde.training.recall import DevRecall
+from speechde.training.tracking import build_loggers, commit, hardware
+from speechde.types import Corpus, Utterance
+
+log = logging.getLogger(__name__)
+
+
+class Clock:
+    """Wall seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds = {stage: 0.0 for stage in ("fetch", "frames", "kmeans", "train", "evaluate", "total")}
+        self._start = time.perf_counter()
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        log.info("stage: %s", stage)
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+            self.seconds["total"] = time.perf_counter() - self._start
+
+
+def run_directory(config: RunConfig) -> Path:
+    """``<runs_dir>/<recipe>/<overrides>-s<seed>``."""
+    return Path(config.runs_dir) / config.recipe_name / f"{config.run_name}-s{config.seed}"
+
+
+def train(config: RunConfig) -> dict:
+    """Run everything and return ``metrics.json`` as a dict (see docs/protocol.md)."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision("high")
+    cache = Path(config.cache_dir) if config.cache_dir else cache_root()
+    directory = run_directory(config)
+    directory.mkdir(parents=True, exist_ok=True)
+    pl.seed_everything(config.seed, verbose=False)
+    clock = Clock()
+    with clock("fetch"):
+        corpus = stages.load_corpus(config.data, cache)
+        synthetic = stages.load_synthetic(config.data, corpus, cache)
+        encoder = stages.build_encoder(config.frontend)
+    seen_train = corpus.select("train", corpus.seen)
+    training = seen_train + (synthetic.utterances if synthetic else [])
+    dev = corpus.select("dev", corpus.seen)
+    if not seen_train or not dev:
+        raise ConfigError(f"{corpus.name} has {len(seen_train)} train and {len(dev)} dev clips in {corpus.seen}; both are needed")
+    with clock("frames"):
+        features = stages.training_features(config.frontend, encoder, training, dev, cache, config.seed)
+        test = corpus.select(config.eval.split)
+    built = stages.build_model(config, encoder, features)
+    kept, too_long = _usable(training, features, config.trainer.max_seconds)
+    statistics = corpus_statistics(corpus)
+    print(format_statistics(statistics))
+    log.info("training on %d clips (%d synthetic); left out: %s, %d longer than %g s", len(kept),
+             sum(u.synthetic for u in kept), features.dropped or "none", too_long, config.trainer.max_seconds)  # fmt: skip
+    with clock("train"):
+        best = _fit(config, directory, built, features, kept, dev, corpus)
+    with clock("evaluate"):
+        items = stages.evaluation_items(built.settings, encoder, built.kmeans, test, cache)
+        test = [u for u in test if u.id in items]
+        results, records = evaluate_model(built, items, test, seen=corpus.seen, zero_shot=corpus.zero_shot,
+                                          seed=config.seed)  # fmt: skip
+    metrics = {
+        "recipe": config.recipe_name,
+        "mode": config.mode,
+        "seed": config.seed,
+        "commit": commit(),
+        "hardware": hardware(),
+        "command": shlex.join(["python", *sys.argv]) if sys.argv[0].endswith(".py") else "",
+        "config": asdict(config),
+        "dev_recall@1": best,
+        "data": {
+            "corpus": corpus.name,
+            "train": _counts(kept),
+            "dev": _counts(dev),
+            config.eval.split: _counts(test),
+            "dropped": statistics["dropped"] | features.dropped | {"longer than trainer.max_seconds": too_long},
+            "encoder_times_real_time": features.times_real_time,
+        },
+        "wall_seconds": {stage: round(seconds, 2) for stage, seconds in clock.seconds.items()},
+        **results,
+    }
+    finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
+    return metrics
+
+
+def _fit(
+    config: RunConfig, directory: Path, built: TrainedModel, features: stages.Features, training: list[Utterance],
+    dev: list[Utterance], corpus: Corpus,
+) -> float:  # fmt: skip
+    """Train (or resume, or find that training is done), load the best weights into ``built``, save the model folder.
+
+    Returns the dev R@1 of the best checkpoint.
+    """
+    t = config.trainer
+    if t.steps % t.eval_every:
+        raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
+    prompt = built.prompt
+    text_ids = [prompt.text_ids(u.text, u.lang) for u in training]
+    prefix_ids = {lang: prompt.speech_ids(lang) for lang in corpus.seen}
+    dataset = PairDataset(training, features.train, text_ids, prefix_ids)
+    sampler = LanguageBatches(
+        training,
+        batch_size=t.batch_size,
+        steps=t.eval_every,
+        seed=config.seed,
+        one_language=t.one_language,
+        exponent=t.language_exponent,
+        synthetic_share=config.data.synthetic.share,
+        views=len(features.train),
+    )
+    recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev)
+    module = LitDualEncoder(
+        built.model,
+        ContrastiveLoss(**asdict(config.loss)),
+        seed=config.seed,
+        steps=t.steps,
+        text_ids=dataset.unique_text_ids,
+        dev_recall=recall,
+        **{key: value for key, value in asdict(config.optim).items() if key != "clip"},
+    )
+    checkpoints = directory / "checkpoints"
+    keeper = ModelCheckpoint(
+        checkpoints, filename="best", monitor="dev/recall@1", mode="max", save_last=True, save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )  # fmt: skip
+    trainer = pl.Trainer(
+        max_epochs=t.steps // t.eval_every,
+        accelerator=t.accelerator,
+        devices=1,
+        precision=_precision(t.precision),
+        gradient_clip_val=config.optim.clip,
+        logger=build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", asdict(config)),
+        callbacks=[keeper, TQDMProgressBar(refresh_rate=10)],
+        reload_dataloaders_every_n_epochs=1,
+        log_every_n_steps=10,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+    last = checkpoints / "last.ckpt"
+    if last.exists() and not t.resume:
+        raise ConfigError(f"{directory} holds a run already; resume it (trainer.resume=true), or delete it")
+    trainer.fit(module, datamodule=PairDataModule(dataset, sampler), ckpt_path=str(last) if last.exists() else None,
+                weights_only=True)  # fmt: skip
+    state = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
+    weights = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
+    unexpected = built.model.load_state_dict(weights, strict=False).unexpected_keys
+    if unexpected:
+        raise ConfigError(f"{checkpoints}/best.ckpt is of another model ({unexpected[:2]} …); delete {directory}")
+    built.model.cpu().eval()
+    built.settings["training"] = {"recipe": config.recipe_name, "seed": config.seed, "seen": list(corpus.seen),
+                                  "zero_shot": list(corpus.zero_shot), "commit": commit()}  # fmt: skip
+    folder = directory / "model"
+    if not folder.exists():
+        built.save(folder)
+    return float(state["callbacks"][keeper.state_key]["best_model_score"])
+
+
+def _usable(training: list[Utterance], features: stages.Features, max_seconds: float) -> tuple[list[Utterance], int]:
+    """Clips that have features and are not longer than ``max_seconds``, and how many were too long.
+
+    A batch costs as much as its longest clip times its size; a handful of clips of 20 s would decide the speed.
+    """
+    seconds: dict[str, float] = {}
+    for store in features.train[0].stores:
+        seconds |= store.seconds
+    present = [u for u in training if all(u.id in s for s in (features.train[:1] if u.synthetic else features.train))]
+    kept = [u for u in present if seconds[u.id] <= max_seconds]
+    return kept, len(present) - len(kept)
+
+
+def _counts(utterances: list[Utterance]) -> dict:
+    return {
+        "recordings": len(utterances),
+        "synthetic": sum(u.synthetic for u in utterances),
+        "transcripts": len({(u.lang, u.text) for u in utterances}),
+        "languages": len({u.lang for u in utterances}),
+    }
+
+
+def _precision(requested: str) -> str:
+    if requested != "auto":
+        return requested
+    return "bf16-mixed" if fast_dtype() == torch.bfloat16 else "32-true"

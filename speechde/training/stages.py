@@ -1,0 +1,218 @@
+"""The stages before training, each cached: corpus, frames, units, model."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from speechde.cache import fingerprint
+from speechde.config import DataConfig, FrontendConfig, RunConfig
+from speechde.data import stamps, synthetic
+from speechde.data.manifest import read_manifest
+from speechde.errors import ConfigError
+from speechde.frontends.encoders import SpeechEncoder, WhisperFrames
+from speechde.frontends.features import FeatureStore, View, extract_frames, quantise
+from speechde.frontends.units import KMeans, fit_kmeans
+from speechde.models.backbone import Backbone
+from speechde.export.folder import TrainedModel, assemble
+from speechde.models.prompt import Prompt
+from speechde.types import Corpus, Utterance
+from speechde.weights import resolve
+
+KMEANS_FRAMES = 500_000  # frames sampled for k-means: about 500 per unit, where the centroids no longer move
+# leading articles of the seen languages and English (Russian has none)
+ARTICLE = re.compile(r"^(?:(?:an?|the|une?|una|un[oea]s|uns|des|el|els|la|las|le|les|los)\s+|l['’])", re.IGNORECASE)
+log = logging.getLogger(__name__)
+
+
+def load_corpus(config: DataConfig, cache: Path) -> Corpus:
+    """Read the corpus that ``data.name`` names.
+
+    Raises:
+        ConfigError: a setting that this corpus needs is missing.
+    """
+    if config.name == "stamps":
+        archive = stamps.find_archive(config.archive, cache / "downloads")
+        root = stamps.unpack(archive, cache / "corpora" / f"{stamps.PACKAGE}-{stamps.VERSION}")
+        zero_shot = stamps.ZERO_SHOT if config.zero_shot is None else config.zero_shot
+        corpus = stamps.read_stamps(root, config.seen or stamps.SEEN, zero_shot, seed=config.split_seed)
+    else:
+        if not config.path:
+            raise ConfigError("data=manifest needs data.path=FILE (.parquet, .jsonl or .tsv)")
+        corpus = read_manifest(config.path, seen=config.seen, zero_shot=config.zero_shot)
+    if config.limit is not None:
+        sentences = sorted({u.sentence_id for u in corpus.utterances})
+        kept = set(sentences[:: max(1, len(sentences) // config.limit)][: config.limit])
+        corpus.utterances = [u for u in corpus.utterances if u.sentence_id in kept]
+    overlap = set(corpus.seen) & set(corpus.zero_shot)
+    if overlap:
+        raise ConfigError(f"{', '.join(sorted(overlap))} is both in data.seen and in data.zero_shot; keep it in one")
+    return corpus
+
+
+def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | None:
+    """Extra training speech in the seen languages, read by espeak-ng; none of its texts occurs in dev or test."""
+    if config.synthetic.share <= 0:
+        return None
+    held_out = [text for u in corpus.utterances if u.split != "train" for text in (u.text, u.translation) if text]
+    bare = [ARTICLE.sub("", text) for text in held_out]  # a name has no article where a description has one
+    root = synthetic.find_texts(config.synthetic.archive, cache)
+    return synthetic.synthetic_corpus(
+        root,
+        cache,
+        corpus.seen,
+        exclude=held_out + bare,
+        kinds=tuple(config.synthetic.texts.split("+")),
+        limit=config.synthetic.limit,
+    )
+
+
+@dataclass
+class Features:
+    """Stored speech items: one store per split and view, and the quantiser of a discrete frontend."""
+
+    train: list[FeatureStore]  # one per view of the recorded clips; synthetic clips are in the first
+    dev: FeatureStore
+    kmeans: KMeans | None
+    frame_mean: np.ndarray  # (dim,) of the training frames
+    frame_std: np.ndarray
+    dropped: dict[str, int]
+    times_real_time: list[float]
+
+
+class MergedStore:
+    """Several stores read as one; the first that holds an id answers."""
+
+    def __init__(self, stores: list[FeatureStore]) -> None:
+        self.stores = stores
+
+    def __contains__(self, id_: str) -> bool:
+        return any(id_ in store for store in self.stores)
+
+    def __getitem__(self, id_: str) -> np.ndarray:
+        return next(store for store in self.stores if id_ in store)[id_]
+
+
+def build_encoder(config: FrontendConfig) -> SpeechEncoder:
+    """The speech encoder that ``frontend.encoder`` names, on the accelerator when there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return WhisperFrames(resolve(config.encoder), layer=config.layer, device=device)
+
+
+def training_features(
+    config: FrontendConfig, encoder: SpeechEncoder, train: list[Utterance], dev: list[Utterance], cache: Path, seed: int
+) -> Features:
+    """Frames of the training and dev clips, and units for a discrete frontend (k-means sees training clips alone).
+
+    ``train`` and ``dev`` hold seen languages only; the caller selects them.
+    """
+    recorded = [u for u in train if not u.synthetic]
+    made = [u for u in train if u.synthetic]
+    if not config.speeds:
+        raise ConfigError("frontend.speeds=[] leaves no training clip; use [1.0] for clips as recorded")
+    frames = [
+        extract_frames(
+            recorded, encoder, cache, rate=config.rate, view=View(speed, config.trim_db), label=f"train ×{speed:g}"
+        )
+        for speed in config.speeds
+    ]
+    view = View(1.0, config.trim_db)
+    extra = [extract_frames(made, encoder, cache, rate=config.rate, view=view, label="synthetic")] if made else []
+    dev_frames = extract_frames(dev, encoder, cache, rate=config.rate, view=view, label="dev")
+    every = [*frames, *extra]
+    sample = _sample_rows(every, KMEANS_FRAMES, seed)
+    mean, std = sample.mean(0), sample.std(0) + 1e-5
+    dropped: dict[str, int] = defaultdict(int)
+    for store in [frames[0], *extra, dev_frames]:
+        for item in store.dropped:
+            dropped[item.reason] += 1
+    kmeans = None
+    if config.kind == "discrete":
+        kmeans = _kmeans(config, every, sample, cache, seed)
+        units = [quantise(s, kmeans, cache, run_length_deduplication=config.deduplicate) for s in [*every, dev_frames]]
+        frames, extra, dev_frames = units[: len(frames)], units[len(frames) : -1], units[-1]
+    stores = [MergedStore([frames[0], *extra]), *frames[1:]]
+    speeds = [store.speed for store in every if store.speed is not None]
+    return Features(stores, dev_frames, kmeans, mean, std, dict(dropped), speeds)
+
+
+def evaluation_items(
+    settings: dict, encoder: SpeechEncoder, kmeans: KMeans | None, utterances: list[Utterance], cache: Path
+) -> FeatureStore:
+    """Stored speech items of clips to evaluate, made the way the model's training items were (``settings["speech"]``)."""
+    speech = settings["speech"]
+    view = View(1.0, speech["trim_db"])
+    store = extract_frames(utterances, encoder, cache, rate=speech["rate"], view=view, label="evaluation")
+    if kmeans is None:
+        return store
+    return quantise(store, kmeans, cache, run_length_deduplication=speech["deduplicate"])
+
+
+def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -> TrainedModel:
+    """The untrained dual encoder of a run, seeded."""
+    torch.manual_seed(config.seed)
+    folder = resolve(config.model.source)
+    discrete = config.frontend.kind == "discrete"
+    backbone = Backbone.load(
+        folder,
+        init=config.model.init,
+        num_layers=config.model.num_layers,
+        attention=config.model.attention,
+        dropout=config.model.dropout,
+    )
+    f = config.frontend
+    scale = float(backbone.embedding.text.weight.detach().std() * backbone.embedding.scale)
+    if discrete:
+        frontend = {"kind": "discrete", "units": f.units, "drop": f.drop, "drop_span": f.drop_span}
+    else:
+        frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": scale, "hidden": f.hidden,
+                    "stride": f.stride, "layers": f.layers, "heads": f.heads, "dropout": f.dropout, "drop": f.drop,
+                    "drop_span": f.drop_span, "noise": f.noise}  # fmt: skip
+    prefix = {"mode": config.model.prefix.mode, "speech": config.model.prefix.speech, "text": config.model.prefix.text}
+    settings = {
+        "frontend": frontend,
+        "attention": config.model.attention,
+        "head": {"dim": config.model.dim, "projection_init": config.model.projection_init,
+                 "normalise": config.loss.similarity == "cosine"},
+        "prefix": prefix,
+        "speech": {"encoder": f.encoder, "layer": f.layer, "rate": f.rate, "trim_db": f.trim_db,
+                   "deduplicate": f.deduplicate, "encoder_key": encoder.describe()},
+    }  # fmt: skip
+    model = assemble(backbone.model, settings)
+    if discrete:
+        centroids = torch.from_numpy(features.kmeans.centroids)
+        model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
+    else:
+        model.frontend.set_statistics(torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std))
+    frozen = model.backbone.freeze(config.model.freeze) if config.model.freeze else []
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    log.info("model: %.1f M parameters, %.1f M trained, %d tensors frozen", total / 1e6, trained / 1e6, len(frozen))
+    return TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(folder), **prefix), features.kmeans, settings)
+
+
+def _kmeans(config: FrontendConfig, stores: list[FeatureStore], sample: np.ndarray, cache: Path, seed: int) -> KMeans:
+    key = fingerprint({"frames": [s.key for s in stores], "units": config.units, "seed": seed, "rows": len(sample)})
+    path = cache / "kmeans" / f"{key}.safetensors"
+    if not path.is_file():
+        fit_kmeans(sample, config.units, seed=seed).save(path)
+    return KMeans.load(path)
+
+
+def _sample_rows(stores: list[FeatureStore], count: int, seed: int) -> np.ndarray:
+    """A seeded sample of frames over all stores, ``(count, dim)`` float32."""
+    total = sum(len(store.values) for store in stores)
+    rng = np.random.default_rng(seed)
+    share = min(1.0, count / total)
+    parts = [
+        store.values[np.sort(rng.choice(len(store.values), int(len(store.values) * share), replace=False))]
+        for store in stores
+    ]
+    return np.concatenate(parts).astype(np.float32)

@@ -1,0 +1,95 @@
+"""The adapter shortens, keeps padding out, and starts at the scale of the LLM's own embeddings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from speechde.errors import ConfigError
+from speechde.frontends.base import pad_sequences
+from speechde.frontends.continuous import ContinuousFrontend, SinusoidalPositions
+from speechde.models.vocabulary import ExtendedEmbedding
+
+DIM, WIDTH = 5, 16
+EMBEDDING = ExtendedEmbedding(nn.Embedding(4, WIDTH))
+
+
+def build(**options):
+    options = {"hidden": 8, "heads": 2, "layers": 1, "embedding_std": 0.3} | options
+    return ContinuousFrontend(DIM, WIDTH, **options).eval()
+
+
+def items(*lengths):
+    draw = np.random.default_rng(0)
+    return [draw.normal(size=(n, DIM)).astype(np.float32) for n in lengths]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+def test_stride_shortens_the_sequence(stride):
+    out, mask = build(stride=stride)(pad_sequences(items(21, 8, 1)), EMBEDDING)
+    assert out.shape == (3, -(-21 // stride), WIDTH)
+    assert mask.sum(1).tolist() == [-(-n // stride) for n in (21, 8, 1)]
+
+
+@pytest.mark.parametrize("grad", [True, False])  # without gradients torch takes its fused layer
+@pytest.mark.parametrize("layers", [0, 2])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_padding_does_not_change_the_output(stride, layers, grad):
+    frontend, clips = build(stride=stride, layers=layers), items(7, 30, 8)
+    frontend.set_statistics(torch.full((DIM,), 2.0), torch.full((DIM,), 0.5))  # padding is not zero once standardised
+    with torch.set_grad_enabled(grad):
+        together, mask = frontend(pad_sequences(clips), EMBEDDING)
+        for i, clip in enumerate(clips):
+            alone, _ = frontend(pad_sequences([clip]), EMBEDDING)
+            torch.testing.assert_close(together[i][mask[i]], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_statistics_standardise_and_are_saved():
+    frontend, clip = build(), items(12)[0]
+    plain, _ = frontend(pad_sequences([clip]), EMBEDDING)
+    frontend.set_statistics(torch.full((DIM,), 3.0), torch.full((DIM,), 2.0))
+    shifted, _ = frontend(pad_sequences([clip * 2 + 3]), EMBEDDING)
+    torch.testing.assert_close(shifted, plain, atol=1e-5, rtol=1e-4)
+    other = build()
+    other.load_state_dict(frontend.state_dict())
+    assert torch.equal(other.frame_mean, torch.full((DIM,), 3.0))
+    assert torch.equal(other(pad_sequences([clip]), EMBEDDING)[0], frontend(pad_sequences([clip]), EMBEDDING)[0])
+
+
+def test_output_starts_at_the_scale_of_the_text_embeddings():
+    out, _ = build(embedding_std=0.3)(pad_sequences(items(40)), EMBEDDING)
+    assert float(out.detach().std()) == pytest.approx(0.3, rel=0.05)
+
+
+def test_every_parameter_gets_a_finite_gradient():
+    frontend = build(dropout=0.1).train()
+    (frontend(pad_sequences(items(9, 4)), EMBEDDING)[0] ** 3).sum().backward()
+    for name, parameter in frontend.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("options", [{"drop": 0.5, "drop_span": 2}, {"noise": 0.5}])
+def test_drop_and_noise_act_in_training_only(options):
+    frontend, speech = build(dropout=0.0, stride=1, **options), pad_sequences(items(60))
+    quiet = [frontend.eval()(speech, EMBEDDING)[0] for _ in range(2)]
+    loud = [frontend.train()(speech, EMBEDDING)[0] for _ in range(2)]
+    assert torch.equal(*quiet)
+    assert loud[0].shape != loud[1].shape or not torch.equal(*loud)
+    assert (loud[0].shape[1] < 60) == ("drop" in options)
+
+
+def test_positions_tell_order_and_extend():
+    table = SinusoidalPositions(8)(torch.zeros(1, 50, 8))
+    assert table.shape == (50, 8)
+    assert (torch.cdist(table, table) + torch.eye(50)).min() > 0.1
+    assert torch.equal(table[:10], SinusoidalPositions(8)(torch.zeros(1, 10, 8)))
+
+
+def test_config_errors():
+    for stride in (0, 3, 6):
+        with pytest.raises(ConfigError, match=rf"frontend\.stride={stride} is not a power of two"):
+            build(stride=stride)
+    with pytest.raises(ConfigError, match=r"frontend\.hidden=8 is not a multiple of frontend\.heads=3"):
+        build(heads=3)

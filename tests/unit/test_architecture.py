@@ -1,0 +1,146 @@
+"""A module imports only from lower floors; who may know Lightning and Hydra; no file over 400 lines.
+
+Read from the syntax tree, so that nothing is imported and an import inside a function counts like any other. An entry
+of the table covers a module, or a package with all its modules; the longest entry that fits decides. Modules of one
+floor may import each other inside their own sub-package; any other import on one floor is listed by name.
+"""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_LINES = 400
+
+FLOORS = {
+    0: ["types", "errors", "languages", "config", "cache"],
+    1: ["losses", "evaluation.metrics", "models.attention", "models.pooling", "models.vocabulary", "weights",
+        "distributed", "data.audio"],
+    2: ["models", "frontends", "data", "search"],
+    3: ["training", "evaluation", "export", "search.mining"],
+    4: ["training.run", "evaluation.run", "cli", "train", "evaluate"],
+}  # fmt: skip
+SAME_FLOOR = {
+    ("models.dual_encoder", "frontends.base"),  # the Protocol that the dual encoder reads speech through
+    ("models.embed", "frontends.base"),  # padding
+    ("data.datamodule", "frontends.base"),  # padding
+}
+APART = {"data", "models"}  # never import each other, on any floor; they meet in types.Batch
+LIGHTNING = ["training", "data.datamodule"]
+HYDRA = ["training.run", "evaluation.run", "config", "train", "evaluate"]
+
+FLOOR_OF = {entry: floor for floor, entries in FLOORS.items() for entry in entries}
+
+
+def module_name(path: Path) -> str:
+    """``speechde/models/pooling.py`` → ``models.pooling``; the root scripts are ``train`` and ``evaluate``."""
+    parts = list(path.relative_to(ROOT).with_suffix("").parts)
+    parts = parts[1:] if parts[0] == "speechde" else parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def within(module: str, entries) -> bool:
+    return any(module == entry or module.startswith(entry + ".") for entry in entries)
+
+
+def floor_of(module: str) -> int | None:
+    while module:
+        if module in FLOOR_OF:
+            return FLOOR_OF[module]
+        module = module.rpartition(".")[0]
+    return None
+
+
+def imports(tree: ast.AST, module: str, package: bool) -> list[str]:
+    """Dotted names of everything imported; ``from a import b`` gives ``a`` and ``a.b``, relative ones resolved."""
+    out = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            out += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                here = ["speechde", *(module.split(".") if module else [])]
+                here = here[: len(here) - node.level + package]
+                base = ".".join([*here, *([node.module] if node.module else [])])
+            out += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return out
+
+
+SOURCES = sorted(ROOT.glob("speechde/**/*.py")) + [p for p in (ROOT / "train.py", ROOT / "evaluate.py") if p.is_file()]
+MODULES = {module_name(path): path for path in SOURCES}
+
+
+def violations(module: str, imported: list[str], known=frozenset(MODULES)) -> list[str]:
+    """What ``module`` may not import, in words; ``known`` are the modules of the package."""
+    out = []
+    targets = {name.removeprefix("speechde.") for name in imported if name.startswith("speechde.")} & set(known)
+    for target in sorted(targets - {module, ""}):
+        if target in {m.rpartition(".")[0] for m in known} and any(t.startswith(target + ".") for t in targets):
+            continue  # ``from speechde.evaluation import metrics`` means the module and not its package
+        own, other = floor_of(module), floor_of(target)
+        heads = module.split(".")[0], target.split(".")[0]
+        if set(heads) == APART:
+            out.append(f"{module} imports {target}: data and models never import each other")
+        if other > own:
+            out.append(f"{module} (floor {own}) imports {target} (floor {other})")
+        elif other == own and heads[0] != heads[1] and own > 0 and (module, target) not in SAME_FLOOR:
+            out.append(f"{module} imports {target}, another sub-package on floor {own}")
+    roots = {name.split(".")[0] for name in imported}
+    if roots & {"pytorch_lightning", "lightning"} and not within(module, LIGHTNING):
+        out.append(f"{module} imports Lightning")
+    if roots & {"hydra", "omegaconf"} and not within(module, HYDRA):
+        out.append(f"{module} imports Hydra")
+    return out
+
+
+def test_every_module_has_a_floor():
+    assert [m for m in MODULES if m and floor_of(m) is None] == []
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m])
+def test_imports(module):
+    path = MODULES[module]
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert violations(module, imports(tree, module, path.name == "__init__.py")) == []
+
+
+def test_no_file_is_too_long():
+    files = [p for folder in ("speechde", "tests", "benchmarks") for p in (ROOT / folder).glob("**/*.py")]
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in files + SOURCES}
+    assert {name: n for name, n in lengths.items() if n > MAX_LINES} == {}
+
+
+def test_allowed_exceptions_are_still_needed():
+    for module, target in SAME_FLOOR:
+        assert module in MODULES, f"{module} is gone; drop it from SAME_FLOOR"
+        tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+        assert f"speechde.{target}" in imports(tree, module, False), f"{module} no longer imports {target}"
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "count"),
+    [
+        ("types", "from speechde.losses.contrastive import ContrastiveLoss", 1),
+        ("losses.contrastive", "from speechde.losses.spread_out import spread_out", 0),
+        ("losses.contrastive", "def f():\n    import speechde.models.backbone", 1),
+        ("losses.contrastive", "from ..models.backbone import Backbone", 1),
+        ("losses.contrastive", "from .spread_out import spread_out", 0),
+        ("losses.contrastive", "from speechde.models import backbone", 1),
+        ("models.dual_encoder", "from speechde.frontends.base import compact", 0),
+        ("models.backbone", "from speechde.frontends.base import compact", 1),
+        ("data.manifest", "from speechde.models.pooling import mean_pool", 1),
+        ("data.manifest", "from speechde.evaluation import metrics", 0),
+        ("data.manifest", "from speechde.evaluation import report", 1),
+        ("models.backbone", "import pytorch_lightning as pl", 1),
+        ("training.optim", "import pytorch_lightning as pl", 0),
+        ("evaluation.report", "from omegaconf import OmegaConf", 1),
+        ("train", "import hydra", 0),
+    ],
+)
+def test_the_check_itself(module, source, count):
+    known = frozenset(MODULES) | {"train", "training.optim", "evaluation.report"}
+    assert len(violations(module, imports(ast.parse(source), module, False), known)) == count

@@ -1,0 +1,33 @@
+"""Train and evaluate a recipe: ``python train.py recipe=quickstart [key=value …]``; ``--help`` lists the groups."""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from speechde.config import build, check_overrides
+from speechde.errors import SpeechdeError
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(composed: DictConfig) -> float:
+    """Compose, check, run; returns the dev R@1 (what a sweep optimises)."""
+    from speechde.training.run import train
+
+    values = OmegaConf.to_container(composed, resolve=True)
+    values["run_name"] = values["run_name"] or "default"
+    try:
+        config = build(values)
+        if not config.recipe_name:
+            raise SpeechdeError("no recipe was named; add recipe=NAME, e.g. recipe=quickstart (--help lists them)")
+        return train(config)["dev_recall@1"]
+    except SpeechdeError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    try:
+        check_overrides(sys.argv[1:])
+    except SpeechdeError as error:
+        sys.exit(f"error: {error}")
+    main()
