@@ -90,6 +90,7 @@ class ModelConfig:
     audio_init: str = choice("normal", "normal", "centroids")
     dim: int | None = None
     projection_init: str = choice("random", "random", "identity")
+    projection_gain: float = 1.0
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
 
 
@@ -192,7 +193,7 @@ def _build(schema: type, values: Mapping[str, Any], path: str):
 def _convert(hint: Any, value: Any, name: str, allowed: tuple[str, ...] | None):
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{name}={value!r} is not a group of settings; give its keys, e.g. {name}.{_first(hint)}=…")
+            raise ConfigError(f"{name}={value!r} is not a group of settings; set its keys: {name}.{_first(hint)}=…")
         return _build(hint, value, f"{name}.")
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         if value is None:

@@ -64,9 +64,7 @@ class Corpus:
         """Utterances of one split and/or of some languages, in corpus order."""
         wanted = None if langs is None else set(langs)
         return [
-            u
-            for u in self.utterances
-            if (split is None or u.split == split) and (wanted is None or u.lang in wanted)
+            u for u in self.utterances if (split is None or u.split == split) and (wanted is None or u.lang in wanted)
         ]
 
     def dropped_counts(self) -> dict[str, int]:
@@ -105,6 +103,4 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device (the hook Lightning calls)."""
-        return Batch(
-            self.speech.to(device), self.speech_prefix.to(device), self.text.to(device), self.group.to(device)
-        )
+        return Batch(self.speech.to(device), self.speech_prefix.to(device), self.text.to(device), self.group.to(device))

@@ -84,9 +84,7 @@ def read_manifest(
                 raise _BadRow("language not used", utterance.lang)
         except _BadRow as bad:
             row_id = row.get("id") if isinstance(row, dict) else None
-            dropped.append(
-                Dropped(str(row_id or place), bad.reason, f"{place}: {bad.detail}" if bad.detail else place)
-            )
+            dropped.append(Dropped(str(row_id or place), bad.reason, f"{place}: {bad.detail}" if bad.detail else place))
             continue
         ids.add(utterance.id)
         utterances.append(utterance)

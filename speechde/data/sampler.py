@@ -52,9 +52,7 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         languages = sorted({u.lang for u in utterances})
         self._real = [self._indices(utterances, lang, synthetic=False) for lang in languages]
         self._synthetic = [self._indices(utterances, lang, synthetic=True) for lang in languages]
-        counts = np.array(
-            [len(a) + len(b) for a, b in zip(self._real, self._synthetic, strict=True)], dtype=np.float64
-        )
+        counts = np.array([len(a) + len(b) for a, b in zip(self._real, self._synthetic, strict=True)], dtype=np.float64)
         weights = counts**exponent
         self.probabilities = weights / weights.sum()
 

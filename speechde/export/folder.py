@@ -65,7 +65,8 @@ class TrainedModel:
         if settings.pop("format", 0) != FORMAT:
             raise AssetError(f"{folder} has another format than {FORMAT}; load it with the version that wrote it")
         kmeans = KMeans.load(folder / "kmeans.safetensors") if settings["frontend"]["kind"] == "discrete" else None
-        llm = AutoModel.from_config(AutoConfig.from_pretrained(folder), attn_implementation=attention_kernel(), dtype=torch.float32)
+        config = AutoConfig.from_pretrained(folder)
+        llm = AutoModel.from_config(config, attn_implementation=attention_kernel(), dtype=torch.float32)
         model = assemble(llm, settings)
         missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
         missing = [name for name in missing if name in _state(model)]

@@ -29,9 +29,7 @@ class SpeechFrontend(Protocol):
         ...
 
 
-def pad_sequences(
-    items: Sequence[np.ndarray], max_length: int | None = None, allow_empty: bool = False
-) -> Sequences:
+def pad_sequences(items: Sequence[np.ndarray], max_length: int | None = None, allow_empty: bool = False) -> Sequences:
     """Stack arrays ``(time, …)`` of unequal length, zeros on the right.
 
     Integer arrays become int64; float arrays become float32. ``max_length`` guards the LLM's positions;

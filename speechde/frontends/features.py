@@ -47,11 +47,10 @@ class FeatureStore:
         self.values = np.load(self.folder / "values.npy", mmap_mode="r")
         lengths = np.array(self.index["lengths"], dtype=np.int64)
         starts = np.cumsum(lengths) - lengths
-        self._span = {
-            id_: (int(a), int(a + n)) for id_, a, n in zip(self.index["ids"], starts, lengths, strict=True)
-        }
+        self._span = {id_: (int(a), int(a + n)) for id_, a, n in zip(self.index["ids"], starts, lengths, strict=True)}
         if lengths.sum() != len(self.values):
-            raise AssetError(f"{self.folder} is damaged: {lengths.sum()} rows indexed, {len(self.values)} stored; delete it")
+            counts = f"{lengths.sum()} rows indexed, {len(self.values)} stored"
+            raise AssetError(f"{self.folder} is damaged ({counts}); delete it, and it will be made again")
 
     @classmethod
     def open(cls, folder: Path) -> FeatureStore:

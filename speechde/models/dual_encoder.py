@@ -9,6 +9,8 @@ the dot product of the outputs, or of the normalised outputs when ``normalise`` 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +31,8 @@ class DualEncoder(nn.Module):
         dim: width of the embeddings; ``None`` takes the LLM's width.
         projection_init: ``random`` as in the paper, or ``identity`` (rectangular identity), which starts from the
             LLM's own text embedding space.
+        projection_gain: factor on the initial projection. Hidden states of LLMs differ in norm by a factor of 25; with
+            a plain dot product that is a temperature, and a large one starts from a saturated softmax.
         normalise: return unit vectors.
     """
 
@@ -38,6 +42,7 @@ class DualEncoder(nn.Module):
         frontend: SpeechFrontend,
         dim: int | None = None,
         projection_init: str = "random",
+        projection_gain: float = 1.0,
         normalise: bool = False,
     ) -> None:
         super().__init__()
@@ -48,6 +53,9 @@ class DualEncoder(nn.Module):
         self.projection = nn.Linear(backbone.width, dim or backbone.width, bias=False)
         if projection_init == "identity":
             nn.init.eye_(self.projection.weight)
+        else:
+            nn.init.normal_(self.projection.weight, std=backbone.width**-0.5)
+        self.projection.weight.data.mul_(projection_gain)
         self.normalise = normalise
 
     @property
@@ -55,16 +63,23 @@ class DualEncoder(nn.Module):
         """Width of the embeddings."""
         return self.projection.out_features
 
-    def encode_speech(self, speech: Sequences, prefix: Sequences) -> Tensor:
-        """Stored speech items and the prefix tokens of each → ``(batch, dim)`` float32 embeddings."""
+    def encode_speech(self, speech: Sequences, prefix: Sequences, buckets: int = 1) -> Tensor:
+        """Stored speech items and the prefix tokens of each → ``(batch, dim)`` float32 embeddings.
+
+        ``buckets`` > 1 encodes the batch in that many parts of similar length: the same embeddings for less padding.
+        """
+        if buckets > 1:
+            return _in_buckets(lambda a, b: self.encode_speech(a, b), buckets, speech, prefix)
         frames, mask = self.frontend(speech, self.backbone.embedding)
         inputs = torch.cat([self.backbone.embed(prefix.values).to(frames.dtype), frames], dim=1)
         mask = torch.cat([prefix.mask, mask], dim=1)
         # positions are absolute, so the gap that a short prefix leaves before the speech must be closed
         return self.project(self._pooled(*compact(inputs, mask)))
 
-    def encode_text(self, text: Sequences) -> Tensor:
-        """Token ids, prefix included → ``(batch, dim)`` float32 embeddings."""
+    def encode_text(self, text: Sequences, buckets: int = 1) -> Tensor:
+        """Token ids, prefix included → ``(batch, dim)`` float32 embeddings; ``buckets`` as in ``encode_speech``."""
+        if buckets > 1:
+            return _in_buckets(self.encode_text, buckets, text)
         return self.project(self.text_states(text))
 
     def text_states(self, text: Sequences) -> Tensor:
@@ -79,3 +94,16 @@ class DualEncoder(nn.Module):
     def _pooled(self, inputs: Tensor, mask: Tensor) -> Tensor:
         return mean_pool(self.backbone(inputs, mask), mask)
 
+
+def _in_buckets(encode: Callable[..., Tensor], buckets: int, first: Sequences, *others: Sequences) -> Tensor:
+    """Encode rows in ``buckets`` groups of similar length of ``first``, and put the embeddings back in order."""
+    order = torch.argsort(first.mask.sum(1), stable=True)
+    parts = [encode(*(_rows(sequences, rows) for sequences in (first, *others))) for rows in order.chunk(buckets)]
+    return torch.cat(parts)[torch.argsort(order)]
+
+
+def _rows(sequences: Sequences, rows: Tensor) -> Sequences:
+    """Some rows, cut to the longest of them."""
+    mask = sequences.mask[rows]
+    longest = int(mask.sum(1).max())
+    return Sequences(sequences.values[rows][:, :longest], mask[:, :longest])

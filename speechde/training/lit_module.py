@@ -21,6 +21,8 @@ from speechde.models.embed import text_states
 from speechde.training.optim import build_optimiser, parameter_groups
 from speechde.types import Batch
 
+BUCKETS = 4  # parts of a batch by length: clips of 1 to 4 s padded together would double the work
+
 
 class LitDualEncoder(pl.LightningModule):
     """Trains a ``DualEncoder`` with a ``ContrastiveLoss``.
@@ -70,9 +72,9 @@ class LitDualEncoder(pl.LightningModule):
             self.model.backbone.eval()  # a frozen LLM has no dropout, on either side
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        speech = self.model.encode_speech(batch.speech, batch.speech_prefix)
+        speech = self.model.encode_speech(batch.speech, batch.speech_prefix, BUCKETS)
         if self._text_states is None:
-            text = self.model.encode_text(batch.text)
+            text = self.model.encode_text(batch.text, BUCKETS)
         else:
             text = self.model.project(self._text_states[batch.group])
         losses = self.loss(speech, text, batch.group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import nn
@@ -51,5 +52,5 @@ def build_optimiser(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """The optimiser and its schedule, stepped once per training step."""
     optimiser = torch.optim.AdamW(groups)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warmup_cosine(step, warmup=warmup, total=total))
-    return optimiser, schedule
+    factor = partial(warmup_cosine, warmup=warmup, total=total)
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)

@@ -6,32 +6,31 @@ run that was killed resumes where it stopped, and a finished one is evaluated ag
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 
-from speechde.cache import atomic_write, cache_root
-from speechde.config import RunConfig
+from speechde.cache import cache_root
+from speechde.config import FrontendConfig, RunConfig
 from speechde.data.datamodule import PairDataModule, PairDataset
 from speechde.data.sampler import LanguageBatches
 from speechde.data.statistics import corpus_statistics, format_statistics
-from speechde.errors import ConfigError
+from speechde.errors import ConfigError, DataError
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.export.folder import TrainedModel
 from speechde.frontends.encoders import fast_dtype
+from speechde.frontends.features import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
-from speechde.models.dual_encoder import DualEncoder
 from speechde.training import stages
 from speechde.training.lit_module import LitDualEncoder
 from speechde.training.recall import DevRecall
@@ -82,7 +81,8 @@ def train(config: RunConfig) -> dict:
     training = seen_train + (synthetic.utterances if synthetic else [])
     dev = corpus.select("dev", corpus.seen)
     if not seen_train or not dev:
-        raise ConfigError(f"{corpus.name} has {len(seen_train)} train and {len(dev)} dev clips in {corpus.seen}; both are needed")
+        found = f"{len(seen_train)} train and {len(dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
+        raise ConfigError(f"{corpus.name} has {found}; training needs both: set data.seen, and split in a manifest")
     with clock("frames"):
         features = stages.training_features(config.frontend, encoder, training, dev, cache, config.seed)
         test = corpus.select(config.eval.split)
@@ -90,8 +90,8 @@ def train(config: RunConfig) -> dict:
     kept, too_long = _usable(training, features, config.trainer.max_seconds)
     statistics = corpus_statistics(corpus)
     print(format_statistics(statistics))
-    log.info("training on %d clips (%d synthetic); left out: %s, %d longer than %g s", len(kept),
-             sum(u.synthetic for u in kept), features.dropped or "none", too_long, config.trainer.max_seconds)  # fmt: skip
+    log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
+    log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
     with clock("train"):
         best = _fit(config, directory, built, features, kept, dev, corpus)
     with clock("evaluate"):
@@ -103,24 +103,75 @@ def train(config: RunConfig) -> dict:
         "recipe": config.recipe_name,
         "mode": config.mode,
         "seed": config.seed,
-        "commit": commit(),
-        "hardware": hardware(),
-        "command": shlex.join(["python", *sys.argv]) if sys.argv[0].endswith(".py") else "",
-        "config": asdict(config),
         "dev_recall@1": best,
         "data": {
             "corpus": corpus.name,
             "train": _counts(kept),
             "dev": _counts(dev),
             config.eval.split: _counts(test),
-            "dropped": statistics["dropped"] | features.dropped | {"longer than trainer.max_seconds": too_long},
+            "dropped": _dropped(corpus, items) | features.dropped | {"longer than trainer.max_seconds": too_long},
             "encoder_times_real_time": features.times_real_time,
         },
-        "wall_seconds": {stage: round(seconds, 2) for stage, seconds in clock.seconds.items()},
+        **_facts(config, clock),
         **results,
     }
     finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
     return metrics
+
+
+def evaluate(config: RunConfig, checkpoint: Path) -> dict:
+    """Evaluate a trained model folder on ``config.data``; returns ``metrics.json`` as a dict.
+
+    Languages the model was trained on count as seen, whatever the data configuration says; the others as zero-shot.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    cache = Path(config.cache_dir) if config.cache_dir else cache_root()
+    folder = checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
+    clock = Clock()
+    with clock("fetch"):
+        trained = TrainedModel.load(folder)
+        speech, record = trained.settings["speech"], trained.settings["training"]
+        corpus = stages.load_corpus(config.data, cache)
+        encoder = stages.build_encoder(FrontendConfig(encoder=speech["encoder"], layer=speech["layer"]))
+        stages.check_encoder(trained.settings, encoder)
+    utterances = corpus.select(config.eval.split)
+    if not utterances:
+        raise DataError(f"{corpus.name} has no clip in the split {config.eval.split!r}; set eval.split")
+    with clock("frames"):
+        items = stages.evaluation_items(trained.settings, encoder, trained.kmeans, utterances, cache)
+        utterances = [u for u in utterances if u.id in items]
+    seen = sorted({u.lang for u in utterances} & set(record["seen"]))
+    zero_shot = sorted({u.lang for u in utterances} - set(seen))
+    with clock("evaluate"):
+        results, records = evaluate_model(trained, items, utterances, seen=seen, zero_shot=zero_shot, seed=config.seed)
+    metrics = {
+        "recipe": record["recipe"],
+        "mode": record["mode"],
+        "seed": record["seed"],
+        "data": {"corpus": corpus.name, config.eval.split: _counts(utterances), "dropped": _dropped(corpus, items)},
+        **_facts(config, clock),
+        **results,
+    }
+    directory = folder.parent / f"evaluation-{corpus.name}-{config.eval.split}"
+    finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
+    return metrics
+
+
+def _facts(config: RunConfig, clock: Clock) -> dict:
+    """What is recorded about any run beside its numbers."""
+    return {
+        "commit": commit(),
+        "hardware": hardware(),
+        "command": shlex.join(["python", *sys.argv]) if sys.argv[0].endswith(".py") else "",
+        "config": asdict(config),
+        "wall_seconds": {stage: round(seconds, 2) for stage, seconds in clock.seconds.items()},
+    }
+
+
+def _dropped(corpus: Corpus, *stores: FeatureStore) -> dict[str, int]:
+    """Reasons and counts of everything left out of a corpus, reading and decoding together."""
+    return dict(Counter(d.reason for d in [*corpus.dropped, *(d for store in stores for d in store.dropped)]))
 
 
 def _fit(
@@ -187,8 +238,14 @@ def _fit(
     if unexpected:
         raise ConfigError(f"{checkpoints}/best.ckpt is of another model ({unexpected[:2]} …); delete {directory}")
     built.model.cpu().eval()
-    built.settings["training"] = {"recipe": config.recipe_name, "seed": config.seed, "seen": list(corpus.seen),
-                                  "zero_shot": list(corpus.zero_shot), "commit": commit()}  # fmt: skip
+    built.settings["training"] = {
+        "recipe": config.recipe_name,
+        "mode": config.mode,
+        "seed": config.seed,
+        "seen": list(corpus.seen),
+        "zero_shot": list(corpus.zero_shot),
+        "commit": commit(),
+    }
     folder = directory / "model"
     if not folder.exists():
         built.save(folder)

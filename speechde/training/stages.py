@@ -16,12 +16,12 @@ from speechde.cache import fingerprint
 from speechde.config import DataConfig, FrontendConfig, RunConfig
 from speechde.data import stamps, synthetic
 from speechde.data.manifest import read_manifest
-from speechde.errors import ConfigError
+from speechde.errors import AssetError, ConfigError
+from speechde.export.folder import TrainedModel, assemble
 from speechde.frontends.encoders import SpeechEncoder, WhisperFrames
 from speechde.frontends.features import FeatureStore, View, extract_frames, quantise
 from speechde.frontends.units import KMeans, fit_kmeans
 from speechde.models.backbone import Backbone
-from speechde.export.folder import TrainedModel, assemble
 from speechde.models.prompt import Prompt
 from speechde.types import Corpus, Utterance
 from speechde.weights import resolve
@@ -106,6 +106,18 @@ def build_encoder(config: FrontendConfig) -> SpeechEncoder:
     return WhisperFrames(resolve(config.encoder), layer=config.layer, device=device)
 
 
+def check_encoder(settings: dict, encoder: SpeechEncoder) -> None:
+    """Refuse an encoder whose weights or layer are not those the model was trained with.
+
+    Raises:
+        AssetError: they differ. The number format may: features then differ by rounding.
+    """
+    expected, found = ({k: v for k, v in d.items() if k != "dtype"} for d in
+                       (settings["speech"]["encoder_key"], encoder.describe()))  # fmt: skip
+    if expected != found:
+        raise AssetError(f"the model was trained on frames of {expected}; {settings['speech']['encoder']} is {found}")
+
+
 def training_features(
     config: FrontendConfig, encoder: SpeechEncoder, train: list[Utterance], dev: list[Utterance], cache: Path, seed: int
 ) -> Features:
@@ -146,7 +158,7 @@ def training_features(
 def evaluation_items(
     settings: dict, encoder: SpeechEncoder, kmeans: KMeans | None, utterances: list[Utterance], cache: Path
 ) -> FeatureStore:
-    """Stored speech items of clips to evaluate, made the way the model's training items were (``settings["speech"]``)."""
+    """Stored speech items of clips to evaluate, made as the model's training items were (``settings["speech"]``)."""
     speech = settings["speech"]
     view = View(1.0, speech["trim_db"])
     store = extract_frames(utterances, encoder, cache, rate=speech["rate"], view=view, label="evaluation")
@@ -180,6 +192,7 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
         "frontend": frontend,
         "attention": config.model.attention,
         "head": {"dim": config.model.dim, "projection_init": config.model.projection_init,
+                 "projection_gain": config.model.projection_gain,
                  "normalise": config.loss.similarity == "cosine"},
         "prefix": prefix,
         "speech": {"encoder": f.encoder, "layer": f.layer, "rate": f.rate, "trim_db": f.trim_db,
