@@ -17,9 +17,9 @@ def main(composed: DictConfig) -> float:
     values = OmegaConf.to_container(composed, resolve=True)
     values["run_name"] = values["run_name"] or "default"
     try:
-        config = build(values)
-        if not config.recipe_name:
+        if not values["recipe_name"]:
             raise SpeechdeError("no recipe was named; add recipe=NAME, e.g. recipe=quickstart (--help lists them)")
+        config = build(values)
         return train(config)["dev_recall@1"]
     except SpeechdeError as error:
         sys.exit(f"error: {error}")

@@ -91,6 +91,7 @@ class ModelConfig:
     dim: int | None = None
     projection_init: str = choice("random", "random", "identity")
     projection_gain: float = 1.0
+    speech_layer: int = 0  # layer of the LLM at which speech enters; 0 is its input
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
 
 
@@ -217,18 +218,22 @@ def _first(schema: type) -> str:
     return dataclasses.fields(schema)[0].name
 
 
+GROUPS = ("recipe", "debug")  # config groups that are no key of the configuration
+
+
 def check_overrides(arguments: list[str]) -> None:
     """Check the keys of command-line overrides (``model.num_layers=4``) before Hydra sees them.
 
-    Hydra refuses an unknown key too, but does not say which ones exist. Config groups (``model=…``) are its own.
+    Hydra refuses an unknown key too, but does not say which ones exist. Values, and the names of config groups
+    (``model=…``), are for Hydra and ``build``.
 
     Raises:
-        ConfigError: a dotted key that the schema does not have.
+        ConfigError: a key that the schema does not have.
     """
     for argument in arguments:
         key, equals, _ = argument.partition("=")
         parts = key.split(".")
-        if not equals or len(parts) < 2 or not all(part.isidentifier() for part in parts) or parts[0] == "hydra":
+        if not equals or not all(part.isidentifier() for part in parts) or key in GROUPS or parts[0] == "hydra":
             continue
         schema: Any = RunConfig
         for depth, part in enumerate(parts):
@@ -236,5 +241,6 @@ def check_overrides(arguments: list[str]) -> None:
                 raise ConfigError(f"{'.'.join(parts[:depth])} is a single value and has no key {part!r}")
             names = [f.name for f in dataclasses.fields(schema)]
             if part not in names:
-                raise unknown_value(f"config key {'.'.join(parts[:depth]) or 'of the run'}", part, names)
+                where = ".".join(parts[:depth])
+                raise unknown_value(f"config key {where or 'of the run'}", part, names if where else [*names, *GROUPS])
             schema = typing.get_type_hints(schema)[part]

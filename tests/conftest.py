@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -10,12 +11,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedTokenizerFast, WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging
 
-from speechde.types import SAMPLE_RATE
+from speechde.config import RunConfig, build
+from speechde.data.manifest import write_manifest
+from speechde.types import SAMPLE_RATE, Utterance
 
 logging.disable_progress_bar()
 torch.set_num_threads(1)
@@ -128,3 +133,58 @@ def make_wav(tmp_path):
         return path
 
     return write
+
+
+def compose_recipe(name: str) -> dict:
+    """The plain mapping that ``python train.py recipe=NAME`` builds its configuration from."""
+    folder = Path(__file__).resolve().parents[1] / "conf"
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        overrides = [f"recipe={name}", f"recipe_name={name}", "run_name=default"]
+        return OmegaConf.to_container(compose("config", overrides), resolve=True)
+
+
+@pytest.fixture
+def recipe_values():
+    """``recipe_values(recipe)`` → the composed mapping."""
+    return compose_recipe
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory):
+    """Two seen languages and a zero-shot one, all with train, dev and test clips of 0.3 s."""
+    folder = tmp_path_factory.mktemp("clips")
+    sizes, out = {"train": 5, "dev": 3, "test": 3}, []
+    for i, lang in enumerate(("es_419", "fr_fr", "ro_ro")):
+        for split, size in sizes.items():
+            for n in range(size):
+                path = folder / f"{lang}-{split}-{n}.wav"
+                soundfile.write(path, tone(0.3, 110.0 * (2 + n + 3 * i), seed=n), SAMPLE_RATE, subtype="PCM_16")
+                text = f"{lang} {split} {n}"
+                out.append(Utterance(path.stem, lang, text, str(path), text, split, translation=f"{split} {n}"))
+    return out
+
+
+@pytest.fixture
+def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
+    """``tiny_run(recipe, **overrides)`` → ``RunConfig`` of two steps on ``clips``; ``model__dim=8`` sets model.dim."""
+
+    def make(recipe: str = "stamps", utterances=None, **overrides) -> RunConfig:
+        values = compose_recipe(recipe)
+        discrete = values["frontend"]["kind"] == "discrete"
+        manifest = write_manifest(clips if utterances is None else utterances, tmp_path / "clips.jsonl")
+        values["data"] = {"name": "manifest", "path": str(manifest), "seen": ["es_419", "fr_fr"]}
+        values["frontend"] |= {"encoder": str(tiny_whisper), "units": 8, "hidden": 8, "heads": 2, "layers": 1}
+        values["model"] |= {"source": str(tiny_llm("gemma3_text" if discrete else "bert")), "num_layers": None}
+        values["trainer"] |= {"steps": 2, "eval_every": 1, "batch_size": 4, "precision": "32-true"}
+        values["trainer"]["accelerator"] = "cpu"
+        values["logger"]["mode"] = "disabled"
+        values |= {"threads": 1, "runs_dir": str(tmp_path / "runs"), "cache_dir": str(tmp_path / "cache")}
+        for name, value in overrides.items():
+            *groups, key = name.split("__")
+            target = values
+            for group in groups:
+                target = target[group]
+            target[key] = value
+        return build(values)
+
+    return make

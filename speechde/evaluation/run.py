@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from speechde.export.folder import TrainedModel
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.types import Utterance
 
-log = logging.getLogger(__name__)
+RANDOM = "model.init=random"  # the override that makes a control run
 
 
 def evaluate_model(
@@ -57,7 +56,7 @@ def finish_report(metrics: dict, records: list[dict], directory: Path, report_di
     controls = _controls(directory)
     if controls:
         metrics["controls"] = {name: control["audio_to_text"] for name, control in controls.items()}
-    curves = learning_curve(directory / "csv" / "metrics.csv")
+    curves = learning_curve(directory / "csv")
     for target in filter(None, (directory / "results", report_dir)):
         write_report(target, metrics, curves, controls)
     with atomic_write(directory / "results" / "queries.jsonl") as temporary:
@@ -66,25 +65,31 @@ def finish_report(metrics: dict, records: list[dict], directory: Path, report_di
     print(f"report: {(report_dir or directory / 'results') / 'table.md'}")
 
 
-def learning_curve(path: Path) -> list[dict]:
-    """Rows ``step, train_loss, dev_recall@1`` from the CSV log; none when there is no log."""
-    if not path.is_file():
-        return []
-    rows = []
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            point = {"step": int(row["step"]) + 1}
-            for name, column in (("train_loss", "train/contrastive"), ("dev_recall@1", "dev/recall@1")):
-                if row.get(column):
-                    point[name] = float(row[column])
-            rows.append(point)
-    return rows
+def learning_curve(folder: Path) -> list[dict]:
+    """Rows ``step, train_loss, dev_recall@1`` from the CSV logs ``version_N/metrics.csv`` of a run.
+
+    There is one log for each time the run was started; where a resumed run repeats a step, the later one counts.
+    """
+    points: dict[int, dict] = {}
+    for path in sorted(folder.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1])):
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                step = int(row["step"]) + 1
+                for name, column in (("train_loss", "train/contrastive"), ("dev_recall@1", "dev/recall@1")):
+                    if row.get(column):
+                        points.setdefault(step, {"step": step})[name] = float(row[column])
+    return [points[step] for step in sorted(points)]
 
 
 def _controls(directory: Path) -> dict[str, dict]:
+    """Metrics of the run whose overrides are this run's and ``model.init=random``, in whatever order they are named."""
+    overrides, seed = _overrides(directory)
+    for path in sorted(directory.parent.glob("*/results/metrics.json")):
+        if _overrides(path.parents[1]) == (overrides | {RANDOM}, seed) and RANDOM not in overrides:
+            return {"random LLM": json.loads(path.read_text(encoding="utf-8"))}
+    return {}
+
+
+def _overrides(directory: Path) -> tuple[set[str], str]:
     name, _, seed = directory.name.rpartition("-s")
-    control = "model.init=random" if name == "default" else f"{name},model.init=random"
-    path = directory.parent / f"{control}-s{seed}" / "results" / "metrics.json"
-    if "model.init=random" in name or not path.is_file():
-        return {}
-    return {"random LLM": json.loads(path.read_text(encoding="utf-8"))}
+    return set(name.split(",")) - {"default"}, seed

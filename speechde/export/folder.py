@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from speechde.cache import atomic_directory
 from speechde.errors import AssetError
 from speechde.frontends.continuous import ContinuousFrontend
 from speechde.frontends.units import KMeans, UnitFrontend
-from speechde.models.backbone import Backbone, attention_kernel
+from speechde.models.backbone import Backbone, untrained
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.prompt import Prompt
 
@@ -65,9 +65,7 @@ class TrainedModel:
         if settings.pop("format", 0) != FORMAT:
             raise AssetError(f"{folder} has another format than {FORMAT}; load it with the version that wrote it")
         kmeans = KMeans.load(folder / "kmeans.safetensors") if settings["frontend"]["kind"] == "discrete" else None
-        config = AutoConfig.from_pretrained(folder)
-        llm = AutoModel.from_config(config, attn_implementation=attention_kernel(), dtype=torch.float32)
-        model = assemble(llm, settings)
+        model = assemble(untrained(AutoConfig.from_pretrained(folder)), settings)
         missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
         missing = [name for name in missing if name in _state(model)]
         if missing or unexpected:

@@ -54,8 +54,15 @@ class FeatureStore:
 
     @classmethod
     def open(cls, folder: Path) -> FeatureStore:
-        """Open a finished store."""
-        return cls(folder, json.loads((folder / "index.json").read_text(encoding="utf-8")))
+        """Open a finished store.
+
+        Raises:
+            AssetError: its files are damaged.
+        """
+        try:
+            return cls(folder, json.loads((folder / "index.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError) as error:
+            raise AssetError(f"{folder} is damaged ({error}); delete it, and it will be made again") from error
 
     def __getitem__(self, id_: str) -> np.ndarray:
         start, stop = self._span[id_]
@@ -103,15 +110,20 @@ def extract_frames(
 ) -> FeatureStore:
     """Frames of every readable clip at ``rate`` frames per second; from the cache when they are there.
 
+    Clips are encoded once, at the encoder's own rate; lower rates are pooled from that store.
+
     Raises:
         DataError: no clip could be used; the message lists the first reasons.
     """
     view = view or View()
     factor = pooling_factor(encoder.rate, rate)
+    if factor > 1:
+        full = extract_frames(utterances, encoder, cache_dir, rate=encoder.rate, view=view, label=label)
+        return _pooled(full, factor)
     key = fingerprint(
         {
             "encoder": encoder.describe(),
-            "pool": factor,
+            "pool": 1,
             "view": [view.speed, view.trim_db],
             "clips": [_clip_key(utterance) for utterance in utterances],
         }
@@ -129,7 +141,7 @@ def extract_frames(
             for batch in _batches(good):
                 for (u, _, length), frames in zip(batch, encoder.encode([w for _, w, _ in batch]), strict=True):
                     ids.append(u.id)
-                    parts.append(pool_frames(frames, factor))
+                    parts.append(frames)
                     seconds.append(length)
             progress.advance(task, len(chunk))
     if not ids:
@@ -146,6 +158,15 @@ def extract_frames(
             "times_real_time": sum(seconds) / took,
         },
     )
+    return FeatureStore.open(folder)
+
+
+def _pooled(store: FeatureStore, factor: int) -> FeatureStore:
+    """A frame store averaged over ``factor`` consecutive frames, kept beside it."""
+    folder = store.folder.with_name(f"{store.key}-pool{factor}")
+    if not (folder / "index.json").is_file():
+        parts = [pool_frames(store[id_], factor) for id_ in store.index["ids"]]
+        _write(folder, parts, {key: value for key, value in store.index.items() if key != "lengths"})
     return FeatureStore.open(folder)
 
 

@@ -7,6 +7,8 @@ embedding is scaled — is settled here, so that nothing above needs to know the
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -43,6 +45,16 @@ def load_config(folder: str | Path, num_layers: int | None = None) -> Pretrained
     return config
 
 
+def _options(config: PretrainedConfig) -> dict:
+    options = {"config": config, "dtype": torch.float32, "attn_implementation": attention_kernel()}
+    return options | ({"add_pooling_layer": False} if config.model_type in POOLED else {})
+
+
+def untrained(config: PretrainedConfig) -> nn.Module:
+    """A transformers model of this shape with random weights, as ``Backbone`` takes it: float32, no sentence head."""
+    return AutoModel.from_config(**_options(config))
+
+
 def _load_weights(folder: str | Path, options: dict) -> nn.Module:
     # transformers lists every weight of the layers cut off on purpose; what must not be missing is checked here
     verbosity = logging.get_verbosity()
@@ -60,6 +72,10 @@ def attention_kernel() -> str:
     """transformers' name of the attention kernel: plain matrix products on a CPU, where the fused kernel takes 1.5
     times as long on the short sequences of this task (measured with a mask, 30 positions); fused on a GPU."""
     return "sdpa" if torch.cuda.is_available() else "eager"
+
+
+def _pass_on(hidden_states: Tensor, *_, **__) -> Tensor:
+    return hidden_states
 
 
 class Backbone(nn.Module):
@@ -103,10 +119,7 @@ class Backbone(nn.Module):
             for key in ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob"):
                 if hasattr(config, key):
                     setattr(config, key, dropout)
-        options = {"config": config, "dtype": torch.float32, "attn_implementation": attention_kernel()}
-        if config.model_type in POOLED:
-            options["add_pooling_layer"] = False
-        model = AutoModel.from_config(**options) if init == "random" else _load_weights(folder, options)
+        model = untrained(config) if init == "random" else _load_weights(folder, _options(config))
         return cls(model, audio_tokens, attention)
 
     @property
@@ -118,12 +131,37 @@ class Backbone(nn.Module):
         """``(batch, time)`` ids (text or audio tokens) → ``(batch, time, width)`` input embeddings."""
         return self.embedding(ids)
 
-    def forward(self, inputs: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor, mask: Tensor, first_layer: int = 0) -> Tensor:
         """``(batch, time, width)`` input embeddings and a ``(batch, time)`` bool mask → last hidden states.
 
-        Positions are counted from the left, so inputs must be padded on the right.
+        Positions are counted from the left, so inputs must be padded on the right. With ``first_layer`` > 0 the layers
+        below it are skipped.
         """
+        if first_layer:
+            with self._skipping(first_layer):
+                return self.forward(inputs, mask)
         return self.model(inputs_embeds=inputs, attention_mask=self._attention_mask(mask)).last_hidden_state
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The transformer layers, lowest first."""
+        owner = self.model.encoder if hasattr(self.model, "encoder") else self.model
+        return owner.layer if hasattr(owner, "layer") else owner.layers
+
+    @contextmanager
+    def _skipping(self, first_layer: int) -> Iterator[None]:
+        """Within the block the layers below ``first_layer`` hand their input on.
+
+        The model's own loop computes masks and positions and runs unchanged, whatever the architecture.
+        """
+        skipped = self.layers[:first_layer]
+        for layer in skipped:
+            layer.forward = _pass_on
+        try:
+            yield
+        finally:
+            for layer in skipped:
+                del layer.forward
 
     def _attention_mask(self, mask: Tensor):
         if self.attention == "causal" or self.config.model_type not in BIDIRECTIONAL_DECODERS:

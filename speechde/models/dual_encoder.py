@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechde.errors import unknown_value
+from speechde.errors import ConfigError, unknown_value
 from speechde.frontends.base import SpeechFrontend, compact
 from speechde.models.backbone import Backbone
 from speechde.models.pooling import mean_pool
@@ -34,6 +34,9 @@ class DualEncoder(nn.Module):
         projection_gain: factor on the initial projection. Hidden states of LLMs differ in norm by a factor of 25; with
             a plain dot product that is a temperature, and a large one starts from a saturated softmax.
         normalise: return unit vectors.
+        speech_layer: the layer of the LLM at which speech enters. The lowest layers compose sub-words into words; an
+            adapter that has context of its own can do without them, is several times cheaper to train, and reaches
+            a frozen LLM's text space through fewer frozen layers. 0 is the LLM's input.
     """
 
     def __init__(
@@ -44,10 +47,17 @@ class DualEncoder(nn.Module):
         projection_init: str = "random",
         projection_gain: float = 1.0,
         normalise: bool = False,
+        speech_layer: int = 0,
     ) -> None:
         super().__init__()
         if projection_init not in PROJECTION_INITS:
             raise unknown_value("model.projection_init", projection_init, PROJECTION_INITS)
+        if not 0 <= speech_layer < len(backbone.layers):
+            raise ConfigError(
+                f"model.speech_layer={speech_layer} is not a layer: the LLM has {len(backbone.layers)}; use 0 to "
+                f"{len(backbone.layers) - 1}"
+            )
+        self.speech_layer = speech_layer
         self.backbone = backbone
         self.frontend = frontend
         self.projection = nn.Linear(backbone.width, dim or backbone.width, bias=False)
@@ -74,7 +84,7 @@ class DualEncoder(nn.Module):
         inputs = torch.cat([self.backbone.embed(prefix.values).to(frames.dtype), frames], dim=1)
         mask = torch.cat([prefix.mask, mask], dim=1)
         # positions are absolute, so the gap that a short prefix leaves before the speech must be closed
-        return self.project(self._pooled(*compact(inputs, mask)))
+        return self.project(self._pooled(*compact(inputs, mask), self.speech_layer))
 
     def encode_text(self, text: Sequences, buckets: int = 1) -> Tensor:
         """Token ids, prefix included → ``(batch, dim)`` float32 embeddings; ``buckets`` as in ``encode_speech``."""
@@ -91,8 +101,8 @@ class DualEncoder(nn.Module):
         out = self.projection(pooled).float()
         return F.normalize(out, dim=-1) if self.normalise else out
 
-    def _pooled(self, inputs: Tensor, mask: Tensor) -> Tensor:
-        return mean_pool(self.backbone(inputs, mask), mask)
+    def _pooled(self, inputs: Tensor, mask: Tensor, first_layer: int = 0) -> Tensor:
+        return mean_pool(self.backbone(inputs, mask, first_layer), mask)
 
 
 def _in_buckets(encode: Callable[..., Tensor], buckets: int, first: Sequences, *others: Sequences) -> Tensor:

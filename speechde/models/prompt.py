@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from speechde.errors import unknown_value
+from speechde.errors import ConfigError, unknown_value
 from speechde.languages import get
 
 MODES = ("name", "unknown", "none")
@@ -35,6 +35,11 @@ class Prompt:
     ) -> None:
         if mode not in MODES:
             raise unknown_value("model.prefix.mode", mode, MODES)
+        for name, template in (("speech", speech), ("text", text)):
+            try:
+                template.format(language="Unknown")
+            except (KeyError, IndexError, ValueError) as error:
+                raise ConfigError(f"model.prefix.{name}={template!r}: the only placeholder is {{language}}") from error
         self.tokenizer = tokenizer
         self.templates = {"speech": speech, "text": text}
         self.mode = mode

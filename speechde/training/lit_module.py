@@ -68,6 +68,7 @@ class LitDualEncoder(pl.LightningModule):
         torch.manual_seed(hash((self.seed, self.global_step)) % 2**63)
 
     def on_train_epoch_start(self) -> None:
+        self.model.train()  # transformers loads models in eval mode, and Lightning leaves the mode as it is
         if self.text_is_frozen:
             self.model.backbone.eval()  # a frozen LLM has no dropout, on either side
 

@@ -59,8 +59,8 @@ class Clock:
 
 
 def run_directory(config: RunConfig) -> Path:
-    """``<runs_dir>/<recipe>/<overrides>-s<seed>``."""
-    return Path(config.runs_dir) / config.recipe_name / f"{config.run_name}-s{config.seed}"
+    """``<runs_dir>/<recipe>/<overrides>-s<seed>``; a path among the overrides does not become folders."""
+    return Path(config.runs_dir) / config.recipe_name / f"{config.run_name.replace('/', '_')}-s{config.seed}"
 
 
 def train(config: RunConfig) -> dict:
@@ -109,7 +109,8 @@ def train(config: RunConfig) -> dict:
             "train": _counts(kept),
             "dev": _counts(dev),
             config.eval.split: _counts(test),
-            "dropped": _dropped(corpus, items) | features.dropped | {"longer than trainer.max_seconds": too_long},
+            "dropped": Counter(_dropped(corpus, items)) + Counter(features.dropped)
+            | {"longer than trainer.max_seconds": too_long},
             "encoder_times_real_time": features.times_real_time,
         },
         **_facts(config, clock),

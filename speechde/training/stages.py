@@ -192,7 +192,7 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
         "frontend": frontend,
         "attention": config.model.attention,
         "head": {"dim": config.model.dim, "projection_init": config.model.projection_init,
-                 "projection_gain": config.model.projection_gain,
+                 "projection_gain": config.model.projection_gain, "speech_layer": config.model.speech_layer,
                  "normalise": config.loss.similarity == "cosine"},
         "prefix": prefix,
         "speech": {"encoder": f.encoder, "layer": f.layer, "rate": f.rate, "trim_db": f.trim_db,

@@ -14,8 +14,8 @@ from speechde.config import LoggerConfig
 
 
 def build_loggers(config: LoggerConfig, run_dir: Path, name: str, settings: dict) -> list[Logger]:
-    """A CSV always; Weights & Biases offline, online or not at all."""
-    loggers: list[Logger] = [CSVLogger(run_dir, name="csv", version="")]
+    """A CSV always, a new one each time the run is started; Weights & Biases offline, online or not at all."""
+    loggers: list[Logger] = [CSVLogger(run_dir, name="csv")]
     if config.mode != "disabled":
         os.environ.setdefault("WANDB_SILENT", "true")
         loggers.append(

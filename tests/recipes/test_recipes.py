@@ -1,0 +1,148 @@
+"""Every recipe composes, passes the typed configuration, and runs end to end offline on generated clips."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from speechde.config import build
+from speechde.evaluation.protocol import DIRECTIONS
+from speechde.export.folder import TrainedModel
+from speechde.frontends.features import FeatureStore
+from speechde.models.embed import embed_speech, embed_texts
+from speechde.training import stages
+from speechde.training.run import evaluate, run_directory, train
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted(path.stem for path in (ROOT / "conf/recipe").glob("*.yaml"))
+MEANS = {"languages", "ci95", "recall@1", "recall@5", "mrr", "chance", "recall@1_fixed"}
+ROW = {"role", "queries", "gallery", "chance", "recall@1", "ci95", "recall@5", "mrr", "recall@1_fixed"}
+
+
+def check_metrics(metrics):
+    """The stable keys of docs/protocol.md."""
+    top = {"recipe", "mode", "seed", "commit", "hardware", "data", "wall_seconds", "fixed_gallery", *DIRECTIONS}
+    assert top <= set(metrics)
+    assert set(metrics["wall_seconds"]) == {"fetch", "frames", "kmeans", "train", "evaluate", "total"}
+    assert set(metrics["fixed_gallery"]) == {"size", "draws", "seed"}
+    for split in ("train", "dev", "test"):
+        assert {"recordings", "synthetic"} <= set(metrics["data"][split])
+    for direction in DIRECTIONS:
+        extra = {"wer"} if direction == "audio_to_text" else set()
+        assert set(metrics[direction]["per_language"]) == {"es_419", "fr_fr", "ro_ro"}
+        for row in metrics[direction]["per_language"].values():
+            assert set(row) == ROW | extra
+        for region in metrics[direction]["per_region"].values():
+            assert set(region) == {"seen", "zero_shot"}
+        for role, count in (("seen", 2), ("zero_shot", 1)):
+            assert MEANS | extra <= set(metrics[direction][role])
+            assert metrics[direction][role]["languages"] == count
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_composes_into_the_typed_configuration(recipe_values, name):
+    values = recipe_values(name)
+    config = build(values)
+    assert config.recipe_name == name and config.data.seen and config.data.zero_shot
+    assert config.trainer.steps % config.trainer.eval_every == 0
+    assert build(asdict(config)) == config
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
+    built = []
+    original = stages.build_model
+    monkeypatch.setattr(stages, "build_model", lambda *a: built.append(original(*a)) or built[0])
+    config = tiny_run(name)
+    metrics = train(config)
+    directory = run_directory(config)
+    assert json.loads((directory / "results/metrics.json").read_text("utf-8")) == metrics
+    check_metrics(metrics)
+    assert metrics["data"]["train"] == {"recordings": 10, "synthetic": 0, "transcripts": 10, "languages": 2}
+    for file in ("table.md", "recall.png", "curves.png", "queries.jsonl"):
+        assert (directory / "results" / file).stat().st_size > 100
+
+    loaded = TrainedModel.load(directory / "model")
+    folder = "units" if config.frontend.kind == "discrete" else "frames"
+    store = next(
+        s for s in map(FeatureStore.open, (Path(config.cache_dir) / folder).iterdir()) if "ro_ro-test-0" in s
+    )
+    ids = sorted(store.index["ids"])
+    items, langs = [store[i] for i in ids], [i.split("-")[0] for i in ids]
+    for embed in (
+        lambda m: embed_speech(m.model, m.prompt, items, langs),
+        lambda m: embed_texts(m.model, [m.prompt.text_ids(f"{lang} Été", lang) for lang in sorted(set(langs))]),
+    ):
+        np.testing.assert_array_equal(embed(loaded), embed(built[0]))
+    assert loaded.settings["training"]["seen"] == ["es_419", "fr_fr"]
+    again = evaluate(config, directory)
+    assert again["audio_to_text"] == metrics["audio_to_text"]
+
+
+def test_a_finished_run_is_evaluated_again_without_training(tiny_run):
+    config = tiny_run()
+    first = train(config)
+    weights = run_directory(config) / "checkpoints/best.ckpt"
+    before = weights.stat().st_mtime_ns
+    second = train(config)
+    assert weights.stat().st_mtime_ns == before
+    assert second["audio_to_text"] == first["audio_to_text"]
+    assert (run_directory(config) / "results/curves.png").is_file()
+
+
+def test_wandb_offline_writes_a_run(tiny_run, tmp_path, monkeypatch):
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "w"))
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    config = tiny_run(logger__mode="offline")
+    train(config)
+    import wandb
+
+    wandb.finish()
+    files = list(tmp_path.rglob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 1 and files[0].stat().st_size > 0
+    assert not (ROOT / "lightning_logs").exists()
+
+
+def test_a_seed_gives_the_same_model_twice(tiny_run, tmp_path):
+    weights = []
+    for name in ("a", "b"):
+        config = tiny_run(runs_dir=str(tmp_path / name))
+        train(config)
+        weights.append(TrainedModel.load(run_directory(config) / "model").model.state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def command(*arguments, cwd):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--help"], 0, ["recipe", "quickstart", "stamps_continuous"]),
+        (["recipe=quickstart", "--cfg", "job"], 0, ["steps: 450", "kind: continuous"]),
+        (["recipe=quickstart", "trainer.step=3"], 1, ["trainer", "'step' is not known", "eval_every", "steps"]),
+        (["recipe=quickstart", "sead=3"], 1, ["'sead' is not known", "seed", "recipe"]),
+        (["recipe=quickstart", "model.attention=bidirektional"], 1, ["model.attention", "bidirectional, causal"]),
+        (["recipe=quickstart", "trainer.steps=many"], 1, ["trainer.steps='many'", "must be a int"]),
+        (["recipe=quickstar"], 1, ["recipe/quickstar", "quickstart", "stamps"]),
+        (["trainer.steps=1"], 1, ["no recipe was named; add recipe=NAME"]),
+    ],
+)
+def test_command_line(arguments, code, said, tmp_path):
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert all(text in done.stdout + done.stderr for text in said), done.stdout + done.stderr
+    assert code == 0 or "Traceback" not in done.stderr
