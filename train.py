@@ -12,14 +12,14 @@ from speechde.errors import SpeechdeError
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> float:
     """Compose, check, run; returns the dev R@1 (what a sweep optimises)."""
-    from speechde.training.run import train
-
     values = OmegaConf.to_container(composed, resolve=True)
     values["run_name"] = values["run_name"] or "default"
     try:
         if not values["recipe_name"]:
             raise SpeechdeError("no recipe was named; add recipe=NAME, e.g. recipe=quickstart (--help lists them)")
         config = build(values)
+        from speechde.training.run import train  # takes seconds, which a typo should not cost
+
         return train(config)["dev_recall@1"]
     except SpeechdeError as error:
         sys.exit(f"error: {error}")

@@ -175,6 +175,7 @@ def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
         values["data"] = {"name": "manifest", "path": str(manifest), "seen": ["es_419", "fr_fr"]}
         values["frontend"] |= {"encoder": str(tiny_whisper), "units": 8, "hidden": 8, "heads": 2, "layers": 1}
         values["model"] |= {"source": str(tiny_llm("gemma3_text" if discrete else "bert")), "num_layers": None}
+        values["model"]["speech_layer"] = min(1, values["model"].get("speech_layer", 0))
         values["trainer"] |= {"steps": 2, "eval_every": 1, "batch_size": 4, "precision": "32-true"}
         values["trainer"]["accelerator"] = "cpu"
         values["logger"]["mode"] = "disabled"

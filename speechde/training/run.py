@@ -212,9 +212,11 @@ def _fit(
     )
     checkpoints = directory / "checkpoints"
     keeper = ModelCheckpoint(
-        checkpoints, filename="best", monitor="dev/recall@1", mode="max", save_last=True, save_on_train_epoch_end=True,
+        checkpoints, filename="best", monitor="dev/recall@1", mode="max", save_on_train_epoch_end=True,
         enable_version_counter=False,
     )  # fmt: skip
+    # save_last of the first would only be written when the best one is
+    latest = ModelCheckpoint(checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     trainer = pl.Trainer(
         max_epochs=t.steps // t.eval_every,
         accelerator=t.accelerator,
@@ -222,7 +224,7 @@ def _fit(
         precision=_precision(t.precision),
         gradient_clip_val=config.optim.clip,
         logger=build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", asdict(config)),
-        callbacks=[keeper, TQDMProgressBar(refresh_rate=10)],
+        callbacks=[keeper, latest, TQDMProgressBar(refresh_rate=10)],
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=10,
         num_sanity_val_steps=0,

@@ -1,0 +1,119 @@
+"""Zero-shot languages, and the texts of dev and test, never reach anything that is trained."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from speechde.data.datamodule import PairDataset
+from speechde.errors import DataError
+from speechde.frontends.features import FeatureStore
+from speechde.training import run, stages
+from speechde.training.recall import DevRecall
+
+
+class Spy:
+    """What each stage of a run was given."""
+
+    def __init__(self, monkeypatch):
+        self.read, self.rows, self.pairs, self.dev, self.texts = [], [], [], [], []
+        real = {"extract": stages.extract_frames, "fit": stages.fit_kmeans}
+
+        def extract(utterances, *arguments, **options):
+            self.read.append((options["label"], [u.id for u in utterances]))
+            return real["extract"](utterances, *arguments, **options)
+
+        def fit(rows, *arguments, **options):
+            self.rows.append(rows)
+            return real["fit"](rows, *arguments, **options)
+
+        class Pairs(PairDataset):
+            def __init__(pairs, utterances, views, text_ids, prefix_ids):
+                self.pairs += [u.id for u in utterances]
+                self.texts += [u.text for u in utterances]
+                assert set(prefix_ids) == {"es_419", "fr_fr"}
+                super().__init__(utterances, views, text_ids, prefix_ids)
+
+        class Recall(DevRecall):
+            def __init__(recall, prompt, utterances, items):
+                self.dev += [u.id for u in utterances]
+                super().__init__(prompt, utterances, items)
+
+        monkeypatch.setattr(stages, "extract_frames", extract)
+        monkeypatch.setattr(stages, "fit_kmeans", fit)
+        monkeypatch.setattr(run, "PairDataset", Pairs)
+        monkeypatch.setattr(run, "DevRecall", Recall)
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    return Spy(monkeypatch)
+
+
+def ids(clips, split):
+    return [u.id for u in clips if u.split == split and u.lang != "ro_ro"]
+
+
+@pytest.mark.parametrize("recipe", ["stamps", "stamps_continuous"])
+def test_what_training_is_given(tiny_run, clips, spy, recipe):
+    config = tiny_run(recipe)
+    run.train(config)
+    speeds = len(config.frontend.speeds)
+    assert [(label.split()[0], given) for label, given in spy.read] == (
+        [("train", ids(clips, "train"))] * speeds
+        + [("dev", ids(clips, "dev")), ("evaluation", [u.id for u in clips if u.split == "test"])]
+    )
+    assert spy.pairs == ids(clips, "train") and spy.dev == ids(clips, "dev")
+    held_out = {u.text for u in clips if u.split != "train" or u.lang == "ro_ro"}
+    assert held_out.isdisjoint(spy.texts) and len(spy.texts) == 10
+
+
+def test_kmeans_is_given_frames_of_training_clips_alone(tiny_run, clips, spy):
+    config = tiny_run()
+    run.train(config)
+    stores = [FeatureStore.open(folder) for folder in (Path(config.cache_dir) / "frames").glob("*-pool2")]
+    train = np.concatenate([s.values for s in stores if set(s.index["ids"]) == set(ids(clips, "train"))])
+    (rows,) = spy.rows
+    assert len(rows) == len(train)
+    np.testing.assert_array_equal(np.unique(rows, axis=0), np.unique(train.astype(np.float32), axis=0))
+
+
+def test_unreadable_zero_shot_clips_are_not_noticed_by_training(tiny_run, clips, tmp_path):
+    poison = tmp_path / "poison.wav"
+    poison.write_bytes(b"not audio")
+    poisoned = [replace(u, audio=str(poison)) if u.lang == "ro_ro" and u.split != "test" else u for u in clips]
+    expected = run.train(tiny_run(runs_dir=str(tmp_path / "a")))
+    dirty = tiny_run(utterances=poisoned, runs_dir=str(tmp_path / "b"), cache_dir=str(tmp_path / "cache2"))
+    found = run.train(dirty)
+    assert found["data"]["dropped"] == expected["data"]["dropped"] == {"longer than trainer.max_seconds": 0}
+    assert found["audio_to_text"] == expected["audio_to_text"]
+    assert found["dev_recall@1"] == expected["dev_recall@1"]
+
+
+def test_bad_clips_are_counted_over_all_splits(tiny_run, clips, tmp_path):
+    poison = tmp_path / "poison.wav"
+    poison.write_bytes(b"not audio")
+    bad = {"es_419-train-0", "fr_fr-train-1", "fr_fr-dev-0", "ro_ro-test-0"}
+    metrics = run.train(tiny_run(utterances=[replace(u, audio=str(poison)) if u.id in bad else u for u in clips]))
+    assert metrics["data"]["dropped"] == {"unreadable": 4, "longer than trainer.max_seconds": 0}
+    assert metrics["data"]["train"]["recordings"] == 8
+    assert metrics["data"]["test"]["recordings"] == 8
+
+
+def test_changing_a_zero_shot_language_changes_no_trained_weight(tiny_run, clips, tmp_path):
+    states = []
+    for name, utterances in (("a", clips), ("b", [u for u in clips if u.lang != "ro_ro" or u.split == "test"])):
+        config = tiny_run(utterances=utterances, runs_dir=str(tmp_path / name))
+        run.train(config)
+        path = run.run_directory(config) / "checkpoints/last.ckpt"
+        states.append(torch.load(path, weights_only=True)["state_dict"])
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_a_training_clip_without_features_is_an_error_and_not_a_gap(clips):
+    with pytest.raises(DataError, match="5 training clips have no features"):
+        PairDataset(clips[:5], [{}], [np.array([1])] * 5, {})

@@ -1,0 +1,73 @@
+"""Stored items and token ids become batches; equal transcripts become equal groups."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from speechde.data.datamodule import PairDataModule, PairDataset
+from speechde.data.sampler import LanguageBatches
+from speechde.errors import DataError
+from speechde.types import Utterance
+
+TEXTS = [("fr_fr", "chat"), ("fr_fr", "chien"), ("es_419", "chat"), ("fr_fr", "chat"), ("fr_fr", "ours")]
+
+
+@pytest.fixture
+def utterances():
+    return [
+        Utterance(f"u{i}", lang, text, "", str(i), "train", synthetic=i == 4) for i, (lang, text) in enumerate(TEXTS)
+    ]
+
+
+@pytest.fixture
+def dataset(utterances):
+    views = [{u.id: np.arange(i + 1, dtype=np.int32) + 10 * v for i, u in enumerate(utterances)} for v in range(2)]
+    del views[1]["u4"]  # synthetic speech has one version
+    ids = [np.array([len(u.text), ord(u.text[1])]) for u in utterances]
+    return PairDataset(utterances, views, ids, {"fr_fr": np.array([1, 5]), "es_419": np.array([], dtype=np.int64)})
+
+
+def test_collate(dataset):
+    batch = dataset.collate([(1, 0), (2, 1), (4, 0)])
+    assert batch.speech.values.tolist() == [[0, 1, 0, 0, 0], [10, 11, 12, 0, 0], [0, 1, 2, 3, 4]]
+    assert batch.speech.mask.sum(1).tolist() == [2, 3, 5]
+    assert batch.speech_prefix.values.tolist() == [[1, 5], [0, 0], [1, 5]]
+    assert batch.speech_prefix.mask.sum(1).tolist() == [2, 0, 2]
+    assert batch.text.values.tolist() == [[5, ord("h")], [4, ord("h")], [4, ord("u")]]
+    assert batch.group.dtype == torch.int64
+
+
+def test_group_is_the_identity_of_the_transcript(dataset):
+    group = dataset.collate([(i, 0) for i in range(5)]).group.tolist()
+    for i, first in enumerate(TEXTS):
+        for j, second in enumerate(TEXTS):
+            assert (group[i] == group[j]) == (first == second)
+
+
+def test_unique_texts_are_counted_as_the_groups_are(dataset):
+    assert len(dataset) == 5 and len(dataset.unique_text_ids) == 4
+    for index, row in enumerate(dataset.text_row):
+        np.testing.assert_array_equal(dataset.unique_text_ids[row], dataset.text_ids[index])
+
+
+@pytest.mark.parametrize(("view", "gone"), [(0, "u1"), (1, "u0"), (0, "u4")])
+def test_missing_features(utterances, dataset, view, gone):
+    views = [dict(store) for store in dataset.views]
+    del views[view][gone]
+    with pytest.raises(DataError, match=f"1 training clips have no features, e.g. '{gone}'"):
+        PairDataset(utterances, views, dataset.text_ids, dataset.prefix_ids)
+
+
+def test_the_loader_starts_from_the_epoch_of_the_trainer(utterances, dataset):
+    sampler = LanguageBatches(utterances, batch_size=2, steps=3, seed=0)
+    module = PairDataModule(dataset, sampler)
+    module.trainer = SimpleNamespace(current_epoch=4)
+    batches = list(module.train_dataloader())
+    expected = [dataset.collate(sampler.batch(step)) for step in (12, 13, 14)]
+    assert len(batches) == 3
+    for batch, other in zip(batches, expected, strict=True):
+        assert torch.equal(batch.speech.values, other.speech.values) and torch.equal(batch.group, other.group)

@@ -1,0 +1,124 @@
+"""Batches are a pure function of seed and step."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from speechde.data.sampler import LanguageBatches
+from speechde.errors import ConfigError, DataError
+from speechde.types import Utterance
+
+SIZES = {"es_419": 4, "fr_fr": 16, "ru_ru": 64}
+
+
+def make(synthetic=0):
+    real = [(lang, False) for lang, n in SIZES.items() for _ in range(n)]
+    made = [(lang, True) for lang in SIZES for _ in range(synthetic)]
+    return [
+        Utterance(str(i), lang, f"t{i}", "", f"{i}", "train", synthetic=s) for i, (lang, s) in enumerate(real + made)
+    ]
+
+
+def sampler(utterances=None, **options):
+    return LanguageBatches(utterances or make(), **{"batch_size": 4, "steps": 5, "seed": 0} | options)
+
+
+def languages(batch, utterances):
+    return Counter(utterances[index].lang for index, _ in batch)
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    one, other = sampler(), sampler()
+    late = one.batch(7)
+    one.batch(0), list(one)
+    np.random.seed(5)
+    assert one.batch(7) == late == other.batch(7)
+    assert sampler(seed=1).batch(7) != late and one.batch(8) != late
+
+
+def test_an_epoch_is_its_own_range_of_steps():
+    batches = sampler()
+    assert len(batches) == 5
+    assert list(batches) == [batches.batch(step) for step in range(5)]
+    batches.set_epoch(2)
+    assert list(batches) == [batches.batch(step) for step in range(10, 15)]
+
+
+def test_one_language_a_batch_without_repeats():
+    utterances = make()
+    for step in range(40):
+        batch = sampler(utterances).batch(step)
+        assert len(languages(batch, utterances)) == 1
+        assert len(batch) == 4 == len({index for index, _ in batch})
+
+
+def test_a_small_language_gives_a_smaller_batch():
+    utterances = make()
+    sizes = {
+        next(iter(languages(batch, utterances))): len(batch)
+        for batch in (sampler(utterances, batch_size=32).batch(step) for step in range(40))
+    }
+    assert sizes == {"es_419": 4, "fr_fr": 16, "ru_ru": 32}
+
+
+def test_mixed_batches_hold_several_languages():
+    utterances = make()
+    mixed = [languages(sampler(utterances, one_language=False, batch_size=8).batch(s), utterances) for s in range(20)]
+    assert max(map(len, mixed)) == 3
+    assert all(sum(each.values()) <= 8 for each in mixed)
+    one = sampler(utterances, one_language=False, batch_size=8)
+    assert one.batch(3) == one.batch(3) != one.batch(4)
+
+
+@pytest.mark.parametrize(("exponent", "expected"), [(0, [1, 1, 1]), (0.5, [2, 4, 8]), (1, [4, 16, 64])])
+def test_exponent(exponent, expected):
+    utterances = make()
+    one = sampler(utterances, exponent=exponent)
+    expected = np.array(expected) / sum(expected)
+    np.testing.assert_allclose(one.probabilities, expected)
+    drawn = sum((Counter(set(languages(one.batch(step), utterances))) for step in range(600)), Counter())
+    np.testing.assert_allclose([drawn[lang] / 600 for lang in SIZES], expected, atol=0.07)
+
+
+def test_synthetic_share():
+    utterances = make(synthetic=30)
+    for share, count in ((0.0, 0), (0.25, 2), (0.5, 4), (1.0, 8)):
+        one = sampler(utterances, synthetic_share=share, batch_size=8, views=3)
+        for step in range(30):
+            batch = one.batch(step)
+            made = [(index, view) for index, view in batch if utterances[index].synthetic]
+            assert len(made) == count
+            assert all(view == 0 for _, view in made)  # one version of each
+            assert len(languages(batch, utterances)) == 1
+
+
+def test_share_without_synthetic_speech_and_the_other_way_round():
+    assert len(sampler(exponent=0, batch_size=4, synthetic_share=0.5).batch(0)) == 4
+    only = [u for u in make(synthetic=8) if u.synthetic]
+    assert len(sampler(only, batch_size=4, synthetic_share=0.0).batch(0)) == 4
+
+
+def test_views_are_drawn_alike():
+    drawn = Counter(view for step in range(200) for _, view in sampler(views=3).batch(step))
+    assert set(drawn) == {0, 1, 2} and min(drawn.values()) > 200
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"batch_size": 1}, ConfigError, r"trainer\.batch_size=1.*at least 2"),
+        ({"synthetic_share": 1.5}, ConfigError, r"data\.synthetic\.share=1\.5 is not between 0 and 1"),
+        ({"synthetic_share": -0.1}, ConfigError, r"data\.synthetic\.share=-0\.1"),
+    ],
+)
+def test_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        sampler(**options)
+
+
+def test_no_clip_is_an_error():
+    with pytest.raises(DataError, match="no training clip; check data.seen"):
+        LanguageBatches([], batch_size=4, steps=1, seed=0)

@@ -1,0 +1,104 @@
+"""The typed configuration: what is refused names what is allowed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from speechde.config import RunConfig, build, check_overrides
+from speechde.errors import ConfigError
+from speechde.losses.contrastive import SIMILARITIES
+from speechde.models.backbone import INITS
+from speechde.models.dual_encoder import PROJECTION_INITS
+from speechde.models.prompt import MODES
+from speechde.models.vocabulary import AUDIO_INITS
+from speechde.types import SPLITS
+
+GROUPS = [path.parent.name for path in Path(__file__).resolve().parents[2].glob("conf/*/*.yaml")]
+
+
+def allowed(schema, name):
+    return set(type(schema).__dataclass_fields__[name].metadata["allowed"])
+
+
+def test_nothing_given_is_the_defaults():
+    assert build({}) == RunConfig()
+    assert build(asdict(RunConfig())) == RunConfig()
+
+
+def test_values_reach_their_fields():
+    config = build({"seed": 3, "data": {"seen": ["fr_fr"], "synthetic": {"share": 1}}, "model": {"dim": 8}})
+    assert (config.seed, config.data.seen, config.data.synthetic.share, config.model.dim) == (3, ["fr_fr"], 1.0, 8)
+    assert type(config.data.synthetic.share) is float and config.model.num_layers is None
+
+
+def test_defaults_are_not_shared_between_configurations():
+    build({}).data.seen.append("fr_fr")
+    assert build({}).data.seen == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"sead": 1}, r"config key of the run: 'sead' is not known; allowed: .*seed.*Did you mean 'seed'"),
+        ({"model": {"dimm": 1}}, r"config key model: 'dimm' is not known; allowed: .*dim.*Did you mean 'dim'"),
+        ({"data": {"synthetic": {"shar": 1}}}, r"config key data\.synthetic: 'shar'.*Did you mean 'share'"),
+        ({"mode": "faithfull"}, r"mode: 'faithfull' is not known; allowed: faithful, modern"),
+        ({"trainer": {"precision": "16"}}, r"trainer\.precision: '16'.*allowed: 32-true, auto, bf16-mixed"),
+        ({"trainer": {"steps": 1.5}}, r"trainer\.steps=1\.5 is a float; it must be a int"),
+        ({"trainer": {"steps": True}}, r"trainer\.steps=True is a bool; it must be a int"),
+        ({"trainer": {"steps": None}}, r"trainer\.steps=None"),
+        ({"optim": {"lr": "1e-3"}}, r"optim\.lr='1e-3' is a str; it must be a float"),
+        ({"optim": {"lr": True}}, r"optim\.lr=True is a bool"),
+        ({"trainer": {"resume": 1}}, r"trainer\.resume=1 is a int; it must be a bool"),
+        ({"data": {"seen": "fr_fr"}}, r"data\.seen='fr_fr' is not a list; write data\.seen=\[a,b\]"),
+        ({"data": {"seen": [1]}}, r"data\.seen\[0\]=1 is a int; it must be a str"),
+        ({"data": {"zero_shot": "fr_fr"}}, r"data\.zero_shot='fr_fr' is not a list"),
+        ({"frontend": {"speeds": ["fast"]}}, r"frontend\.speeds\[0\]='fast'"),
+        ({"model": "gemma"}, r"model='gemma' is not a group of settings; .*model\.source=…"),
+    ],
+)
+def test_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        build(values)
+
+
+def test_closed_sets_are_those_of_the_library():
+    config = RunConfig()
+    assert allowed(config.model, "init") == set(INITS)
+    assert allowed(config.model, "projection_init") == set(PROJECTION_INITS)
+    assert allowed(config.model, "audio_init") == set(AUDIO_INITS)
+    assert allowed(config.model.prefix, "mode") == set(MODES)
+    assert allowed(config.loss, "similarity") == set(SIMILARITIES)
+    assert allowed(config.eval, "split") < set(SPLITS)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["seed=3", "model.dim=8", "data.synthetic.share=0.5", "recipe=anything", "debug=smoke", "--help", "-m",
+     "hydra.verbose=true", "+model.new=1", "data=manifest", "model.prefix.mode=none", "--config-name=x"],
+)  # fmt: skip
+def test_overrides_that_pass(argument):
+    check_overrides([argument])
+
+
+@pytest.mark.parametrize("group", sorted(set(GROUPS)))
+def test_every_config_group_may_be_named(group):
+    check_overrides([f"{group}=something"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("sead=3", r"config key of the run: 'sead' is not known; allowed: .*recipe.*Did you mean 'seed'"),
+        ("trainer.step=3", r"config key trainer: 'step' is not known; allowed: .*steps.*Did you mean 'steps'"),
+        ("trainr.steps=3", r"config key of the run: 'trainr'.*Did you mean 'trainer'"),
+        ("data.synthetic.shares=1", r"config key data\.synthetic: 'shares'"),
+        ("seed.value=3", r"seed is a single value and has no key 'value'"),
+    ],
+)
+def test_overrides_that_are_refused(argument, message):
+    with pytest.raises(ConfigError, match=message):
+        check_overrides(["recipe=quickstart", argument])
