@@ -120,5 +120,5 @@ def test_refused(options, error, message):
 
 
 def test_no_clip_is_an_error():
-    with pytest.raises(DataError, match="no training clip; check data.seen"):
+    with pytest.raises(DataError, match=r"no training clip; check data\.seen"):
         LanguageBatches([], batch_size=4, steps=1, seed=0)

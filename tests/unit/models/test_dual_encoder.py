@@ -121,3 +121,33 @@ def test_gradient_reaches_what_feeds_a_frozen_llm(tiny_llm, kind):
     for parameter in [*inputs, model.projection.weight]:
         assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0
     assert model.backbone.embedding.text.weight.grad is None
+
+
+@pytest.mark.parametrize("buckets", [2, 3, 5])
+def test_buckets_equal_one_padded_batch(tiny_llm, kind, buckets):
+    model, items = build(tiny_llm, kind), speech_items(kind)
+    batch, prefix = pad_sequences(items), pad_sequences([np.array(p) for p in PREFIXES])
+    whole = model.encode_speech(batch, prefix)
+    torch.testing.assert_close(model.encode_speech(batch, prefix, buckets), whole, atol=1e-5, rtol=1e-4)
+    text = pad_sequences([np.arange(1, n + 1) * 7 % 250 for n in LENGTHS])
+    torch.testing.assert_close(model.encode_text(text, buckets), model.encode_text(text), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("model_type", ["gemma3_text", "bert", "llama"])
+def test_speech_entering_at_a_layer_skips_those_below_it_and_only_for_speech(tiny_llm, kind, model_type):
+    model, items = build(tiny_llm, kind, model_type, speech_layer=1), speech_items(kind)
+    text = pad_sequences([np.arange(1, n + 1) * 7 % 250 for n in LENGTHS])
+    with torch.no_grad():
+        speech_before, text_before = speech(model, items, PREFIXES), model.encode_text(text)
+        for parameter in model.backbone.layers[0].parameters():
+            parameter.add_(torch.randn_like(parameter))
+        assert torch.equal(speech(model, items, PREFIXES), speech_before)
+        assert (model.encode_text(text) - text_before).abs().max() > 1e-3
+        for parameter in model.backbone.layers[1].parameters():
+            parameter.add_(torch.randn_like(parameter))
+        assert (speech(model, items, PREFIXES) - speech_before).abs().max() > 1e-3
+
+
+def test_a_speech_layer_that_does_not_exist_is_refused(tiny_llm):
+    with pytest.raises(ConfigError, match=r"speech_layer=2.*0 to\s*1"):
+        build(tiny_llm, speech_layer=2)

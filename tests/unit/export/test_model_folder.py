@@ -1,0 +1,121 @@
+"""A model folder reloads to the same embeddings, and refuses what is not one."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from speechde.errors import AssetError
+from speechde.export.folder import TrainedModel, assemble
+from speechde.frontends.units import fit_kmeans
+from speechde.models.backbone import Backbone
+from speechde.models.embed import embed_speech, embed_texts
+from speechde.models.prompt import Prompt
+
+FRONTENDS = {
+    "discrete": {"kind": "discrete", "units": 12, "drop": 0.5, "drop_span": 1},
+    "continuous": {"kind": "continuous", "frame_dim": 6, "embedding_std": 1.0, "hidden": 8, "stride": 2, "layers": 1,
+                   "heads": 2, "dropout": 0.1, "drop": 0.2, "drop_span": 1, "noise": 0.1},
+}  # fmt: skip
+
+
+@pytest.fixture
+def make(tiny_llm):
+    def build(kind="discrete", model_type="gemma3_text", num_layers=None, attention="bidirectional", **head):
+        torch.manual_seed(3)
+        folder = tiny_llm(model_type)
+        prefix = {"mode": "name", "speech": "[{language} Speech] ", "text": "query: "}
+        settings = {"frontend": FRONTENDS[kind], "attention": attention, "prefix": prefix,
+                    "head": {"dim": 5, "projection_init": "random", "normalise": True} | head}  # fmt: skip
+        llm = Backbone.load(folder, num_layers=num_layers).model
+        kmeans = None
+        if kind == "discrete":
+            kmeans = fit_kmeans(np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32), 12)
+        prompt = Prompt(AutoTokenizer.from_pretrained(folder), **prefix)
+        return TrainedModel(assemble(llm, settings).eval(), prompt, kmeans, settings)
+
+    return build
+
+
+def embeddings(trained):
+    draw = np.random.default_rng(5)
+    if trained.kmeans is None:
+        items = [draw.normal(size=(n, 6)).astype(np.float32) for n in (4, 9, 17)]
+    else:
+        items = [trained.kmeans.assign(draw.normal(size=(n, 6))) for n in (4, 9, 17)]
+    speech = embed_speech(trained.model, trained.prompt, items, ["fr_fr", "ro_ro", None])
+    texts = embed_texts(trained.model, [trained.prompt.text_ids(t, "fr_fr") for t in ("été", "a longer text")])
+    return np.concatenate([speech, texts])
+
+
+@pytest.mark.parametrize("model_type", ["gemma3_text", "llama", "bert", "xlm-roberta", "modernbert"])
+@pytest.mark.parametrize("kind", list(FRONTENDS))
+def test_embeddings_are_the_same_bit_for_bit(make, tmp_path, kind, model_type):
+    trained = make(kind, model_type)
+    trained.save(tmp_path / "model")
+    loaded = TrainedModel.load(tmp_path / "model")
+    np.testing.assert_array_equal(embeddings(loaded), embeddings(trained))
+    assert loaded.settings == trained.settings and not loaded.model.training
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    assert {"model.safetensors", "speechde.json", "config.json", "tokenizer.json"} <= names
+    assert ("kmeans.safetensors" in names) == (kind == "discrete")
+    assert not any(name.endswith((".py", ".bin", ".pt", ".pkl")) for name in names)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"num_layers": 1}, {"model_type": "llama", "attention": "causal"}, {"dim": None, "normalise": False},
+     {"speech_layer": 1}],
+)  # fmt: skip
+def test_settings_come_back(make, tmp_path, options):
+    trained = make(**options)
+    trained.save(tmp_path / "m")
+    loaded = TrainedModel.load(str(tmp_path / "m"))
+    np.testing.assert_array_equal(embeddings(loaded), embeddings(trained))
+    assert loaded.model.backbone.attention == trained.model.backbone.attention
+
+
+def test_each_tensor_is_stored_once(make, tmp_path):
+    trained = make()
+    trained.save(tmp_path / "m")
+    stored = load_file(tmp_path / "m/model.safetensors")
+    assert sum(tensor.numel() for tensor in stored.values()) == sum(p.numel() for p in trained.model.parameters())
+
+
+def test_a_newer_save_does_not_mix_with_an_older(make, tmp_path, monkeypatch):
+    monkeypatch.setattr("speechde.export.folder.save_file", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        make().save(tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def edit(folder, **changes):
+    path = folder / "speechde.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), encoding="utf-8")
+
+
+def test_refused(make, tmp_path):
+    with pytest.raises(AssetError, match=r"is not a trained model: it has no speechde\.json"):
+        TrainedModel.load(tmp_path)
+    folder = tmp_path / "m"
+    make().save(folder)
+    edit(folder, format=99)
+    with pytest.raises(AssetError, match="another format than 1"):
+        TrainedModel.load(folder)
+    edit(folder, format=1)
+    tensors = load_file(folder / "model.safetensors")
+    weight = tensors.pop("projection.weight")
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(AssetError, match=r"does not fit its config: \['projection\.weight'\]"):
+        TrainedModel.load(folder)
+    save_file(tensors | {"projection.weight": weight, "other": torch.ones(1)}, folder / "model.safetensors")
+    with pytest.raises(AssetError, match=r"does not fit its config: \['other'\]"):
+        TrainedModel.load(folder)
+    (folder / "kmeans.safetensors").unlink()
+    with pytest.raises(AssetError, match="no k-means centroids"):
+        TrainedModel.load(folder)

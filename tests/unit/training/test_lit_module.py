@@ -1,0 +1,179 @@
+"""The training step: the frozen-text shortcut changes nothing, checkpoints are small, randomness is seeded by step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from speechde.errors import DataError
+from speechde.frontends.base import pad_sequences
+from speechde.frontends.units import UnitFrontend
+from speechde.losses.contrastive import ContrastiveLoss
+from speechde.models.backbone import Backbone
+from speechde.models.dual_encoder import DualEncoder
+from speechde.training.lit_module import LitDualEncoder
+from speechde.types import Batch
+
+TEXTS = [np.array([1, 40, 41]), np.array([1, 50]), np.array([1, 60, 61, 62])]
+GROUP = [2, 0, 2, 1]
+
+
+def batch():
+    draw = np.random.default_rng(0)
+    return Batch(
+        speech=pad_sequences([draw.integers(0, 12, n).astype(np.int32) for n in (9, 14, 5, 7)]),
+        speech_prefix=pad_sequences([np.array([1, 30])] * 4),
+        text=pad_sequences([TEXTS[group] for group in GROUP]),
+        group=torch.tensor(GROUP),
+    )
+
+
+@pytest.fixture
+def make(tiny_llm):
+    def build(freeze=("*",), dropout=0.0, drop=0.0, text_ids=TEXTS, steps=4, **options):
+        torch.manual_seed(0)
+        backbone = Backbone.load(tiny_llm("gemma3_text"), audio_tokens=12, dropout=dropout)
+        model = DualEncoder(backbone, UnitFrontend(12, drop=drop), projection_gain=0.1)
+        if freeze:
+            backbone.freeze(list(freeze))
+        return LitDualEncoder(model, ContrastiveLoss(), seed=0, steps=steps, lr=1e-2, backbone_lr=1e-3,
+                              weight_decay=0.0, warmup_share=0.0, text_ids=text_ids, **options)  # fmt: skip
+
+    return build
+
+
+def fit(module, epochs=1, steps=2, **options):
+    loader = DataLoader([batch()] * steps, batch_size=None)
+    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False, **options)  # fmt: skip
+    trainer.fit(module, loader)
+    return trainer
+
+
+@pytest.fixture
+def step(monkeypatch):
+    """Loss and gradients of one step outside a trainer."""
+
+    def run(module, **options):
+        module.log = module.log_dict = lambda *a, **k: None
+        module.zero_grad()
+        loss = module.training_step(batch(), 0)
+        loss.backward()
+        return loss.detach(), {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+
+    return run
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_the_frozen_text_shortcut_gives_the_same_loss_and_gradients(make, step, dropout):
+    fast, slow = make(dropout=dropout), make(dropout=dropout, text_ids=None)
+    for module in (fast, slow):
+        assert module.text_is_frozen
+        module.on_fit_start()
+        module.on_train_epoch_start()
+    assert fast._text_states.shape == (3, 16) and slow._text_states is None
+    (loss, gradients), (expected, others) = step(fast), step(slow)
+    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
+    assert gradients.keys() == others.keys() == {"model.backbone.embedding.audio", "model.projection.weight"}
+    for name, gradient in gradients.items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(gradient, others[name], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("freeze", [(), ("embedding.text.*",), ("model.layers.*",)])
+def test_no_shortcut_when_any_weight_that_text_passes_is_trained(make, step, freeze):
+    module = make(freeze)
+    assert not module.text_is_frozen
+    module.on_fit_start()
+    assert module._text_states is None
+    assert len(step(module)[1]) > 2
+
+
+def test_modes(make):
+    """A frozen LLM has no dropout; one that is trained has it from the first epoch on, however it was loaded."""
+    for freeze, training in ((("*",), False), (("embedding.text.*",), True)):
+        module = make(freeze)
+        module.model.backbone.model.eval()
+        module.on_train_epoch_start()
+        assert {part.training for part in module.model.backbone.modules()} == {training}
+        assert module.model.training and module.model.frontend.training
+
+
+def test_randomness_is_seeded_by_step_alone(make):
+    module = make()
+    trainer = fit(module, steps=1)
+    assert trainer.global_step == module.global_step == 1
+    drawn = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        module.on_train_batch_start(batch(), 0)
+        drawn.append(torch.rand(3))
+    assert torch.equal(*drawn)
+    module.seed = 1
+    module.on_train_batch_start(batch(), 0)
+    assert not torch.equal(torch.rand(3), drawn[0])
+
+
+def test_two_runs_are_the_same_whatever_was_drawn_in_between(make):
+    states = []
+    for draws in (0, 13):
+        module = make(
+            ("embedding.text.*",), dropout=0.3, drop=0.3, dev_recall=lambda _, n=draws: float(len(torch.rand(n)))
+        )
+        fit(module, epochs=2)
+        states.append(module.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    other = make(("embedding.text.*",), dropout=0.0, drop=0.0)
+    fit(other, epochs=2)
+    assert any(not torch.equal(states[0][name], tensor) for name, tensor in other.state_dict().items())
+
+
+def test_training_changes_what_is_trained_alone(make):
+    module = make()
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    fit(module)
+    changed = {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {"model.backbone.embedding.audio", "model.projection.weight"}
+
+
+def test_a_checkpoint_holds_no_frozen_weight_and_loads(make, tmp_path):
+    module = make(("embedding.text.*", "model.layers.0.*"))
+    trainer = fit(module)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    trained = {name for name, p in module.named_parameters(remove_duplicate=False) if p.requires_grad}
+    frozen = {name for name, p in module.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    assert trained <= set(saved) and frozen.isdisjoint(saved)
+    assert not any("embed_tokens" in name or "embedding.text" in name for name in saved)
+    other = make(("embedding.text.*", "model.layers.0.*"))
+    checkpoint = {"state_dict": dict(saved)}
+    other.on_load_checkpoint(checkpoint)
+    other.load_state_dict(checkpoint["state_dict"])
+    assert all(torch.equal(a, other.state_dict()[name]) for name, a in module.state_dict().items())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(make):
+    module = make()
+    module.model.projection.weight.data.fill_(float("nan"))
+    with pytest.raises(DataError, match=r"the loss became nan at step 0; lower optim\.lr"):
+        fit(module)
+
+
+def test_dev_recall_is_logged_at_the_end_of_each_epoch(make):
+    seen = []
+    module = make(dev_recall=lambda model: seen.append(model) or len(seen) / 4)
+    trainer = fit(module, epochs=3)
+    assert seen == [module.model] * 3
+    assert float(trainer.callback_metrics["dev/recall@1"]) == 0.75
+    assert {"train/loss", "train/contrastive", "train/spread_out", "train/scale"} <= set(trainer.callback_metrics)
+
+
+def test_warmup_is_a_share_of_the_steps(make):
+    module = make(steps=40)
+    assert module.warmup == 1
+    options = module.configure_optimizers()
+    assert options["lr_scheduler"]["interval"] == "step"
+    assert {group["initial_lr"] for group in options["optimizer"].param_groups} == {1e-2}

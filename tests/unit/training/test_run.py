@@ -1,0 +1,100 @@
+"""One run: where it is kept, what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from speechde.config import RunConfig
+from speechde.data.manifest import write_manifest
+from speechde.errors import ConfigError, DataError
+from speechde.training import run
+
+
+def test_run_directory():
+    config = RunConfig(recipe_name="stamps", run_name="data.path=/a/b.tsv,optim.lr=0.1", seed=3, runs_dir="r")
+    assert run.run_directory(config) == Path("r/stamps/data.path=_a_b.tsv,optim.lr=0.1-s3")
+
+
+def test_clock():
+    clock = run.Clock()
+    with pytest.raises(KeyError), clock("train"):
+        raise KeyError
+    with clock("evaluate"):
+        pass
+    assert clock.seconds["train"] > 0 and clock.seconds["kmeans"] == 0
+    assert clock.seconds["total"] >= clock.seconds["train"] + clock.seconds["evaluate"]
+
+
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_a_corpus_without_training_or_dev_clips(tiny_run, clips, split):
+    config = tiny_run(utterances=[u for u in clips if u.split != split or u.lang == "ro_ro"])
+    with pytest.raises(ConfigError, match=r"0 train|0 dev") as error:
+        run.train(config)
+    assert f"0 {split}" in str(error.value) and "es_419, fr_fr" in str(error.value)
+
+
+def test_steps_that_are_no_multiple(tiny_run):
+    with pytest.raises(ConfigError, match=r"trainer\.steps=5 is not a multiple of trainer\.eval_every=2"):
+        run.train(tiny_run(trainer__steps=5, trainer__eval_every=2))
+
+
+def test_long_clips_are_left_out_of_training_and_counted(tiny_run, clips, make_wav):
+    long = str(make_wav("long.wav", 0.9))
+    utterances = [replace(u, audio=long) if u.id in ("fr_fr-train-0", "fr_fr-test-0") else u for u in clips]
+    metrics = run.train(tiny_run(utterances=utterances, trainer__max_seconds=0.5))
+    assert metrics["data"]["dropped"] == {"longer than trainer.max_seconds": 1}
+    assert metrics["data"]["train"]["recordings"] == 9
+    assert metrics["data"]["test"]["recordings"] == 9
+
+
+def test_evaluation_of_another_corpus(tiny_run, clips, tmp_path):
+    """Languages that were trained on are seen whatever the configuration says; others are zero-shot."""
+    config = tiny_run()
+    run.train(config)
+    config.data.seen, config.data.zero_shot = ["ro_ro"], None
+    metrics = run.evaluate(config, run.run_directory(config))
+    roles = {lang: row["role"] for lang, row in metrics["audio_to_text"]["per_language"].items()}
+    assert roles == {"es_419": "seen", "fr_fr": "seen", "ro_ro": "zero_shot"}
+    assert (run.run_directory(config) / "evaluation-clips-test/results/table.md").is_file()
+    report = tmp_path / "report"
+    config.report_dir, config.eval.split = str(report), "dev"
+    run.evaluate(config, run.run_directory(config) / "model")
+    assert (report / "metrics.json").is_file()
+    config.data.path = str(tmp_path / "train.jsonl")
+    write_manifest([u for u in clips if u.split == "train"], tmp_path / "train.jsonl")
+    with pytest.raises(DataError, match=r"train has no clip in the split 'dev'; set eval\.split"):
+        run.evaluate(config, run.run_directory(config))
+
+
+def test_the_best_checkpoint_is_the_model(tiny_run, monkeypatch):
+    """Dev recall falls after the first epoch: its weights are kept, and training still goes to the end."""
+    scores = iter([0.5, 0.25, 0.125])
+    states = []
+
+    def recall(self, model):
+        states.append(model.projection.weight.detach().clone())
+        return next(scores)
+
+    monkeypatch.setattr(run.DevRecall, "__call__", recall)
+    config = tiny_run(trainer__steps=3)
+    metrics = run.train(config)
+    assert metrics["dev_recall@1"] == 0.5 and len(states) == 3
+    model = run.TrainedModel.load(run.run_directory(config) / "model").model
+    assert torch.equal(model.projection.weight, states[0]) and not torch.equal(states[0], states[2])
+    checkpoints = run.run_directory(config) / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
+    steps = [torch.load(checkpoints / f"{n}.ckpt", weights_only=True)["global_step"] for n in ("best", "last")]
+    assert steps == [1, 3]
+    assert run.train(config)["dev_recall@1"] == 0.5  # finished: no further epoch, or the scores would run out
+
+
+def test_metrics_hold_finite_numbers(tiny_run):
+    metrics = run.train(tiny_run())
+    speeds = metrics["data"]["encoder_times_real_time"]
+    assert all(np.isfinite(speeds)) and min(speeds) > 0
+    assert metrics["wall_seconds"]["total"] > 0

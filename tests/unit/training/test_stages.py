@@ -1,0 +1,148 @@
+"""The stages before training: errors, roles, views and the quantiser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from speechde.config import DataConfig
+from speechde.errors import AssetError, ConfigError, DataError
+from speechde.training import stages
+from speechde.training.stages import MergedStore
+
+
+def prepared(config):
+    cache = Path(config.cache_dir)
+    corpus = stages.load_corpus(config.data, cache)
+    encoder = stages.build_encoder(config.frontend)
+    train, dev = (corpus.select(split, corpus.seen) for split in ("train", "dev"))
+    return encoder, stages.training_features(config.frontend, encoder, train, dev, cache, config.seed), train
+
+
+def test_corpus_of_a_manifest(tiny_run, tmp_path):
+    corpus = stages.load_corpus(tiny_run().data, tmp_path)
+    assert corpus.seen == ("es_419", "fr_fr") and corpus.zero_shot == ("ro_ro",)
+    assert len(corpus.utterances) == 33
+
+
+@pytest.mark.parametrize("limit", [1, 7, 33, 100])
+def test_limit_counts_sentences(tiny_run, tmp_path, limit):
+    corpus = stages.load_corpus(tiny_run(data__limit=limit).data, tmp_path)
+    assert len({u.sentence_id for u in corpus.utterances}) == min(limit, 33)
+
+
+def test_corpus_errors(tiny_run, tmp_path):
+    with pytest.raises(ConfigError, match=r"data=manifest needs data\.path=FILE"):
+        stages.load_corpus(DataConfig(name="manifest"), tmp_path)
+    with pytest.raises(ConfigError, match="es_419.*both"):
+        stages.load_corpus(tiny_run(data__zero_shot=["es_419"]).data, tmp_path)
+
+
+def test_no_synthetic_speech_is_made_unless_asked_for(tiny_run, tmp_path):
+    config = tiny_run().data
+    assert stages.load_synthetic(config, stages.load_corpus(config, tmp_path), tmp_path / "none") is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_synthetic_speech_excludes_the_texts_of_dev_and_test(tiny_run, clips, tmp_path, monkeypatch):
+    texts = {"train": "le chat", "dev": "le chien", "test": "L’ours"}
+    utterances = [replace(u, text=texts[u.split], translation=f"a {u.split} dog") for u in clips]
+    config = tiny_run(utterances=utterances, data__synthetic={"share": 0.5}).data
+    given = {}
+    monkeypatch.setattr(stages.synthetic, "find_texts", lambda *a: None)
+    monkeypatch.setattr(stages.synthetic, "synthetic_corpus", lambda *a, **options: given.update(options, langs=a[2]))
+    stages.load_synthetic(config, stages.load_corpus(config, tmp_path), tmp_path)
+    assert set(given["exclude"]) == {
+        "le chien",
+        "chien",
+        "L’ours",
+        "ours",
+        "a dev dog",
+        "dev dog",
+        "a test dog",
+        "test dog",
+    }
+    assert given["langs"] == ("es_419", "fr_fr")
+
+
+def test_views_and_statistics(tiny_run):
+    encoder, features, train = prepared(tiny_run("stamps_continuous", frontend__speeds=[1.0, 0.5]))
+    assert len(features.train) == 2 and features.kmeans is None
+    assert all(u.id in store for store in features.train for u in train)
+    assert len(features.train[1][train[0].id]) > 1.5 * len(features.train[0][train[0].id])
+    rows = np.concatenate([store[u.id] for store in features.train for u in train]).astype(np.float32)
+    np.testing.assert_allclose(features.frame_mean, rows.mean(0), atol=1e-3)
+    np.testing.assert_allclose(features.frame_std, rows.std(0), atol=1e-3)
+    assert features.frame_mean.shape == (encoder.dim,)
+
+
+def test_units_and_their_quantiser_are_cached(tiny_run, monkeypatch):
+    config = tiny_run()
+    _, first, train = prepared(config)
+    monkeypatch.setattr(stages, "fit_kmeans", None)
+    _, second, _ = prepared(config)
+    assert first.kmeans.hash == second.kmeans.hash
+    assert first.train[0][train[0].id].dtype == np.int32
+    assert max(first.train[0][u.id].max() for u in train) < 8
+
+
+def test_too_few_frames_for_the_units_and_no_speed(tiny_run):
+    with pytest.raises(DataError, match=r"cannot fit 5000 units"):
+        prepared(tiny_run(frontend__units=5000))
+    with pytest.raises(ConfigError, match=r"frontend\.speeds=\[\]"):
+        prepared(tiny_run(frontend__speeds=[]))
+
+
+def test_a_sample_of_rows_is_seeded_and_bounded():
+    class Store:
+        def __init__(self, start):
+            self.values = np.arange(start, start + 100)[:, None].astype(np.float16)
+
+    stores = [Store(0), Store(100)]
+    sample = stages._sample_rows(stores, 50, seed=0)
+    assert len(sample) == 50 == len(np.unique(sample)) and sample.dtype == np.float32
+    assert (sample < 100).sum() == 25
+    np.testing.assert_array_equal(sample, stages._sample_rows(stores, 50, seed=0))
+    assert not np.array_equal(sample, stages._sample_rows(stores, 50, seed=1))
+    assert len(stages._sample_rows(stores, 5000, seed=0)) == 200
+
+
+def test_merged_store():
+    merged = MergedStore([{"a": 1}, {"a": 2, "b": 3}])
+    assert merged["a"] == 1 and merged["b"] == 3
+    assert "b" in merged and "c" not in merged
+
+
+def test_another_encoder_is_refused(tiny_run):
+    config = tiny_run()
+    encoder = stages.build_encoder(config.frontend)
+    settings = {"speech": {"encoder": "whisper", "encoder_key": encoder.describe()}}
+    stages.check_encoder(settings, encoder)
+    settings["speech"]["encoder_key"] = encoder.describe() | {"dtype": "another"}
+    stages.check_encoder(settings, encoder)
+    settings["speech"]["encoder_key"] = encoder.describe() | {"layer": 1}
+    with pytest.raises(AssetError, match=r"trained on frames of .*'layer': 1.*'layer': 2"):
+        stages.check_encoder(settings, encoder)
+
+
+@pytest.mark.parametrize("recipe", ["stamps", "stamps_continuous"])
+def test_the_model_is_seeded_and_frozen_as_asked(tiny_run, recipe):
+    config = tiny_run(recipe)
+    encoder, features, _ = prepared(config)
+    built = [stages.build_model(config, encoder, features) for _ in range(2)]
+    first, second = (each.model.state_dict() for each in built)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    config.seed = 1
+    third = stages.build_model(config, encoder, features).model.state_dict()
+    assert any(not torch.equal(first[name], third[name]) for name in first)
+    frozen = {name for name, p in built[0].model.named_parameters() if not p.requires_grad}
+    assert "backbone.embedding.text.weight" in frozen and "projection.weight" not in frozen
+    if recipe == "stamps_continuous":
+        np.testing.assert_array_equal(first["frontend.frame_mean"].numpy(), features.frame_mean)
+        assert built[0].model.normalise
+    else:
+        assert first["backbone.embedding.audio"].shape == (8, 16) and not built[0].model.normalise

@@ -1,0 +1,41 @@
+"""What is recorded about a run."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from speechde.config import LoggerConfig
+from speechde.evaluation.run import learning_curve
+from speechde.training import tracking
+
+
+@pytest.mark.parametrize(("mode", "count"), [("disabled", 1), ("offline", 2)])
+def test_a_csv_is_always_written(tmp_path, mode, count):
+    assert len(tracking.build_loggers(LoggerConfig(mode=mode), tmp_path, "r/default", {})) == count
+
+
+def test_a_second_start_keeps_the_log_of_the_first(tmp_path):
+    for step in (0, 5):
+        (log,) = tracking.build_loggers(LoggerConfig(mode="disabled"), tmp_path, "r/default", {})
+        log.log_metrics({"train/contrastive": float(step)}, step)
+        log.save()
+    assert [point["train_loss"] for point in learning_curve(tmp_path / "csv")] == [0.0, 5.0]
+
+
+def test_commit_and_its_absence(monkeypatch):
+    def fake(head, changes):
+        monkeypatch.setattr(tracking, "_git", lambda *a: head if a[0] == "rev-parse" else changes)
+
+    fake("abc123", "")
+    assert tracking.commit() == "abc123"
+    fake("abc123", " M file")
+    assert tracking.commit() == "abc123+"
+    monkeypatch.setattr(tracking, "_git", lambda *a: (_ for _ in ()).throw(FileNotFoundError()))
+    assert tracking.commit() == "unknown"
+
+
+def test_hardware_is_one_line():
+    line = tracking.hardware()
+    assert "\n" not in line and re.search(r"\d+ (×|cores)", line)
