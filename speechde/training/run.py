@@ -6,6 +6,7 @@ run that was killed resumes where it stopped, and a finished one is evaluated ag
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import sys
@@ -20,7 +21,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 
-from speechde.cache import cache_root
+from speechde.cache import atomic_write, cache_root
 from speechde.config import FrontendConfig, RunConfig
 from speechde.data.datamodule import PairDataModule, PairDataset
 from speechde.data.sampler import LanguageBatches
@@ -56,6 +57,19 @@ class Clock:
         finally:
             self.seconds[stage] += time.perf_counter() - start
             self.seconds["total"] = time.perf_counter() - self._start
+
+
+def remember_seconds(directory: Path, seconds: dict[str, float]) -> dict[str, float]:
+    """Wall seconds by stage, each the longest that any start of this run took, kept in ``wall_seconds.json``.
+
+    A run that is started again finds most stages cached; the report should say what they cost, not that they were.
+    """
+    path = directory / "wall_seconds.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    longest = {stage: round(max(value, before.get(stage, 0.0)), 2) for stage, value in seconds.items()}
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(longest) + "\n", encoding="utf-8")
+    return longest
 
 
 def run_directory(config: RunConfig) -> Path:
@@ -116,6 +130,7 @@ def train(config: RunConfig) -> dict:
         **_facts(config, clock),
         **results,
     }
+    metrics["wall_seconds"] = remember_seconds(directory, clock.seconds)
     finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
     return metrics
 
