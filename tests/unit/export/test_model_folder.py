@@ -27,8 +27,8 @@ FRONTENDS = {
 @pytest.fixture
 def make(tiny_llm):
     def build(kind="discrete", model_type="gemma3_text", num_layers=None, attention="bidirectional", **head):
-        torch.manual_seed(3)
         folder = tiny_llm(model_type)
+        torch.manual_seed(3)
         prefix = {"mode": "name", "speech": "[{language} Speech] ", "text": "query: "}
         settings = {"frontend": FRONTENDS[kind], "attention": attention, "prefix": prefix,
                     "head": {"dim": 5, "projection_init": "random", "normalise": True} | head}  # fmt: skip

@@ -34,8 +34,9 @@ def batch():
 @pytest.fixture
 def make(tiny_llm):
     def build(freeze=("*",), dropout=0.0, drop=0.0, text_ids=TEXTS, steps=4, **options):
+        folder = tiny_llm("gemma3_text")
         torch.manual_seed(0)
-        backbone = Backbone.load(tiny_llm("gemma3_text"), audio_tokens=12, dropout=dropout)
+        backbone = Backbone.load(folder, audio_tokens=12, dropout=dropout)
         model = DualEncoder(backbone, UnitFrontend(12, drop=drop), projection_gain=0.1)
         if freeze:
             backbone.freeze(list(freeze))
@@ -54,10 +55,10 @@ def fit(module, epochs=1, steps=2, **options):
 
 
 @pytest.fixture
-def step(monkeypatch):
+def step():
     """Loss and gradients of one step outside a trainer."""
 
-    def run(module, **options):
+    def run(module):
         module.log = module.log_dict = lambda *a, **k: None
         module.zero_grad()
         loss = module.training_step(batch(), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -20,7 +21,7 @@ def test_schedule():
     assert factors[8] == pytest.approx(0.5)
     assert factors[10] == pytest.approx(0.5 * (1 + math.cos(0.75 * math.pi)))
     assert factors[12] == factors[13] == 0.0
-    assert all(a >= b for a, b in zip(factors[4:], factors[5:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors[4:]))
     assert warmup_cosine(0, warmup=1, total=1) == 1.0 and warmup_cosine(1, warmup=1, total=1) == 1.0
 
 

@@ -38,7 +38,7 @@ def test_limit_counts_sentences(tiny_run, tmp_path, limit):
 def test_corpus_errors(tiny_run, tmp_path):
     with pytest.raises(ConfigError, match=r"data=manifest needs data\.path=FILE"):
         stages.load_corpus(DataConfig(name="manifest"), tmp_path)
-    with pytest.raises(ConfigError, match="es_419.*both"):
+    with pytest.raises(ConfigError, match=r"es_419.*both"):
         stages.load_corpus(tiny_run(data__zero_shot=["es_419"]).data, tmp_path)
 
 
