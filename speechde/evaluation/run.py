@@ -18,7 +18,7 @@ from speechde.export.folder import TrainedModel
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.types import Utterance
 
-RANDOM = "model.init=random"  # the override that makes a control run
+RANDOM = "model.init:random"  # the override that makes a control run
 
 
 def evaluate_model(
@@ -92,4 +92,4 @@ def _controls(directory: Path) -> dict[str, dict]:
 
 def _overrides(directory: Path) -> tuple[set[str], str]:
     name, _, seed = directory.name.rpartition("-s")
-    return set(name.split(",")) - {"default"}, seed
+    return set(name.split("+")) - {"default"}, seed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shlex
 import sys
 import time
@@ -73,8 +74,9 @@ def remember_seconds(directory: Path, seconds: dict[str, float]) -> dict[str, fl
 
 
 def run_directory(config: RunConfig) -> Path:
-    """``<runs_dir>/<recipe>/<overrides>-s<seed>``; a path among the overrides does not become folders."""
-    return Path(config.runs_dir) / config.recipe_name / f"{config.run_name.replace('/', '_')}-s{config.seed}"
+    """``<runs_dir>/<recipe>/<overrides>-s<seed>``; what a command line could not hold unquoted becomes ``_``."""
+    name = re.sub(r"[^\w.:+-]", "_", config.run_name)
+    return Path(config.runs_dir) / config.recipe_name / f"{name}-s{config.seed}"
 
 
 def train(config: RunConfig) -> dict:

@@ -115,16 +115,16 @@ def test_finish_report_writes_and_copies(oracle, utterances, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("own", "control", "found"),
     [
-        ("default-s0", "model.init=random-s0", True),
+        ("default-s0", "model.init:random-s0", True),
         (
-            "optim.lr=0.1-s0",
-            "model.init=random,optim.lr=0.1-s0",
+            "optim.lr:0.1-s0",
+            "model.init:random+optim.lr:0.1-s0",
             True,
         ),  # overrides are named in the order of the alphabet
-        ("data=x,optim.lr=0.1-s0", "data=x,model.init=random,optim.lr=0.1-s0", True),
-        ("default-s0", "model.init=random-s1", False),
-        ("default-s0", "model.init=random,optim.lr=0.1-s0", False),
-        ("model.init=random-s0", "default-s0", False),
+        ("data:x+optim.lr:0.1-s0", "data:x+model.init:random+optim.lr:0.1-s0", True),
+        ("default-s0", "model.init:random-s1", False),
+        ("default-s0", "model.init:random+optim.lr:0.1-s0", False),
+        ("model.init:random-s0", "default-s0", False),
     ],
 )
 def test_a_control_run_becomes_a_column(oracle, utterances, tmp_path, own, control, found):
@@ -138,6 +138,6 @@ def test_a_control_run_becomes_a_column(oracle, utterances, tmp_path, own, contr
 
 def test_a_run_is_not_its_own_control(oracle, utterances, tmp_path):
     metrics, records = metrics_of(oracle, utterances)
-    finish(tmp_path / "model.init=random-s0", dict(metrics), records)
-    run.finish_report(dict(metrics), records, tmp_path / "model.init=random-s0", None)
-    assert "controls" not in json.loads((tmp_path / "model.init=random-s0/results/metrics.json").read_text("utf-8"))
+    finish(tmp_path / "model.init:random-s0", dict(metrics), records)
+    run.finish_report(dict(metrics), records, tmp_path / "model.init:random-s0", None)
+    assert "controls" not in json.loads((tmp_path / "model.init:random-s0/results/metrics.json").read_text("utf-8"))

@@ -16,8 +16,10 @@ from speechde.training import run
 
 
 def test_run_directory():
-    config = RunConfig(recipe_name="stamps", run_name="data.path=/a/b.tsv,optim.lr=0.1", seed=3, runs_dir="r")
-    assert run.run_directory(config) == Path("r/stamps/data.path=_a_b.tsv,optim.lr=0.1-s3")
+    config = RunConfig(
+        recipe_name="stamps", run_name="data.path:/a/b.tsv+data.seen:[ro,el]+optim.lr:0.1", seed=3, runs_dir="r"
+    )
+    assert run.run_directory(config) == Path("r/stamps/data.path:_a_b.tsv+data.seen:_ro_el_+optim.lr:0.1-s3")
 
 
 def test_clock():
