@@ -2,8 +2,8 @@
 
 Two things are not standard. Random numbers are reseeded from (seed, step) before every step, so that dropout in a
 resumed run equals that of an uninterrupted one whatever was drawn in between. And when nothing on the text side of
-the LLM is trained, the pooled text states are computed once before training and looked up afterwards, which saves
-more than a third of the work; the result is the same because a frozen LLM runs without dropout.
+the LLM is trained, the pooled text states are made once, before training, and looked up afterwards, which saves more
+than a third of the work; the result is the same because a frozen LLM runs without dropout.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 from speechde.errors import DataError
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.dual_encoder import DualEncoder
-from speechde.models.embed import text_states
 from speechde.training.optim import build_optimiser, parameter_groups
 from speechde.types import Batch
 
@@ -28,7 +27,8 @@ class LitDualEncoder(pl.LightningModule):
     """Trains a ``DualEncoder`` with a ``ContrastiveLoss``.
 
     Args:
-        text_ids: token ids of the unique training texts, row by row as ``Batch.group`` counts them.
+        text_states: model → ``(texts, width)`` states of the unique training texts, row by row as ``Batch.group``
+            counts them; called before training when the text side of the LLM is frozen.
         dev_recall: model → mean dev R@1 of the seen languages; called at the end of every epoch.
     """
 
@@ -43,7 +43,7 @@ class LitDualEncoder(pl.LightningModule):
         backbone_lr: float,
         weight_decay: float,
         warmup_share: float,
-        text_ids: list[np.ndarray] | None = None,
+        text_states: Callable[[DualEncoder], np.ndarray] | None = None,
         dev_recall: Callable[[DualEncoder], float] | None = None,
     ) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class LitDualEncoder(pl.LightningModule):
         self.seed, self.steps = seed, steps
         self.rates = {"lr": lr, "backbone_lr": backbone_lr, "weight_decay": weight_decay}
         self.warmup = max(1, round(warmup_share * steps))
-        self.text_ids, self.dev_recall = text_ids, dev_recall
+        self.text_states, self.dev_recall = text_states, dev_recall
         self._text_states: torch.Tensor | None = None
 
     @property
@@ -61,8 +61,8 @@ class LitDualEncoder(pl.LightningModule):
         return not any(p.requires_grad for n, p in backbone.named_parameters() if n != "embedding.audio")
 
     def on_fit_start(self) -> None:
-        if self.text_is_frozen and self.text_ids is not None:
-            self._text_states = torch.from_numpy(text_states(self.model, self.text_ids)).to(self.device)
+        if self.text_is_frozen and self.text_states is not None:
+            self._text_states = torch.from_numpy(self.text_states(self.model)).to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         torch.manual_seed(hash((self.seed, self.global_step)) % 2**63)

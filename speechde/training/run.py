@@ -12,6 +12,7 @@ import re
 import shlex
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from speechde.data.datamodule import PairDataModule, PairDataset
 from speechde.data.sampler import LanguageBatches
 from speechde.data.statistics import corpus_statistics, format_statistics
 from speechde.errors import ConfigError, DataError
+from speechde.evaluation.protocol import data_counts
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.export.folder import TrainedModel
 from speechde.frontends.encoders import fast_dtype
@@ -88,7 +90,7 @@ def train(config: RunConfig) -> dict:
     directory = run_directory(config)
     directory.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(config.seed, verbose=False)
-    clock = Clock()
+    facts, clock = _facts(config), Clock()
     with clock("fetch"):
         corpus = stages.load_corpus(config.data, cache)
         synthetic = stages.load_synthetic(config.data, corpus, cache)
@@ -100,8 +102,10 @@ def train(config: RunConfig) -> dict:
         found = f"{len(seen_train)} train and {len(dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
         raise ConfigError(f"{corpus.name} has {found}; training needs both: set data.seen, and split in a manifest")
     with clock("frames"):
-        features = stages.training_features(config.frontend, encoder, training, dev, cache, config.seed)
-        test = corpus.select(config.eval.split)
+        frames = stages.training_frames(config.frontend, encoder, training, dev, cache, config.seed)
+    with clock("kmeans"):
+        features = stages.training_features(config.frontend, frames, cache, config.seed)
+    del frames  # its sample for k-means is a gigabyte
     built = stages.build_model(config, encoder, features)
     kept, too_long = _usable(training, features, config.trainer.max_seconds)
     statistics = corpus_statistics(corpus)
@@ -109,8 +113,9 @@ def train(config: RunConfig) -> dict:
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
     log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
     with clock("train"):
-        best = _fit(config, directory, built, features, kept, dev, corpus)
+        best = _fit(config, directory, built, features, kept, dev, corpus, cache, facts["commit"])
     with clock("evaluate"):
+        test = corpus.select(config.eval.split)
         items = stages.evaluation_items(built.settings, encoder, built.kmeans, test, cache)
         test = [u for u in test if u.id in items]
         results, records = evaluate_model(built, items, test, seen=corpus.seen, zero_shot=corpus.zero_shot,
@@ -122,14 +127,14 @@ def train(config: RunConfig) -> dict:
         "dev_recall@1": best,
         "data": {
             "corpus": corpus.name,
-            "train": _counts(kept),
-            "dev": _counts(dev),
-            config.eval.split: _counts(test),
+            "train": data_counts(kept),
+            "dev": data_counts(dev),
+            config.eval.split: data_counts(test),
             "dropped": Counter(_dropped(corpus, items)) + Counter(features.dropped)
             | {"longer than trainer.max_seconds": too_long},
-            "encoder_times_real_time": features.times_real_time,
+            "encoder_times_real_time": [round(speed, 1) for speed in features.times_real_time],
         },
-        **_facts(config, clock),
+        **facts,
         **results,
     }
     metrics["wall_seconds"] = remember_seconds(directory, clock.seconds)
@@ -146,7 +151,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         torch.set_num_threads(config.threads)
     cache = Path(config.cache_dir) if config.cache_dir else cache_root()
     folder = checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
-    clock = Clock()
+    facts, clock = _facts(config), Clock()
     with clock("fetch"):
         trained = TrainedModel.load(folder)
         speech, record = trained.settings["speech"], trained.settings["training"]
@@ -167,8 +172,9 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         "recipe": record["recipe"],
         "mode": record["mode"],
         "seed": record["seed"],
-        "data": {"corpus": corpus.name, config.eval.split: _counts(utterances), "dropped": _dropped(corpus, items)},
-        **_facts(config, clock),
+        "data": {"corpus": corpus.name, config.eval.split: data_counts(utterances), "dropped": _dropped(corpus, items)},
+        **facts,
+        "wall_seconds": {stage: round(seconds, 2) for stage, seconds in clock.seconds.items()},
         **results,
     }
     directory = folder.parent / f"evaluation-{corpus.name}-{config.eval.split}"
@@ -176,14 +182,13 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     return metrics
 
 
-def _facts(config: RunConfig, clock: Clock) -> dict:
-    """What is recorded about any run beside its numbers."""
+def _facts(config: RunConfig) -> dict:
+    """What is recorded about any run beside its numbers; read at its start, because the code may change meanwhile."""
     return {
         "commit": commit(),
         "hardware": hardware(),
         "command": shlex.join(["python", *sys.argv]) if sys.argv[0].endswith(".py") else "",
         "config": asdict(config),
-        "wall_seconds": {stage: round(seconds, 2) for stage, seconds in clock.seconds.items()},
     }
 
 
@@ -194,7 +199,7 @@ def _dropped(corpus: Corpus, *stores: FeatureStore) -> dict[str, int]:
 
 def _fit(
     config: RunConfig, directory: Path, built: TrainedModel, features: stages.Features, training: list[Utterance],
-    dev: list[Utterance], corpus: Corpus,
+    dev: list[Utterance], corpus: Corpus, cache: Path, version: str,
 ) -> float:  # fmt: skip
     """Train (or resume, or find that training is done), load the best weights into ``built``, save the model folder.
 
@@ -223,7 +228,7 @@ def _fit(
         ContrastiveLoss(**asdict(config.loss)),
         seed=config.seed,
         steps=t.steps,
-        text_ids=dataset.unique_text_ids,
+        text_states=lambda model: stages.frozen_text_states(model, dataset.unique_text_ids, cache),
         dev_recall=recall,
         **{key: value for key, value in asdict(config.optim).items() if key != "clip"},
     )
@@ -243,13 +248,17 @@ def _fit(
         logger=build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", asdict(config)),
         callbacks=[keeper, latest, TQDMProgressBar(refresh_rate=10)],
         reload_dataloaders_every_n_epochs=1,
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, t.eval_every),
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
     last = checkpoints / "last.ckpt"
-    if last.exists() and not t.resume:
-        raise ConfigError(f"{directory} holds a run already; resume it (trainer.resume=true), or delete it")
+    if last.exists():
+        if not t.resume:
+            raise ConfigError(f"{directory} holds a run already; resume it (trainer.resume=true), or delete it")
+        log.info("resuming from %s", last)
+    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # meant: see on_train_epoch_start
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     trainer.fit(module, datamodule=PairDataModule(dataset, sampler), ckpt_path=str(last) if last.exists() else None,
                 weights_only=True)  # fmt: skip
     state = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
@@ -264,7 +273,7 @@ def _fit(
         "seed": config.seed,
         "seen": list(corpus.seen),
         "zero_shot": list(corpus.zero_shot),
-        "commit": commit(),
+        "commit": version,
     }
     folder = directory / "model"
     if not folder.exists():
@@ -277,21 +286,9 @@ def _usable(training: list[Utterance], features: stages.Features, max_seconds: f
 
     A batch costs as much as its longest clip times its size; a handful of clips of 20 s would decide the speed.
     """
-    seconds: dict[str, float] = {}
-    for store in features.train[0].stores:
-        seconds |= store.seconds
     present = [u for u in training if all(u.id in s for s in (features.train[:1] if u.synthetic else features.train))]
-    kept = [u for u in present if seconds[u.id] <= max_seconds]
+    kept = [u for u in present if features.seconds[u.id] <= max_seconds]
     return kept, len(present) - len(kept)
-
-
-def _counts(utterances: list[Utterance]) -> dict:
-    return {
-        "recordings": len(utterances),
-        "synthetic": sum(u.synthetic for u in utterances),
-        "transcripts": len({(u.lang, u.text) for u in utterances}),
-        "languages": len({u.lang for u in utterances}),
-    }
 
 
 def _precision(requested: str) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
-from collections import defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
-from speechde.cache import fingerprint
+from speechde.cache import atomic_write, fingerprint
 from speechde.config import DataConfig, FrontendConfig, RunConfig
 from speechde.data import stamps, synthetic
 from speechde.data.manifest import read_manifest
@@ -22,6 +24,8 @@ from speechde.frontends.encoders import SpeechEncoder, WhisperFrames
 from speechde.frontends.features import FeatureStore, View, extract_frames, quantise
 from speechde.frontends.units import KMeans, fit_kmeans
 from speechde.models.backbone import Backbone
+from speechde.models.dual_encoder import DualEncoder
+from speechde.models.embed import text_states
 from speechde.models.prompt import Prompt
 from speechde.types import Corpus, Utterance
 from speechde.weights import resolve
@@ -75,16 +79,32 @@ def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | 
 
 
 @dataclass
+class Frames:
+    """Frame stores of the training and dev clips."""
+
+    views: list[FeatureStore]  # one per version of the recorded clips
+    synthetic: list[FeatureStore]  # one or none
+    dev: FeatureStore
+    sample: np.ndarray  # (n, dim) float32 of the training frames
+
+    @property
+    def training(self) -> list[FeatureStore]:
+        """Every store of training clips."""
+        return [*self.views, *self.synthetic]
+
+
+@dataclass
 class Features:
     """Stored speech items: one store per split and view, and the quantiser of a discrete frontend."""
 
-    train: list[FeatureStore]  # one per view of the recorded clips; synthetic clips are in the first
+    train: list[MergedStore | FeatureStore]  # one per view of the recorded clips; synthetic clips are in the first
     dev: FeatureStore
     kmeans: KMeans | None
     frame_mean: np.ndarray  # (dim,) of the training frames
     frame_std: np.ndarray
     dropped: dict[str, int]
     times_real_time: list[float]
+    seconds: dict[str, float]  # of the training clips, by id
 
 
 class MergedStore:
@@ -118,10 +138,10 @@ def check_encoder(settings: dict, encoder: SpeechEncoder) -> None:
         raise AssetError(f"the model was trained on frames of {expected}; {settings['speech']['encoder']} is {found}")
 
 
-def training_features(
+def training_frames(
     config: FrontendConfig, encoder: SpeechEncoder, train: list[Utterance], dev: list[Utterance], cache: Path, seed: int
-) -> Features:
-    """Frames of the training and dev clips, and units for a discrete frontend (k-means sees training clips alone).
+) -> Frames:
+    """Frames of the training and dev clips, encoded or read from the cache.
 
     ``train`` and ``dev`` hold seen languages only; the caller selects them.
     """
@@ -129,30 +149,57 @@ def training_features(
     made = [u for u in train if u.synthetic]
     if not config.speeds:
         raise ConfigError("frontend.speeds=[] leaves no training clip; use [1.0] for clips as recorded")
-    frames = [
-        extract_frames(
-            recorded, encoder, cache, rate=config.rate, view=View(speed, config.trim_db), label=f"train ×{speed:g}"
-        )
-        for speed in config.speeds
-    ]
-    view = View(1.0, config.trim_db)
-    extra = [extract_frames(made, encoder, cache, rate=config.rate, view=view, label="synthetic")] if made else []
-    dev_frames = extract_frames(dev, encoder, cache, rate=config.rate, view=view, label="dev")
-    every = [*frames, *extra]
-    sample = _sample_rows(every, KMEANS_FRAMES, seed)
-    mean, std = sample.mean(0), sample.std(0) + 1e-5
-    dropped: dict[str, int] = defaultdict(int)
-    for store in [frames[0], *extra, dev_frames]:
-        for item in store.dropped:
-            dropped[item.reason] += 1
-    kmeans = None
+
+    def frames(clips: list[Utterance], label: str, speed: float = 1.0) -> FeatureStore:
+        view = View(speed, config.trim_db)
+        return extract_frames(clips, encoder, cache, rate=config.rate, view=view, label=label)
+
+    views = [frames(recorded, f"train ×{speed:g}", speed) for speed in config.speeds] if recorded else []
+    synthetic = [frames(made, "synthetic")] if made else []
+    return Frames(views, synthetic, frames(dev, "dev"), _sample_rows([*views, *synthetic], KMEANS_FRAMES, seed))
+
+
+def training_features(config: FrontendConfig, frames: Frames, cache: Path, seed: int) -> Features:
+    """What training reads: frames, or units of a quantiser that was fitted on the training clips alone."""
+    dropped: Counter[str] = Counter()
+    for store in [*frames.views[:1], *frames.synthetic, frames.dev]:
+        dropped.update(item.reason for item in store.dropped)
+    views, synthetic, dev, kmeans = frames.views, frames.synthetic, frames.dev, None
     if config.kind == "discrete":
-        kmeans = _kmeans(config, every, sample, cache, seed)
-        units = [quantise(s, kmeans, cache, run_length_deduplication=config.deduplicate) for s in [*every, dev_frames]]
-        frames, extra, dev_frames = units[: len(frames)], units[len(frames) : -1], units[-1]
-    stores = [MergedStore([frames[0], *extra]), *frames[1:]]
-    speeds = [store.speed for store in every if store.speed is not None]
-    return Features(stores, dev_frames, kmeans, mean, std, dict(dropped), speeds)
+        kmeans = _kmeans(config, frames.training, frames.sample, cache, seed)
+
+        def units(store: FeatureStore) -> FeatureStore:
+            return quantise(store, kmeans, cache, run_length_deduplication=config.deduplicate)
+
+        views, synthetic, dev = [units(s) for s in views], [units(s) for s in synthetic], units(dev)
+    first = [*frames.views[:1], *frames.synthetic]
+    return Features(
+        train=[MergedStore([*views[:1], *synthetic]), *views[1:]],
+        dev=dev,
+        kmeans=kmeans,
+        frame_mean=frames.sample.mean(0),
+        frame_std=frames.sample.std(0) + 1e-5,
+        dropped=dict(dropped),
+        times_real_time=[store.speed for store in frames.training if store.speed is not None],
+        seconds={id_: seconds for store in first for id_, seconds in store.seconds.items()},
+    )
+
+
+def frozen_text_states(model: DualEncoder, ids: list[np.ndarray], cache: Path) -> np.ndarray:
+    """``text_states`` of a frozen LLM, from the cache when the same weights have read the same texts before."""
+    digest = hashlib.sha256(model.backbone.config.to_json_string().encode())
+    digest.update(model.backbone.attention.encode())
+    for name, values in model.backbone.state_dict().items():
+        if name != "embedding.audio":
+            digest.update(name.encode())
+            digest.update(values.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    for text in ids:
+        digest.update(np.asarray(text, np.int64).tobytes() + b"|")
+    path = cache / "text_states" / f"{digest.hexdigest()[:16]}.safetensors"
+    if not path.is_file():
+        with atomic_write(path) as temporary:
+            save_file({"states": text_states(model, ids)}, temporary)
+    return load_file(path)["states"]
 
 
 def evaluation_items(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -14,6 +16,7 @@ from speechde.frontends.units import UnitFrontend
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
+from speechde.models.embed import text_states
 from speechde.training.lit_module import LitDualEncoder
 from speechde.types import Batch
 
@@ -33,7 +36,7 @@ def batch():
 
 @pytest.fixture
 def make(tiny_llm):
-    def build(freeze=("*",), dropout=0.0, drop=0.0, text_ids=TEXTS, steps=4, **options):
+    def build(freeze=("*",), dropout=0.0, drop=0.0, texts=TEXTS, steps=4, **options):
         folder = tiny_llm("gemma3_text")
         torch.manual_seed(0)
         backbone = Backbone.load(folder, audio_tokens=12, dropout=dropout)
@@ -41,7 +44,8 @@ def make(tiny_llm):
         if freeze:
             backbone.freeze(list(freeze))
         return LitDualEncoder(model, ContrastiveLoss(), seed=0, steps=steps, lr=1e-2, backbone_lr=1e-3,
-                              weight_decay=0.0, warmup_share=0.0, text_ids=text_ids, **options)  # fmt: skip
+                              weight_decay=0.0, warmup_share=0.0,
+                              text_states=texts and partial(text_states, ids=texts), **options)  # fmt: skip
 
     return build
 
@@ -70,7 +74,7 @@ def step():
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_the_frozen_text_shortcut_gives_the_same_loss_and_gradients(make, step, dropout):
-    fast, slow = make(dropout=dropout), make(dropout=dropout, text_ids=None)
+    fast, slow = make(dropout=dropout), make(dropout=dropout, texts=None)
     for module in (fast, slow):
         assert module.text_is_frozen
         module.on_fit_start()

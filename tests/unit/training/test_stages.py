@@ -20,7 +20,8 @@ def prepared(config):
     corpus = stages.load_corpus(config.data, cache)
     encoder = stages.build_encoder(config.frontend)
     train, dev = (corpus.select(split, corpus.seen) for split in ("train", "dev"))
-    return encoder, stages.training_features(config.frontend, encoder, train, dev, cache, config.seed), train
+    frames = stages.training_frames(config.frontend, encoder, train, dev, cache, config.seed)
+    return encoder, stages.training_features(config.frontend, frames, cache, config.seed), train
 
 
 def test_corpus_of_a_manifest(tiny_run, tmp_path):
@@ -146,3 +147,23 @@ def test_the_model_is_seeded_and_frozen_as_asked(tiny_run, recipe):
         assert built[0].model.normalise
     else:
         assert first["backbone.embedding.audio"].shape == (8, 16) and not built[0].model.normalise
+
+
+def test_frozen_text_states_are_read_from_the_cache_of_the_same_weights_and_texts(tiny_run, tmp_path, monkeypatch):
+    config = tiny_run("stamps_continuous")
+    encoder, features, _ = prepared(config)
+    model = stages.build_model(config, encoder, features).model
+    ids = [np.array([1, 40, 41]), np.array([1, 50])]
+    first = stages.frozen_text_states(model, ids, tmp_path)
+    np.testing.assert_array_equal(first, stages.text_states(model, ids))
+    calls = []
+    real = stages.text_states
+    monkeypatch.setattr(stages, "text_states", lambda *a: calls.append(a) or real(*a))
+    np.testing.assert_array_equal(first, stages.frozen_text_states(model, ids, tmp_path))
+    assert not calls
+    stages.frozen_text_states(model, [np.array([1, 40]), np.array([41, 1, 50])], tmp_path)  # split otherwise
+    assert len(calls) == 1
+    with torch.no_grad():
+        next(iter(model.backbone.layers[0].parameters())).add_(0.1)
+    assert not np.array_equal(first, stages.frozen_text_states(model, ids, tmp_path))
+    assert len(calls) == 2
