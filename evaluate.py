@@ -6,13 +6,18 @@
 """
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from speechde.config import build, check_overrides
+from speechde.config import RunConfig, build, check_overrides
 from speechde.errors import ConfigError, SpeechdeError
+
+# every key exists in the composed configuration, so that any can be set without Hydra's "+"
+ConfigStore.instance().store("schema", asdict(RunConfig()))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")

@@ -1,12 +1,17 @@
 """Train and evaluate a recipe: ``python train.py recipe=quickstart [key=value …]``; ``--help`` lists the groups."""
 
 import sys
+from dataclasses import asdict
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from speechde.config import build, check_overrides
+from speechde.config import RunConfig, build, check_overrides
 from speechde.errors import SpeechdeError
+
+# every key exists in the composed configuration, so that any can be set without Hydra's "+"
+ConfigStore.instance().store("schema", asdict(RunConfig()))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,6 +13,7 @@ import pytest
 import soundfile
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedTokenizerFast, WhisperConfig, WhisperFeatureExtractor
@@ -138,6 +140,7 @@ def make_wav(tmp_path):
 def compose_recipe(name: str) -> dict:
     """The plain mapping that ``python train.py recipe=NAME`` builds its configuration from."""
     folder = Path(__file__).resolve().parents[1] / "conf"
+    ConfigStore.instance().store("schema", asdict(RunConfig()))  # as train.py does
     with initialize_config_dir(str(folder), version_base="1.3"):
         overrides = [f"recipe={name}", f"recipe_name={name}", "run_name=default"]
         return OmegaConf.to_container(compose("config", overrides), resolve=True)

@@ -23,7 +23,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 
-from speechde.cache import atomic_write, cache_root
+from speechde.cache import atomic_write, cache_root, fingerprint
 from speechde.config import FrontendConfig, RunConfig
 from speechde.data.datamodule import PairDataModule, PairDataset
 from speechde.data.sampler import LanguageBatches
@@ -41,6 +41,7 @@ from speechde.training.recall import DevRecall
 from speechde.training.tracking import build_loggers, commit, hardware
 from speechde.types import Corpus, Utterance
 
+MAX_NAME_BYTES = 180  # of a run directory; file systems allow 255, and evaluations put a suffix behind it
 log = logging.getLogger(__name__)
 
 
@@ -76,8 +77,13 @@ def remember_seconds(directory: Path, seconds: dict[str, float]) -> dict[str, fl
 
 
 def run_directory(config: RunConfig) -> Path:
-    """``<runs_dir>/<recipe>/<overrides>-s<seed>``; what a command line could not hold unquoted becomes ``_``."""
+    """``<runs_dir>/<recipe>/<overrides>-s<seed>``; what a command line could not hold unquoted becomes ``_``.
+
+    Overrides too long for the name of a file are cut, and told apart by a hash.
+    """
     name = re.sub(r"[^\w.:+-]", "_", config.run_name)
+    if len(name.encode()) > MAX_NAME_BYTES:
+        name = f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{fingerprint(config.run_name)}"
     return Path(config.runs_dir) / config.recipe_name / f"{name}-s{config.seed}"
 
 

@@ -22,6 +22,11 @@ def test_run_directory():
     assert run.run_directory(config) == Path("r/stamps/data.path:_a_b.tsv+data.seen:_ro_el_+optim.lr:0.1-s3")
 
 
+def test_long_overrides_are_cut_and_told_apart():
+    names = [run.run_directory(RunConfig(recipe_name="r", run_name="é" * 200 + end)).name for end in "ab"]
+    assert names[0] != names[1] and max(len(name.encode()) for name in names) < 210
+
+
 def test_clock():
     clock = run.Clock()
     with pytest.raises(KeyError), clock("train"):
