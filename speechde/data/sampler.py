@@ -6,6 +6,7 @@ negatives, and a batch of them teaches little.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -49,9 +50,9 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         self.batch_size, self.steps, self.seed, self.views = batch_size, steps, seed, views
         self.one_language, self.synthetic_share = one_language, synthetic_share
         self.epoch = 0
-        languages = sorted({u.lang for u in utterances})
-        self._real = [self._indices(utterances, lang, synthetic=False) for lang in languages]
-        self._synthetic = [self._indices(utterances, lang, synthetic=True) for lang in languages]
+        self.languages = sorted({u.lang for u in utterances})
+        self._real = [self._indices(utterances, lang, synthetic=False) for lang in self.languages]
+        self._synthetic = [self._indices(utterances, lang, synthetic=True) for lang in self.languages]
         counts = np.array([len(a) + len(b) for a, b in zip(self._real, self._synthetic, strict=True)], dtype=np.float64)
         weights = counts**exponent
         self.probabilities = weights / weights.sum()
@@ -81,11 +82,45 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
             sizes = {lang: int(size) for lang, size in enumerate(drawn) if size}
         chosen: list[tuple[int, int]] = []
         for lang, size in sizes.items():
-            real, synthetic = self._real[lang], self._synthetic[lang]
-            from_synthetic = round(size * self.synthetic_share) if len(synthetic) else 0
-            if not len(real):
-                from_synthetic = size
-            for pool, count, views in ((real, size - from_synthetic, self.views), (synthetic, from_synthetic, 1)):
-                picked = rng.choice(pool, min(count, len(pool)), replace=False)
+            pools = (self._real[lang], self.views), (self._synthetic[lang], 1)
+            for (pool, views), count in zip(pools, self._counts(lang, size), strict=True):
+                picked = rng.choice(pool, count, replace=False)
                 chosen += [(int(index), int(rng.integers(views))) for index in picked]
         return chosen
+
+    def effective_epochs(self, total_steps: int, synthetic: bool = False) -> dict[str, float]:
+        """Expected number of times each recorded (or each synthetic) clip of a language is drawn in ``total_steps``.
+
+        Exact for the exponent, the synthetic share, one or several languages a batch, and languages smaller than
+        their part of a batch. All clips of one kind and language are drawn alike; languages without one are left out.
+        """
+        epochs = {}
+        for lang, (name, probability) in enumerate(zip(self.languages, self.probabilities, strict=True)):
+            clips = len((self._synthetic if synthetic else self._real)[lang])
+            if not clips:
+                continue
+            if self.one_language:
+                drawn = probability * self._counts(lang, self.batch_size)[synthetic]
+            else:  # the part of one language in a multinomial draw is binomial
+                drawn = sum(
+                    _binomial(size, self.batch_size, probability) * self._counts(lang, size)[synthetic]
+                    for size in range(self.batch_size + 1)
+                )
+            epochs[name] = float(total_steps * drawn / clips)
+        return epochs
+
+    def _counts(self, lang: int, size: int) -> tuple[int, int]:
+        """Recorded and synthetic clips among the ``size`` of one language."""
+        real, synthetic = len(self._real[lang]), len(self._synthetic[lang])
+        from_synthetic = round(size * self.synthetic_share) if synthetic else 0
+        if not real:
+            from_synthetic = size
+        return min(size - from_synthetic, real), min(from_synthetic, synthetic)
+
+
+def _binomial(k: int, n: int, p: float) -> float:
+    """Probability of ``k`` successes in ``n`` trials, through logarithms: binomial coefficients overflow a float."""
+    if p >= 1:
+        return float(k == n)
+    ways = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+    return math.exp(ways + k * math.log(p) + (n - k) * math.log1p(-p))

@@ -5,8 +5,8 @@ symbols a name (``<annotation cp="🐻" type="tts">ours</annotation>``) and, in 
 separated by ``|``. Names are parallel across languages and close to picture descriptions in length and vocabulary.
 They are read by espeak-ng (:mod:`speechde.data.espeak`), each text by a speaker of its own.
 
-Only seen languages have a voice here. Held-out texts are given by the caller and compared after ``normalise_text``,
-whole text against whole text: "ours" may be read although "Un ours." is held out.
+Every language with a voice of its own but Oromo can be read. Held-out texts are given by the caller and compared after
+``normalise_text``, whole text against whole text: "ours" may be read although "Un ours." is held out.
 """
 
 from __future__ import annotations
@@ -16,23 +16,18 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple
-from functools import cache
-from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
 
 import soundfile
-import torch
 
 from speechde.cache import atomic_directory, fingerprint
 from speechde.data import debian
 from speechde.data.audio import trim_silence
-from speechde.data.espeak import VOICES, Espeak, Speaker, installed_version
+from speechde.data.espeak import NATIVE, Speaker, in_processes, installed_version, spoken_form, synthesiser
 from speechde.data.manifest import clean_text
-from speechde.errors import AssetError, ConfigError, DataError, unknown_value
+from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
 from speechde.types import SAMPLE_RATE, Corpus, Dropped, Utterance
 
@@ -41,40 +36,43 @@ VERSION = "41-0.1"
 SHA256 = "35d30d5d3bee4d8244e95236259c4c2a0db06e21bad696515751fcfeee4d0260"
 LICENCE = "Unicode-DFS-2016"
 KINDS = ("names", "keywords")
+LANGS = tuple(lang for lang in NATIVE if lang != "om_et")  # the package has no Oromo
 
 _ANNOTATIONS = PurePosixPath("usr/share/unicode/cldr/common/annotations")
 _COPYRIGHT = PurePosixPath("usr/share/doc") / PACKAGE / "copyright"
-_FILES = tuple(_ANNOTATIONS / f"{lang.split('_')[0]}.xml" for lang in VOICES)
+# Where the package's locale is not the first part of the FLEURS code.
+_LOCALES = {"cmn_hans_cn": "zh", "nb_no": "no"}
 _WORD = re.compile(r"[^\W\d_]{2}")
 _CHUNK = 50  # texts per task of a worker
 _log = logging.getLogger(__name__)
 
 
 def find_texts(archive: str | Path | None, cache_dir: str | Path, sha256: str | None = SHA256) -> Path:
-    """The folder below ``cache_dir`` with the annotations of the languages that have a voice, and the licence.
+    """The folder below ``cache_dir`` with the annotations of ``LANGS``, and the licence.
 
     The package is ``archive``, or found or fetched as :func:`speechde.data.debian.find_archive` does; ``sha256=None``
     accepts any version of it. Raises ``AssetError`` when there is none.
     """
     cache_dir = Path(cache_dir)
     path = debian.find_archive(PACKAGE, VERSION, sha256, archive, cache_dir / "downloads", "data.synthetic.archive")
-    root = cache_dir / "corpora" / f"{PACKAGE}-{VERSION}"
-    return debian.unpack(path, root, lambda inner: inner == _COPYRIGHT or inner in _FILES, _ANNOTATIONS)
+    root = cache_dir / "corpora" / f"{PACKAGE}-{VERSION}-native"
+    files = {_COPYRIGHT, *map(_file, LANGS)}
+    return debian.unpack(path, root, files.__contains__, _ANNOTATIONS)
 
 
 def read_names(root: str | Path, langs: Sequence[str], kind: str = "names") -> list[tuple[str, str, str]]:
     """``(lang, cp, text)`` of an unpacked package, language by language in file order; ``cp`` is the character.
 
     Texts are cleaned; one that repeats an earlier text of its language, after ``normalise_text``, or has no two
-    letters in a row is left out (the log tells how many). Raises ``ConfigError`` for a language without a voice or
-    an unknown kind, ``DataError`` for a missing or damaged file.
+    letters in a row is left out (the log tells how many). Raises ``ConfigError`` for a language not in ``LANGS`` or an
+    unknown kind, ``DataError`` for a missing or damaged file.
     """
     if kind not in KINDS:
         raise unknown_value("kind of synthetic text", kind, KINDS)
     entries = []
     for lang in langs:
-        if lang not in VOICES:
-            raise unknown_value("synthetic language", lang, VOICES)
+        if lang not in LANGS:
+            raise unknown_value("synthetic language", lang, LANGS)
         found: dict[str, tuple[str, str, str]] = {}
         total = 0
         for cp, is_name, content in _read_annotations(Path(root), lang):
@@ -91,7 +89,7 @@ def read_names(root: str | Path, langs: Sequence[str], kind: str = "names") -> l
 def synthetic_corpus(
     root: str | Path,
     cache_dir: str | Path,
-    langs: Sequence[str] = tuple(VOICES),
+    langs: Sequence[str],
     exclude: Iterable[str] = (),
     kinds: Sequence[str] = ("names",),
     limit: int | None = None,
@@ -107,9 +105,9 @@ def synthetic_corpus(
     a keyword's is its text. ``workers=1`` reads in this process.
 
     Raises:
-        ConfigError: a language without a voice, an unknown kind, or a number below 1.
+        ConfigError: a language not in ``LANGS``, an unknown kind, or a number below 1.
         DataError: the annotations are missing or damaged, or no text is left.
-        AssetError: espeak-ng is not installed, or its processes cannot be started.
+        AssetError: espeak-ng, or what a language needs beside it, is not installed; its processes cannot be started.
     """
     for name, value in (("limit", limit), ("workers", workers)):
         if value is not None and value < 1:
@@ -119,14 +117,18 @@ def synthetic_corpus(
     if not chosen:
         raise DataError(f"no text of {', '.join(langs) or 'no language'} is left to read: {len(dropped)} were dropped")
     speakers = [Speaker.draw(f"{seed}:{lang}:{text}") for lang, _, text in chosen]
-    readings = [[text, VOICES[lang], *astuple(who)] for (lang, _, text), who in zip(chosen, speakers, strict=True)]
+    readings = [
+        [spoken_form(text, lang), NATIVE[lang], *astuple(who)]
+        for (lang, _, text), who in zip(chosen, speakers, strict=True)
+    ]
     folder = Path(cache_dir) / "espeak" / fingerprint({"readings": readings, "version": installed_version()})
     names = [f"{number:06d}.flac" for number in range(len(chosen))]
     if not folder.is_dir():
         jobs = [(text, lang, who, name) for (lang, _, text), who, name in zip(chosen, speakers, names, strict=True)]
         start = time.monotonic()
         with atomic_directory(folder) as part:
-            _read_all(part, jobs, workers)
+            chunks = [(part, jobs[i : i + _CHUNK]) for i in range(0, len(jobs), _CHUNK)]
+            list(in_processes(_read_chunk, chunks, workers))
         _log.info("espeak-ng read %d texts in %.0f s, to %s", len(jobs), time.monotonic() - start, folder)
 
     utterances = []
@@ -143,7 +145,7 @@ def synthetic_corpus(
                 audio=str(folder / name),
                 sentence_id=sentence_id,
                 split="train",
-                speaker=VOICES[lang] + who.variant,
+                speaker=NATIVE[lang] + who.variant,
                 source="espeak-ng reading of CLDR names",
                 synthetic=True,
             )
@@ -153,9 +155,13 @@ def synthetic_corpus(
     return Corpus("cldr", utterances, langs, (), dropped, LICENCE)
 
 
+def _file(lang: str) -> PurePosixPath:
+    return _ANNOTATIONS / f"{_LOCALES.get(lang, lang.split('_')[0])}.xml"
+
+
 def _read_annotations(root: Path, lang: str) -> list[tuple[str, bool, str]]:
     """``(character, whether this is its name, content)`` of each annotation of a language."""
-    path = root / _ANNOTATIONS / f"{lang.split('_')[0]}.xml"
+    path = root / _file(lang)
     try:
         text = path.read_text(encoding="utf-8-sig")
         if "<!ENTITY" in text:  # CLDR declares none, and nested ones could expand without end
@@ -195,34 +201,9 @@ def _choose(
     return kept, dropped
 
 
-def _read_all(folder: Path, jobs: list[tuple[str, str, Speaker, str]], workers: int) -> None:
-    chunks = [jobs[i : i + _CHUNK] for i in range(0, len(jobs), _CHUNK)]
-    if workers == 1:
-        for chunk in chunks:
-            _read_chunk(folder, chunk)
-        return
-    # spawn: a fork would copy whatever threads and device contexts the caller holds.
-    with ProcessPoolExecutor(
-        min(workers, len(chunks)), get_context("spawn"), torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        try:
-            list(pool.map(_read_chunk, [folder] * len(chunks), chunks))
-        except BrokenProcessPool as error:
-            raise AssetError(
-                f"a process that reads with espeak-ng ended early ({error}); use workers=1, or put the code that "
-                "starts it below `if __name__ == '__main__':`"
-            ) from error
-
-
 def _read_chunk(folder: Path, jobs: list[tuple[str, str, Speaker, str]]) -> None:
     """Write one FLAC file per ``(text, lang, speaker, file name)``, none where espeak-ng has nothing to say."""
-    espeak = _synthesiser()
     for text, lang, speaker, name in jobs:
-        waveform = espeak.read(text, lang, speaker)
+        waveform = synthesiser().read(text, lang, speaker)
         if waveform.size:
             soundfile.write(folder / name, trim_silence(waveform), SAMPLE_RATE, "PCM_16")
-
-
-@cache
-def _synthesiser() -> Espeak:
-    return Espeak()

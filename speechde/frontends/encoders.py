@@ -1,27 +1,35 @@
-"""Frames from a pretrained speech encoder, without padding short clips to the encoder's window.
+"""Speech encoders: one Protocol, an allow-list of architectures, and pooling of frames to a lower rate.
 
-Whisper was trained on windows of exactly 30 s, and the reference pipelines pad every clip to that: for clips of 1.5 s
-that is twenty times the work. Its encoder is a convolution stem, a table of absolute positions and ordinary
-transformer layers, so it also runs on the real length: take the first T positions, keep padding out of the
-convolutions and out of the attention, and the frames of a clip do not depend on what shares its batch (tested).
-Clips longer than a window are cut into windows whose frames are concatenated; nothing is dropped.
+Any encoder that transformers can run is a row of ``ENCODERS`` away, but only architectures whose rows of the table in
+tests/unit/frontends/test_pretrained.py pass are read: most of them let padding or neighbours leak into frames
+somewhere, and a wrong frame looks like any other.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from transformers import WhisperFeatureExtractor
 
-from speechde.errors import ConfigError
-from speechde.types import SAMPLE_RATE
-from speechde.weights import load_whisper_encoder, weights_hash
+from speechde.errors import ConfigError, unknown_value
+from speechde.frontends.pretrained import (
+    Data2VecFrames,
+    Gemma3nFrames,
+    Gemma4Frames,
+    ParakeetFrames,
+    Wav2Vec2BertFrames,
+    Wav2Vec2Frames,
+)
+from speechde.frontends.whisper import WhisperFrames
+from speechde.frontends.windows import fast_dtype
+from speechde.weights.folder import check_folder
+
+__all__ = ["ENCODERS", "SpeechEncoder", "WhisperFrames", "fast_dtype", "load_speech_encoder", "pool_frames",
+           "pooling_factor"]  # fmt: skip
 
 
 class SpeechEncoder(Protocol):
@@ -39,100 +47,47 @@ class SpeechEncoder(Protocol):
         ...
 
 
-def fast_dtype() -> torch.dtype:
-    """bfloat16 where the processor multiplies it faster than float32 (CUDA, AVX512-BF16, AMX), else float32."""
-    if torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
-        return torch.bfloat16
-    return torch.float32
+ENCODERS = {
+    "whisper": WhisperFrames,
+    "wav2vec2": Wav2Vec2Frames,  # XLS-R and MMS too
+    "hubert": Wav2Vec2Frames,
+    "wavlm": Wav2Vec2Frames,
+    "data2vec-audio": Data2VecFrames,
+    "wav2vec2-bert": Wav2Vec2BertFrames,  # w2v-BERT 2.0
+    "parakeet_encoder": ParakeetFrames,
+    "parakeet_ctc": ParakeetFrames,
+    "parakeet_rnnt": ParakeetFrames,
+    "parakeet_tdt": ParakeetFrames,
+    "gemma3n": Gemma3nFrames,
+    "gemma3n_audio": Gemma3nFrames,
+    "gemma4": Gemma4Frames,
+    "gemma4_audio": Gemma4Frames,
+    "embedding_gemma2": Gemma4Frames,
+}
 
 
-class WhisperFrames:
-    """Hidden states of one layer of a Whisper encoder (supervised features: Whisper is trained on transcripts).
+def load_speech_encoder(
+    folder: str | Path, layer: int = -1, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+) -> SpeechEncoder:
+    """The speech encoder in ``folder``, a checkpoint in transformers layout, alone or as part of a larger model.
 
     Args:
-        folder: a Whisper checkpoint in transformers layout, encoder alone or whole.
-        layer: 1 to the number of layers; the last includes the final layer norm. Negative counts from the end.
+        folder: holds config.json, safetensors weights and the feature extractor's settings.
+        layer: 1 to the number of layers, negative from the end; no layer above it is run. The last one includes the
+            encoder's final layer norm, where it has one, and never a projection into the space of another model.
         dtype: of the computation; ``None`` takes ``fast_dtype()``.
-        tail_seconds: silence kept after the clip, so that the last frames see the ending they saw in training.
+        device: where it runs.
+
+    Raises:
+        ConfigError: an architecture that was not validated, or no such layer.
+        AssetError: weights or feature extractor are missing.
     """
-
-    STRIDE = 2 * 160  # samples per frame: the mel hop of 10 ms times the stride of the second convolution
-
-    def __init__(
-        self,
-        folder: str | Path,
-        layer: int = -1,
-        dtype: torch.dtype | None = None,
-        device: str | torch.device = "cpu",
-        tail_seconds: float = 0.1,
-    ) -> None:
-        self.dtype = dtype or fast_dtype()
-        self.device = torch.device(device)
-        self.model = load_whisper_encoder(folder, self.dtype).to(self.device).eval()
-        layers = len(self.model.layers)
-        self.layer = layer + layers + 1 if layer < 0 else layer
-        if not 1 <= self.layer <= layers:
-            raise ConfigError(
-                f"frontend.layer={layer} is not possible: {folder} has {layers} layers; use 1 to {layers}"
-            )
-        self.features = WhisperFeatureExtractor.from_pretrained(folder)
-        self.tail = round(tail_seconds * SAMPLE_RATE)
-        self.window = self.model.config.max_source_positions * self.STRIDE
-        self.rate = SAMPLE_RATE / self.STRIDE
-        self.dim = self.model.config.d_model
-        self._hash = weights_hash(Path(folder))
-
-    def describe(self) -> dict:
-        """See ``SpeechEncoder``."""
-        return {"encoder": "whisper", "weights": self._hash, "layer": self.layer, "tail": self.tail,
-                "dtype": str(self.dtype)}  # fmt: skip
-
-    def encode(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See ``SpeechEncoder``. Callers should batch clips of similar length: the work grows with the longest."""
-        windows: list[np.ndarray] = []
-        owner: list[int] = []
-        for i, waveform in enumerate(waveforms):
-            waveform = np.pad(waveform, (0, self.tail))
-            for start in range(0, len(waveform), self.window):
-                windows.append(waveform[start : start + self.window])
-                owner.append(i)
-        frames = self._encode_windows(windows)
-        parts: list[list[np.ndarray]] = [[] for _ in waveforms]
-        for i, part in zip(owner, frames, strict=True):
-            parts[i].append(part)
-        return [part[0] if len(part) == 1 else np.concatenate(part) for part in parts]
-
-    @torch.inference_mode()
-    def _encode_windows(self, windows: list[np.ndarray]) -> list[np.ndarray]:
-        mels = [self._mel(window) for window in windows]
-        lengths = torch.tensor([mel.shape[1] for mel in mels])
-        batch = torch.zeros(len(mels), mels[0].shape[0], int(lengths.max()))
-        for row, mel in zip(batch, mels, strict=True):
-            row[:, : mel.shape[1]] = mel
-        hidden, mask = self._stem(batch.to(self.device, self.dtype), lengths.to(self.device))
-        attention = mask[:, None, None, :].expand(-1, 1, hidden.shape[1], -1)
-        for block in self.model.layers[: self.layer]:
-            output = block(hidden, attention)
-            hidden = output[0] if isinstance(output, tuple) else output
-        if self.layer == len(self.model.layers):
-            hidden = self.model.layer_norm(hidden)
-        arrays = hidden.to("cpu", torch.float16).numpy()
-        return [array[: (int(n) + 1) // 2].copy() for array, n in zip(arrays, lengths, strict=True)]
-
-    def _mel(self, window: np.ndarray) -> Tensor:
-        """``(mel bins, time)`` log-mel of one window at its own length (10 ms a column)."""
-        short = 400 - len(window)  # one analysis window is the least the short-time transform takes
-        window = np.pad(window, (0, short)) if short > 0 else window
-        out = self.features(window, sampling_rate=SAMPLE_RATE, padding="do_not_pad", return_tensors="np")
-        return torch.from_numpy(out["input_features"][0])
-
-    def _stem(self, mels: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Convolutions and positions, with padding kept at zero as the convolutions' own edge padding is."""
-        columns = torch.arange(mels.shape[2], device=mels.device) < lengths[:, None]
-        hidden = F.gelu(self.model.conv1(mels)) * columns[:, None]
-        hidden = F.gelu(self.model.conv2(hidden)).transpose(1, 2)
-        frames = torch.arange(hidden.shape[1], device=mels.device) < ((lengths + 1) // 2)[:, None]
-        return hidden + self.model.embed_positions.weight[: hidden.shape[1]], frames
+    folder = check_folder(Path(folder))
+    model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if model_type not in ENCODERS:
+        fix = "To add one: a row in frontends/encoders.py, and one that passes in frontends/test_pretrained.py."
+        raise unknown_value(f"frontend.encoder: model type of {folder}", model_type, ENCODERS, fix)
+    return ENCODERS[model_type](folder, layer=layer, dtype=dtype, device=device)
 
 
 def pool_frames(frames: np.ndarray, factor: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from speechde.cache import atomic_directory, fingerprint
 from speechde.data.audio import AudioError, check_waveform, load_audio, perturb_speed, trim_silence
+from speechde.data.containers import split_locator
 from speechde.errors import AssetError, DataError
 from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
 from speechde.frontends.units import KMeans, deduplicate
@@ -193,12 +194,16 @@ def _write(folder: Path, parts: list[np.ndarray], index: dict) -> None:
 
 
 def _clip_key(utterance: Utterance) -> list:
-    """Identity of a clip's content: id, size and modification time (hashing a corpus each start would take minutes)."""
+    """Identity of a clip's content: id, size and modification time (hashing a corpus each start would take minutes).
+
+    A locator has the size and time of its container, and the member.
+    """
+    container, *member = split_locator(utterance.audio) or (utterance.audio,)
     try:
-        stat = Path(utterance.audio).stat()
+        stat = Path(container).stat()
     except OSError:
-        return [utterance.id, -1, -1]
-    return [utterance.id, stat.st_size, stat.st_mtime_ns]
+        return [utterance.id, -1, -1, *member]
+    return [utterance.id, stat.st_size, stat.st_mtime_ns, *member]
 
 
 def _decoded(utterances: Sequence[Utterance], view: View) -> Iterator[list]:

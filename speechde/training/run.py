@@ -36,6 +36,7 @@ from speechde.frontends.encoders import fast_dtype
 from speechde.frontends.features import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.training import stages
+from speechde.training.corpora import load_corpus, load_synthetic
 from speechde.training.lit_module import LitDualEncoder
 from speechde.training.recall import DevRecall
 from speechde.training.tracking import build_loggers, commit, hardware
@@ -98,8 +99,8 @@ def train(config: RunConfig) -> dict:
     pl.seed_everything(config.seed, verbose=False)
     facts, clock = _facts(config), Clock()
     with clock("fetch"):
-        corpus = stages.load_corpus(config.data, cache)
-        synthetic = stages.load_synthetic(config.data, corpus, cache)
+        corpus = load_corpus(config.data, cache)
+        synthetic = load_synthetic(config.data, corpus, cache)
         encoder = stages.build_encoder(config.frontend)
     seen_train = corpus.select("train", corpus.seen)
     training = seen_train + (synthetic.utterances if synthetic else [])
@@ -161,7 +162,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     with clock("fetch"):
         trained = TrainedModel.load(folder)
         speech, record = trained.settings["speech"], trained.settings["training"]
-        corpus = stages.load_corpus(config.data, cache)
+        corpus = load_corpus(config.data, cache)
         encoder = stages.build_encoder(FrontendConfig(encoder=speech["encoder"], layer=speech["layer"]))
         stages.check_encoder(trained.settings, encoder)
     utterances = corpus.select(config.eval.split)

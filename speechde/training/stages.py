@@ -1,10 +1,9 @@
-"""The stages before training, each cached: corpus, frames, units, model."""
+"""The stages between corpus and training, each cached: frames, units, model."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,67 +14,21 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from speechde.cache import atomic_write, fingerprint
-from speechde.config import DataConfig, FrontendConfig, RunConfig
-from speechde.data import stamps, synthetic
-from speechde.data.manifest import read_manifest
+from speechde.config import FrontendConfig, RunConfig
 from speechde.errors import AssetError, ConfigError
 from speechde.export.folder import TrainedModel, assemble
-from speechde.frontends.encoders import SpeechEncoder, WhisperFrames
+from speechde.frontends.encoders import SpeechEncoder, load_speech_encoder
 from speechde.frontends.features import FeatureStore, View, extract_frames, quantise
 from speechde.frontends.units import KMeans, fit_kmeans
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import text_states
 from speechde.models.prompt import Prompt
-from speechde.types import Corpus, Utterance
+from speechde.types import Utterance
 from speechde.weights import resolve
 
 KMEANS_FRAMES = 500_000  # frames sampled for k-means: about 500 per unit, where the centroids no longer move
-# leading articles of the seen languages and English (Russian has none)
-ARTICLE = re.compile(r"^(?:(?:an?|the|une?|una|un[oea]s|uns|des|el|els|la|las|le|les|los)\s+|l['’])", re.IGNORECASE)
 log = logging.getLogger(__name__)
-
-
-def load_corpus(config: DataConfig, cache: Path) -> Corpus:
-    """Read the corpus that ``data.name`` names.
-
-    Raises:
-        ConfigError: a setting that this corpus needs is missing.
-    """
-    if config.name == "stamps":
-        archive = stamps.find_archive(config.archive, cache / "downloads")
-        root = stamps.unpack(archive, cache / "corpora" / f"{stamps.PACKAGE}-{stamps.VERSION}")
-        zero_shot = stamps.ZERO_SHOT if config.zero_shot is None else config.zero_shot
-        corpus = stamps.read_stamps(root, config.seen or stamps.SEEN, zero_shot, seed=config.split_seed)
-    else:
-        if not config.path:
-            raise ConfigError("data=manifest needs data.path=FILE (.parquet, .jsonl or .tsv)")
-        corpus = read_manifest(config.path, seen=config.seen, zero_shot=config.zero_shot)
-    if config.limit is not None:
-        sentences = sorted({u.sentence_id for u in corpus.utterances})
-        kept = set(sentences[:: max(1, len(sentences) // config.limit)][: config.limit])
-        corpus.utterances = [u for u in corpus.utterances if u.sentence_id in kept]
-    overlap = set(corpus.seen) & set(corpus.zero_shot)
-    if overlap:
-        raise ConfigError(f"{', '.join(sorted(overlap))} is both in data.seen and in data.zero_shot; keep it in one")
-    return corpus
-
-
-def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | None:
-    """Extra training speech in the seen languages, read by espeak-ng; none of its texts occurs in dev or test."""
-    if config.synthetic.share <= 0:
-        return None
-    held_out = [text for u in corpus.utterances if u.split != "train" for text in (u.text, u.translation) if text]
-    bare = [ARTICLE.sub("", text) for text in held_out]  # a name has no article where a description has one
-    root = synthetic.find_texts(config.synthetic.archive, cache)
-    return synthetic.synthetic_corpus(
-        root,
-        cache,
-        corpus.seen,
-        exclude=held_out + bare,
-        kinds=tuple(config.synthetic.texts.split("+")),
-        limit=config.synthetic.limit,
-    )
 
 
 @dataclass
@@ -123,7 +76,7 @@ class MergedStore:
 def build_encoder(config: FrontendConfig) -> SpeechEncoder:
     """The speech encoder that ``frontend.encoder`` names, on the accelerator when there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return WhisperFrames(resolve(config.encoder), layer=config.layer, device=device)
+    return load_speech_encoder(resolve(config.encoder), layer=config.layer, device=device)
 
 
 def check_encoder(settings: dict, encoder: SpeechEncoder) -> None:
@@ -233,7 +186,8 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     else:
         frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": scale, "hidden": f.hidden,
                     "stride": f.stride, "layers": f.layers, "heads": f.heads, "dropout": f.dropout, "drop": f.drop,
-                    "drop_span": f.drop_span, "noise": f.noise}  # fmt: skip
+                    "drop_span": f.drop_span, "noise": f.noise, "downsample": f.downsample,
+                    "mask_features": f.mask_features}  # fmt: skip
     prefix = {"mode": config.model.prefix.mode, "speech": config.model.prefix.speech, "text": config.model.prefix.text}
     settings = {
         "frontend": frontend,

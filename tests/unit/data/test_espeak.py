@@ -1,12 +1,14 @@
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from speechde.data import espeak
-from speechde.data.espeak import VARIANTS, VOICES, Espeak, Speaker
+from speechde.data.espeak import NATIVE, PROXY, VARIANTS, VOICES, Espeak, Speaker, spoken_form
 from speechde.errors import AssetError, ConfigError
+from speechde.languages import LANGUAGES
 
 TEXTS = {"ca_es": "un gat content", "es_419": "cara sonriendo", "fr_fr": "un ours brun", "ru_ru": "улыбка"}
 PLAIN = Speaker("", 150, 50, 50)
@@ -25,7 +27,29 @@ def test_speakers_depend_on_the_key_alone_and_differ():
     assert {speaker.variant for speaker in speakers} == set(VARIANTS)
 
 
-@pytest.mark.parametrize("lang", VOICES)
+def test_speakers_of_disjoint_sets():
+    for _ in range(2):
+        speakers = [Speaker.draw(str(i), ("+m1", "+f1"), rate=(160, 170), pitch=(10, 20)) for i in range(100)]
+        assert {s.variant for s in speakers} == {"+m1", "+f1"}
+        assert {s.rate for s in speakers} <= set(range(160, 171)) and len({s.pitch for s in speakers}) == 11
+
+
+def test_every_fleurs_language_has_a_voice_a_proxy_or_none():
+    assert (len(NATIVE), len(PROXY)) == (73, 22) and not set(NATIVE) & set(PROXY)
+    assert set(LANGUAGES) - set(VOICES) == {"ckb_iq", "kam_ke", "km_kh", "lo_la", "luo_ke", "tg_tj", "yo_ng"}
+    assert set(VOICES) <= set(LANGUAGES)
+    assert not set(PROXY) & {lang for lang, voice in NATIVE.items() if voice in PROXY.values()}
+    assert [espeak.voice_kind(lang) for lang in ("ro_ro", "gl_es")] == ["native", "proxy"]
+    with pytest.raises(ConfigError, match="synthetic language: 'kam_ke' is not known"):
+        espeak.voice_kind("kam_ke")
+
+
+def test_every_voice_is_installed(synthesiser):
+    with synthesiser._library() as (library, _):
+        assert [v for v in VOICES.values() if library.espeak_SetVoiceByName(v.encode()) != 0] == []
+
+
+@pytest.mark.parametrize("lang", TEXTS)
 def test_a_reading_is_speech_of_plausible_length(synthesiser, lang):
     waveform = synthesiser.read(TEXTS[lang], lang, PLAIN)
     assert waveform.dtype == np.float32 and waveform.ndim == 1
@@ -59,9 +83,54 @@ def test_nothing_to_say_is_an_empty_waveform(synthesiser, text):
     assert waveform.shape == (0,) and waveform.dtype == np.float32
 
 
+def test_letters_that_a_voice_would_name_are_replaced(synthesiser):
+    assert spoken_form("Ọ bụla ʼ ị", "ig_ng") == "O bula ' i"
+    assert spoken_form("ب ښار", "ps_af") == "ب شار"
+    assert all(spoken_form(text, lang) == text for lang, text in TEXTS.items())
+    named = synthesiser.read("A mụrụ mmadụ nile", "sw_ke", PLAIN)
+    assert len(synthesiser.read("A mụrụ mmadụ nile", "ig_ng", PLAIN)) < 0.5 * len(named)
+
+
+def test_burmese_is_given_in_short_clauses():
+    text = " ".join(["လွတ်လပ်သော"] * 20) + "၊ လူ။"
+    clauses = spoken_form(text, "my_mm").split(", ")
+    assert max(map(len, clauses)) <= 40 and "".join(clauses).replace(" ", "") == text.translate(
+        {ord(c): None for c in " ၊။"}
+    )
+
+
+def test_japanese_and_mandarin_need_a_package(monkeypatch):
+    monkeypatch.setattr(espeak, "find_spec", lambda name: None)
+    assert [espeak.missing_package(lang) for lang in ("ja_jp", "cmn_hans_cn", "fr_fr")] == ["pykakasi", "pypinyin", ""]
+    with pytest.raises(AssetError, match=r"ja_jp needs pykakasi.*pip install pykakasi"):
+        spoken_form("熊", "ja_jp")
+
+
+def test_japanese_is_read_from_kana(synthesiser):
+    pytest.importorskip("pykakasi", reason="an optional package")
+    assert spoken_form("人間は平等である。", "ja_jp").replace(" ", "") == "にんげんはびょうどうである。"
+    assert len(synthesiser.read("人間は平等である。", "ja_jp", PLAIN)) < 3 * 16_000
+
+
+def test_mandarin_is_read_from_pinyin(synthesiser):
+    pytest.importorskip("pypinyin", reason="an optional package")
+    assert spoken_form("人人生而自由", "cmn_hans_cn") == "ren2 ren2 sheng1 er2 zi4 you2"
+    assert 0.5 < len(synthesiser.read("人人生而自由", "cmn_hans_cn", PLAIN)) / 16_000 < 4
+
+
+def test_processes_that_cannot_start_name_the_fix(monkeypatch):
+    class Pool(espeak.ProcessPoolExecutor):
+        def map(self, *args):
+            raise BrokenProcessPool("gone")
+
+    monkeypatch.setattr(espeak, "ProcessPoolExecutor", Pool)
+    with pytest.raises(AssetError, match=r"ended early.*workers=1.*__main__"):
+        list(espeak.in_processes(str, [("a",)], 2))
+
+
 def test_unknown_language_and_variant(synthesiser):
-    with pytest.raises(ConfigError, match=r"synthetic language: 'ro_ro'.*ca_es, es_419"):
-        synthesiser.read("un urs", "ro_ro", PLAIN)
+    with pytest.raises(ConfigError, match=r"synthetic language: 'kam_ke'.*ca_es, "):
+        synthesiser.read("un urs", "kam_ke", PLAIN)
     with pytest.raises(ConfigError, match=r"voice variant: '\+zz' is not known"):
         synthesiser.read("un ours", "fr_fr", replace(PLAIN, variant="+zz"))
     assert len(synthesiser.read("un ours", "fr_fr", PLAIN))

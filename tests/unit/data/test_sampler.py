@@ -122,3 +122,35 @@ def test_refused(options, error, message):
 def test_no_clip_is_an_error():
     with pytest.raises(DataError, match=r"no training clip; check data\.seen"):
         LanguageBatches([], batch_size=4, steps=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"exponent": 0.5},
+        {"exponent": 0, "batch_size": 32},  # more than two of the languages have
+        {"synthetic_share": 0.25, "batch_size": 8},
+        {"one_language": False, "batch_size": 12, "exponent": 0.3, "synthetic_share": 0.5},
+    ],
+)
+def test_effective_epochs_are_the_drawn_ones(options):
+    utterances = make(synthetic=10 if "synthetic_share" in options else 0)
+    one = sampler(utterances, **options)
+    steps = 1500
+    drawn = Counter(index for step in range(steps) for index, _ in one.batch(step))
+    for synthetic in (False, True):
+        expected = one.effective_epochs(steps, synthetic)
+        for lang in expected:
+            clips = [i for i, u in enumerate(utterances) if u.lang == lang and u.synthetic == synthetic]
+            assert sum(drawn[i] for i in clips) / len(clips) == pytest.approx(expected[lang], rel=0.12)
+        assert set(expected) == ({*SIZES} if not synthetic or "synthetic_share" in options else set())
+
+
+def test_effective_epochs_by_hand():
+    # Exponent 1 treats every clip alike: 4 of 84 clips a step.
+    assert sampler(exponent=1).effective_epochs(21) == pytest.approx(dict.fromkeys(SIZES, 1.0))
+    one = [u for u in make() if u.lang == "fr_fr"]
+    assert sampler(one, batch_size=8, one_language=False).effective_epochs(10) == pytest.approx({"fr_fr": 5.0})
+    # 1000 of 84: every batch holds every clip, whatever the draw.
+    assert sampler(batch_size=1000, one_language=False).effective_epochs(3) == pytest.approx(dict.fromkeys(SIZES, 3.0))
+    assert sampler(batch_size=1000, synthetic_share=0.5).effective_epochs(3, synthetic=True) == {}

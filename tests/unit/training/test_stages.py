@@ -2,72 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from speechde.config import DataConfig
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.training import stages
+from speechde.training.corpora import load_corpus
 from speechde.training.stages import MergedStore
 
 
 def prepared(config):
     cache = Path(config.cache_dir)
-    corpus = stages.load_corpus(config.data, cache)
+    corpus = load_corpus(config.data, cache)
     encoder = stages.build_encoder(config.frontend)
     train, dev = (corpus.select(split, corpus.seen) for split in ("train", "dev"))
     frames = stages.training_frames(config.frontend, encoder, train, dev, cache, config.seed)
     return encoder, stages.training_features(config.frontend, frames, cache, config.seed), train
-
-
-def test_corpus_of_a_manifest(tiny_run, tmp_path):
-    corpus = stages.load_corpus(tiny_run().data, tmp_path)
-    assert corpus.seen == ("es_419", "fr_fr") and corpus.zero_shot == ("ro_ro",)
-    assert len(corpus.utterances) == 33
-
-
-@pytest.mark.parametrize("limit", [1, 7, 33, 100])
-def test_limit_counts_sentences(tiny_run, tmp_path, limit):
-    corpus = stages.load_corpus(tiny_run(data__limit=limit).data, tmp_path)
-    assert len({u.sentence_id for u in corpus.utterances}) == min(limit, 33)
-
-
-def test_corpus_errors(tiny_run, tmp_path):
-    with pytest.raises(ConfigError, match=r"data=manifest needs data\.path=FILE"):
-        stages.load_corpus(DataConfig(name="manifest"), tmp_path)
-    with pytest.raises(ConfigError, match=r"es_419.*both"):
-        stages.load_corpus(tiny_run(data__zero_shot=["es_419"]).data, tmp_path)
-
-
-def test_no_synthetic_speech_is_made_unless_asked_for(tiny_run, tmp_path):
-    config = tiny_run().data
-    assert stages.load_synthetic(config, stages.load_corpus(config, tmp_path), tmp_path / "none") is None
-    assert not (tmp_path / "none").exists()
-
-
-def test_synthetic_speech_excludes_the_texts_of_dev_and_test(tiny_run, clips, tmp_path, monkeypatch):
-    texts = {"train": "le chat", "dev": "le chien", "test": "L’ours"}
-    utterances = [replace(u, text=texts[u.split], translation=f"a {u.split} dog") for u in clips]
-    config = tiny_run(utterances=utterances, data__synthetic={"share": 0.5}).data
-    given = {}
-    monkeypatch.setattr(stages.synthetic, "find_texts", lambda *a: None)
-    monkeypatch.setattr(stages.synthetic, "synthetic_corpus", lambda *a, **options: given.update(options, langs=a[2]))
-    stages.load_synthetic(config, stages.load_corpus(config, tmp_path), tmp_path)
-    assert set(given["exclude"]) == {
-        "le chien",
-        "chien",
-        "L’ours",
-        "ours",
-        "a dev dog",
-        "dev dog",
-        "a test dog",
-        "test dog",
-    }
-    assert given["langs"] == ("es_419", "fr_fr")
 
 
 def test_views_and_statistics(tiny_run):

@@ -1,0 +1,255 @@
+"""Machine-translation pairs with English, read from mined or collected bitext by streaming.
+
+Layouts, each plain or gzip-compressed:
+
+- WikiMatrix (Schwenk et al. 2019, arXiv 1907.05791), ``WikiMatrix.<a>-<b>.tsv.gz``: margin score, text of ``a``, text
+  of ``b``. The two codes are in alphabetical order, so English is on either side (``de-en`` but ``en-fr``) and the name
+  says which. Lines are sorted by falling score. Its authors recommend a threshold of 1.04 for most language pairs.
+  The data are CC BY-SA.
+- Two-column TSV: text, English; ``.en-<b>.`` in the name swaps the columns. No quoting.
+- Moses: two files aligned by line, ``name.<xx>`` and ``name.en``.
+
+A limit keeps the pairs with the smallest hash of seed and content (bottom-k sampling; Cohen and Kaplan 2007). Unlike a
+reservoir or the head of the file, that sample depends neither on the order of the lines nor on their scores, and equal
+pairs meet in it, so that memory is bounded by the limit.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from heapq import heappop, heappush
+from itertools import zip_longest
+from pathlib import Path
+from unicodedata import east_asian_width
+
+from speechde.data.manifest import clean_text
+from speechde.errors import ConfigError, DataError
+from speechde.evaluation.metrics import CHARACTER_LANGS, normalise_text
+from speechde.languages import get, resolve
+
+_ENGLISH = "en_us"
+_END = object()
+# Width of an average word where words are not separated: on some 200 translated sentences each, Thai and Khmer take 4
+# characters per English word, Japanese and Chinese 2.2 and 1.4 characters of two columns.
+_COLUMNS_PER_WORD = 4
+_FIRST_WIDE = "\u1100"
+
+
+@dataclass(frozen=True, slots=True)
+class TextPair:
+    """A sentence of ``lang`` (FLEURS code) and its English; ``score`` is the margin, ``source`` is ``FILE:LINE``."""
+
+    lang: str
+    text: str
+    english: str
+    score: float | None
+    source: str
+
+
+@dataclass
+class Bitext:
+    """Pairs in an order fixed by seed and content, and how many lines each reason dropped; both sum to all lines."""
+
+    pairs: list[TextPair]
+    dropped: dict[str, int]
+
+
+def read_bitext(
+    path: str | Path,
+    lang: str,
+    *,
+    min_score: float = 1.04,
+    min_words: int = 3,
+    max_words: int = 100,
+    max_ratio: float = 3.0,
+    limit: int | None = None,
+    seed: int = 0,
+    exclude: Iterable[str] = (),
+) -> Bitext:
+    """Read the pairs of ``lang`` and English from a file; see the module for layouts.
+
+    ``path`` is a ``.tsv`` file or the Moses file of ``lang``, with ``.gz`` or without. Pairs that score below
+    ``min_score`` are dropped, where the file has scores. Each side has ``min_words`` to ``max_words`` words, estimated
+    from the width in languages written without spaces. The wider side is at most ``max_ratio`` times as wide as the
+    other; width counts characters other than spaces, East Asian wide ones twice (Unicode UAX 11), which makes scripts
+    comparable. ``exclude`` holds texts of dev and test sets: a pair with one of them on either side, compared as
+    ``normalise_text`` gives it, is never used. Of equal pairs the best-scored one stays. ``limit`` bounds pairs and
+    memory; a repeat of a pair outside the sample counts as "over the limit".
+
+    Raises ``ConfigError`` for an impossible setting; ``DataError`` when the file is missing or damaged, names other
+    languages, has unequal Moses sides, or no pair is left.
+    """
+    path, lang = Path(path), resolve(lang)
+    if lang == _ENGLISH:
+        raise ConfigError("bitext language en_us: English is the other side; give the language it is paired with")
+    if not 1 <= min_words <= max_words:
+        raise ConfigError(f"bitext min_words={min_words}, max_words={max_words}: need 1 <= min_words <= max_words")
+    if not max_ratio >= 1:
+        raise ConfigError(f"bitext max_ratio={max_ratio}: the longer side by the shorter one is at least 1")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"bitext limit={limit}: give a positive number, or None for all pairs")
+    excluded = {normalise_text(text) for text in exclude}
+    sample = _Sample(limit, seed)
+    dropped: Counter[str] = Counter()
+    for number, row in enumerate(_rows(path, lang), 1):
+        if isinstance(row, str):
+            dropped[row] += 1
+            continue
+        score, text, english = row[0], clean_text(row[1]), clean_text(row[2])
+        reason = "below score" if score is not None and score < min_score else None
+        reason = reason or _bad_length(text, english, lang, min_words, max_words, max_ratio)
+        if reason is None and text.casefold() == english.casefold():
+            reason = "identical sides"
+        if reason is None and excluded and not excluded.isdisjoint(map(normalise_text, (text, english))):
+            reason = "held out"
+        reason = reason or sample.add(TextPair(lang, text, english, score, f"{path.name}:{number}"))
+        if reason is not None:
+            dropped[reason] += 1
+    if not sample.kept:
+        counts = ", ".join(f"{reason} ({n})" for reason, n in dropped.most_common()) or "it has no lines"
+        raise DataError(f"bitext {path} has no usable pair: {counts}")
+    return Bitext([pair for _, pair in sorted(sample.kept.items())], dict(dropped.most_common()))
+
+
+class _Sample:
+    """The ``limit`` different pairs with the smallest keyed hashes."""
+
+    def __init__(self, limit: int | None, seed: int) -> None:
+        self.limit, self.key = limit, str(seed).encode()
+        self.kept: dict[bytes, TextPair] = {}
+        self._largest: list[int] = []  # negated hashes: the root is the largest
+
+    def add(self, pair: TextPair) -> str | None:
+        """Offer a pair; the reason why this or an earlier one is dropped, if any is."""
+        name = blake2b(f"{pair.text}\n{pair.english}".encode(), digest_size=16, key=self.key).digest()
+        if (known := self.kept.get(name)) is not None:
+            if pair.score is not None and pair.score > known.score:
+                self.kept[name] = pair
+            return "duplicate"
+        self.kept[name] = pair
+        if self.limit is None:
+            return None
+        heappush(self._largest, -int.from_bytes(name, "big"))
+        if len(self.kept) <= self.limit:
+            return None
+        del self.kept[(-heappop(self._largest)).to_bytes(16, "big")]
+        return "over the limit"
+
+
+def _rows(path: Path, lang: str) -> Iterator[tuple[float | None, str, str] | str]:
+    """``(score, text, English)`` of every line, or the reason why it is none."""
+    if _plain(path.name).endswith(".tsv"):
+        return _tsv_rows(path, _english_column(path, lang))
+    return _moses_rows(path, _english_file(path, lang))
+
+
+def _tsv_rows(path: Path, english: int) -> Iterator[tuple[float | None, str, str] | str]:
+    scored = path.name.startswith("WikiMatrix.")
+    for line in _lines(path):
+        if line is None:
+            yield "not UTF-8"
+            continue
+        fields = line.split("\t")
+        if len(fields) != 2 + scored:
+            yield "wrong column count"
+            continue
+        try:
+            score = float(fields[0]) if scored else None
+        except ValueError:
+            score = math.nan
+        if score is not None and not math.isfinite(score):
+            yield "bad score"
+        else:
+            yield score, fields[scored + 1 - english], fields[scored + english]
+
+
+def _moses_rows(path: Path, english: Path) -> Iterator[tuple[None, str, str] | str]:
+    for number, sides in enumerate(zip_longest(_lines(path), _lines(english), fillvalue=_END), 1):
+        if _END in sides:
+            longer = (path, english)[sides[0] is _END]
+            raise DataError(
+                f"bitext {path} and {english} are not aligned: line {number} exists only in {longer.name}; "
+                f"get both files again"
+            )
+        yield "not UTF-8" if None in sides else (None, *sides)
+
+
+def _lines(path: Path) -> Iterator[str | None]:
+    """Lines without their end, None for one that is not UTF-8. Only LF and CRLF end a line."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, raw in enumerate(file):
+                try:
+                    line = raw.decode("utf-8" if number else "utf-8-sig").rstrip("\r\n")
+                except UnicodeDecodeError:
+                    line = None
+                yield line
+    except FileNotFoundError as error:
+        raise DataError(f"bitext {path} does not exist") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"bitext {path} cannot be read ({error}); get the file again") from error
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix(".gz")
+
+
+def _english_column(path: Path, lang: str) -> int:
+    """0 or 1, whichever text column is English."""
+    match = re.fullmatch(r"(?:.*\.)?([a-z_]+)-([a-z_]+)\.tsv", _plain(path.name))
+    codes = [_code(tag) for tag in match.groups()] if match else []
+    if not match or (None in codes and _ENGLISH not in codes and not path.name.startswith("WikiMatrix.")):
+        return 1  # the name says nothing about languages
+    if sorted(map(str, codes)) != sorted((lang, _ENGLISH)):
+        raise DataError(
+            f"bitext {path.name} pairs {match[1]} with {match[2]}, wanted {lang} with English; "
+            f"give the file of {get(lang).name} and English"
+        )
+    return codes.index(_ENGLISH)
+
+
+def _english_file(path: Path, lang: str) -> Path:
+    """The English side of a Moses pair."""
+    stem, _, tag = _plain(path.name).rpartition(".")
+    if not stem or _code(tag) != lang:
+        raise DataError(
+            f"bitext {path.name}: neither .tsv nor the {lang} side of a Moses pair. "
+            f"Names: WikiMatrix.<a>-<b>.tsv.gz, <name>.tsv, or <name>.<xx> beside <name>.en; each with or without .gz"
+        )
+    names = (f"{stem}.en", f"{stem}.en.gz")
+    for name in names:
+        if path.with_name(name).is_file():
+            return path.with_name(name)
+    raise DataError(f"bitext {path}: its English side {' or '.join(names)} is not beside it")
+
+
+def _code(tag: str) -> str | None:
+    try:
+        return resolve(tag)
+    except ConfigError:
+        return None
+
+
+def _bad_length(text: str, english: str, lang: str, min_words: int, max_words: int, max_ratio: float) -> str | None:
+    widths = _columns(text), _columns(english)
+    words = widths[0] / _COLUMNS_PER_WORD if lang in CHARACTER_LANGS else text.count(" ") + bool(text)
+    counts = words, english.count(" ") + bool(english)
+    if min(counts) < min_words:
+        return "too short"
+    if max(counts) > max_words:
+        return "too long"
+    return "length ratio" if max(widths) > max_ratio * min(widths) else None
+
+
+def _columns(text: str) -> int:
+    length = len(text) - text.count(" ")
+    if not text or max(text) < _FIRST_WIDE:
+        return length
+    return length + sum(east_asian_width(character) in "WF" for character in text)

