@@ -96,6 +96,16 @@ class PrefixConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank updates in place of the LLM's weights; needs ``pip install 'speechde[lora]'``. See ``models.lora``."""
+
+    rank: int = 0  # 0: no LoRA
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=lambda: ["all-linear"])
+
+
+@dataclass
 class ModelConfig:
     """The LLM and the embedding head."""
 
@@ -104,6 +114,10 @@ class ModelConfig:
     num_layers: int | None = None
     attention: str = choice("bidirectional", "bidirectional", "causal")
     dropout: float | None = None
+    dtype: str = choice("float32", "float32", "bfloat16")  # bfloat16 for weights that are frozen or adapted by LoRA
+    attn_implementation: str = choice("auto", "auto", "eager", "sdpa", "flash_attention_2")
+    gradient_checkpointing: bool = False
+    lora: LoraConfig = field(default_factory=LoraConfig)
     freeze: list[str] = field(default_factory=list)
     audio_init: str = choice("normal", "normal", "centroids")
     dim: int | None = None

@@ -22,8 +22,10 @@ from speechde.cache import atomic_directory
 from speechde.errors import AssetError
 from speechde.frontends.continuous import ContinuousFrontend
 from speechde.frontends.units import KMeans, UnitFrontend
-from speechde.models.backbone import Backbone, untrained
+from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
+from speechde.models.loading import untrained
+from speechde.models.lora import merge_lora
 from speechde.models.prompt import Prompt
 
 FORMAT = 1
@@ -39,7 +41,8 @@ class TrainedModel:
     settings: dict[str, Any]
 
     def save(self, folder: Path) -> None:
-        """Write the folder; nothing is left behind when writing fails."""
+        """Write the folder; nothing is left behind when writing fails. LoRA adapters are merged into the LLM first."""
+        merge_lora(self.model.backbone)
         with atomic_directory(folder) as temporary:
             self.model.backbone.config.save_pretrained(temporary)
             self.prompt.tokenizer.save_pretrained(temporary)

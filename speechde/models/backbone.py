@@ -1,81 +1,44 @@
-"""The shared LLM of the dual encoder, loaded through transformers' ``AutoModel``.
+"""The shared LLM of the dual encoder.
 
-One class carries decoders (Gemma, Llama, Mistral, Qwen) and encoders (BERT, XLM-R): both map input embeddings and a
-mask to hidden states. What differs — where the layers stop, how attention becomes bidirectional, whether the input
-embedding is scaled — is settled here, so that nothing above needs to know the model type.
+One class carries decoders (Gemma, Llama, Mistral, Qwen) and encoders (BERT, XLM-R, the encoder of mT5): all map input
+embeddings and a mask to hidden states. What differs — where the layers are, how attention becomes bidirectional,
+whether the input embedding is scaled — is settled here and in ``loading``, so that nothing above needs to know the
+model type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PretrainedConfig
-from transformers.utils import logging
+from torch.utils.checkpoint import checkpoint
 
-from speechde.errors import AssetError, ConfigError, unknown_value
-from speechde.models.attention import BIDIRECTIONAL_DECODERS, attention_direction, bidirectional_mask
+from speechde.errors import ConfigError, unknown_value
+from speechde.models.attention import BIDIRECTIONAL_DECODERS, attention_direction, decoder_arguments, is_flash
+from speechde.models.loading import load_config, pretrained, untrained
 from speechde.models.vocabulary import ExtendedEmbedding
 
 INITS = ("pretrained", "random")
-POOLED = ("bert", "xlm-roberta")  # types that come with a sentence head, which is no part of the language model
 
 
-def load_config(folder: str | Path, num_layers: int | None = None) -> PretrainedConfig:
-    """The text config of a checkpoint folder, cut to its first ``num_layers`` layers.
+def _skipped(layer: nn.Module) -> Callable:
+    """What a layer that is left out does instead: hand its input on."""
 
-    Raises:
-        ConfigError: ``num_layers`` is not between 1 and the model's own number.
-    """
-    config = AutoConfig.from_pretrained(folder).get_text_config()
-    if num_layers is None:
-        return config
-    if not 1 <= num_layers <= config.num_hidden_layers:
-        raise ConfigError(
-            f"model.num_layers={num_layers} is not possible: {folder} has {config.num_hidden_layers} layers; "
-            f"use 1 to {config.num_hidden_layers}, or null for all"
-        )
-    if getattr(config, "layer_types", None):
-        config.layer_types = list(config.layer_types[:num_layers])
-    config.num_hidden_layers = num_layers
-    return config
+    def hand_on(hidden_states: Tensor, *_, **__) -> Tensor:
+        return hidden_states
 
+    def hand_on_t5(hidden_states: Tensor, mask=None, position_bias: Tensor | None = None, *_, **__) -> tuple:
+        if position_bias is None:  # the first block also computes the position bias of all others
+            time = hidden_states.shape[1]
+            position_bias = layer.layer[0].SelfAttention.compute_bias(time, time, device=hidden_states.device)
+        return hidden_states, position_bias, None
 
-def _options(config: PretrainedConfig) -> dict:
-    options = {"config": config, "dtype": torch.float32, "attn_implementation": attention_kernel()}
-    return options | ({"add_pooling_layer": False} if config.model_type in POOLED else {})
-
-
-def untrained(config: PretrainedConfig) -> nn.Module:
-    """A transformers model of this shape with random weights, as ``Backbone`` takes it: float32, no sentence head."""
-    return AutoModel.from_config(**_options(config))
-
-
-def _load_weights(folder: str | Path, options: dict) -> nn.Module:
-    # transformers lists every weight of the layers cut off on purpose; what must not be missing is checked here
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        model, info = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **options)
-    finally:
-        logging.set_verbosity(verbosity)
-    if missing := sorted(info["missing_keys"]):
-        raise AssetError(f"{folder} lacks {len(missing)} weights of a {model.config.model_type}: {missing[:3]} …")
-    return model
-
-
-def attention_kernel() -> str:
-    """transformers' name of the attention kernel: plain matrix products on a CPU, where the fused kernel takes 1.5
-    times as long on the short sequences of this task (measured with a mask, 30 positions); fused on a GPU."""
-    return "sdpa" if torch.cuda.is_available() else "eager"
-
-
-def _pass_on(hidden_states: Tensor, *_, **__) -> Tensor:
-    return hidden_states
+    return hand_on_t5 if hasattr(layer, "layer") else hand_on
 
 
 class Backbone(nn.Module):
@@ -83,14 +46,25 @@ class Backbone(nn.Module):
 
     Args:
         model: a transformers model that takes ``inputs_embeds`` and ``attention_mask``.
-        audio_tokens: rows added to the input embedding for discrete units.
+        audio_tokens: rows added to the input embedding for discrete units; float32, whatever the LLM is in.
         attention: ``bidirectional`` or ``causal``; refused for model types that were not validated.
+        gradient_checkpointing: keep only the inputs of the layers for the backward pass and run each layer again
+            there: memory of one layer in place of all, for a third more computation. Unlike transformers' own switch
+            it also works in eval mode, in which a frozen LLM is trained through. May be set later.
     """
 
-    def __init__(self, model: nn.Module, audio_tokens: int = 0, attention: str = "bidirectional") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        audio_tokens: int = 0,
+        attention: str = "bidirectional",
+        gradient_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         self.config = model.config
-        self.attention = attention_direction(self.config.model_type, attention)
+        self.config.use_cache = False  # keys and values of one pass are of no use to another
+        self.attention = attention_direction(self.config, attention)
+        self.gradient_checkpointing = gradient_checkpointing
         self.embedding = ExtendedEmbedding(model.get_input_embeddings(), audio_tokens)
         self.model = model
 
@@ -104,28 +78,39 @@ class Backbone(nn.Module):
         audio_tokens: int = 0,
         attention: str = "bidirectional",
         dropout: float | None = None,
+        dtype: str = "float32",
+        attn_implementation: str = "auto",
+        gradient_checkpointing: bool = False,
     ) -> Backbone:
-        """Build from a local checkpoint folder (see ``speechde.weights.resolve``), in float32.
+        """Build from a local checkpoint folder (see ``speechde.weights.resolve``).
 
         Args:
             init: ``pretrained``, or ``random`` for the same shape without the weights (the control run).
             num_layers: keep only the first layers.
-            dropout: overrides the dropout probabilities of the checkpoint's config (LLMs ship with none).
+            dropout: overrides the dropout probabilities of the checkpoint's config (most LLMs ship with none).
+            dtype: ``float32``, or ``bfloat16`` to halve the memory of weights that are frozen or adapted by LoRA; in
+                bfloat16 AdamW's small steps round to nothing, so do not train the weights themselves in it.
+            attn_implementation: see ``loading.attention_kernel``.
         """
         if init not in INITS:
             raise unknown_value("model.init", init, INITS)
-        config = load_config(folder, num_layers)
-        if dropout is not None:
-            for key in ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob"):
-                if hasattr(config, key):
-                    setattr(config, key, dropout)
-        model = untrained(config) if init == "random" else _load_weights(folder, _options(config))
-        return cls(model, audio_tokens, attention)
+        config = load_config(folder, num_layers, dropout)
+        attention_direction(config, attention)  # refused before gigabytes are read
+        if init == "random":
+            model = untrained(config, dtype, attn_implementation)
+        else:
+            model = pretrained(folder, config, dtype, attn_implementation)
+        return cls(model, audio_tokens, attention, gradient_checkpointing)
 
     @property
     def width(self) -> int:
-        """m, the width of the input embeddings and hidden states."""
+        """m, the width of the input embeddings."""
         return self.config.hidden_size
+
+    @property
+    def output_width(self) -> int:
+        """Width of the hidden states that ``forward`` returns: m, except where the LLM ends in a projection."""
+        return getattr(self.config, "embedding_dim", self.width)
 
     def embed(self, ids: Tensor) -> Tensor:
         """``(batch, time)`` ids (text or audio tokens) → ``(batch, time, width)`` input embeddings."""
@@ -135,48 +120,43 @@ class Backbone(nn.Module):
         """``(batch, time, width)`` input embeddings and a ``(batch, time)`` bool mask → last hidden states.
 
         Positions are counted from the left, so inputs must be padded on the right. With ``first_layer`` > 0 the layers
-        below it are skipped.
+        below it are skipped. Inputs are cast to the number format of the LLM's weights.
         """
-        if first_layer:
-            with self._skipping(first_layer):
-                return self.forward(inputs, mask)
-        return self.model(inputs_embeds=inputs, attention_mask=self._attention_mask(mask)).last_hidden_state
+        inputs = inputs.to(self.embedding.text.weight.dtype)
+        full_precision = inputs.dtype == torch.float32 and not torch.is_autocast_enabled(inputs.device.type)
+        if full_precision and is_flash(self.config):
+            raise ConfigError(
+                "model.attn_implementation=flash_attention_2 computes in bfloat16; set trainer.precision=bf16-mixed or "
+                "model.dtype=bfloat16"
+            )
+        arguments = {"attention_mask": mask.long()}
+        if self.attention == "bidirectional" and self.config.model_type in BIDIRECTIONAL_DECODERS:
+            arguments = decoder_arguments(self.config, mask)
+        with self._layers_changed(first_layer):
+            return self.model(inputs_embeds=inputs, **arguments).last_hidden_state
 
     @property
     def layers(self) -> nn.ModuleList:
         """The transformer layers, lowest first."""
-        owner = self.model.encoder if hasattr(self.model, "encoder") else self.model
-        return owner.layer if hasattr(owner, "layer") else owner.layers
+        owner = getattr(self.model, "encoder", self.model)
+        return next(getattr(owner, name) for name in ("layers", "layer", "block") if hasattr(owner, name))
 
     @contextmanager
-    def _skipping(self, first_layer: int) -> Iterator[None]:
-        """Within the block the layers below ``first_layer`` hand their input on.
+    def _layers_changed(self, first_layer: int) -> Iterator[None]:
+        """Within the block the layers below ``first_layer`` hand their input on, and others are checkpointed.
 
         The model's own loop computes masks and positions and runs unchanged, whatever the architecture.
         """
-        skipped = self.layers[:first_layer]
-        for layer in skipped:
-            layer.forward = _pass_on
+        layers = list(self.layers)
+        changed = layers if self.gradient_checkpointing and torch.is_grad_enabled() else layers[:first_layer]
+        for i, layer in enumerate(changed):
+            skip = i < first_layer
+            layer.forward = _skipped(layer) if skip else partial(checkpoint, layer.forward, use_reentrant=False)
         try:
             yield
         finally:
-            for layer in skipped:
+            for layer in changed:
                 del layer.forward
-
-    def _attention_mask(self, mask: Tensor):
-        if self.attention == "causal" or self.config.model_type not in BIDIRECTIONAL_DECODERS:
-            return mask.long()
-        full = self._kernel_mask(bidirectional_mask(mask))
-        if not getattr(self.config, "layer_types", None):
-            return full
-        sliding = bidirectional_mask(mask, getattr(self.config, "sliding_window", None))
-        return {"full_attention": full, "sliding_attention": self._kernel_mask(sliding)}
-
-    def _kernel_mask(self, visible: Tensor) -> Tensor:
-        """The eager kernel adds its mask to the logits; the fused one takes a bool mask."""
-        if self.config._attn_implementation != "eager":
-            return visible
-        return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, torch.finfo(torch.bfloat16).min)
 
     def freeze(self, patterns: list[str]) -> list[str]:
         """Stop training the parameters whose names match a glob pattern, and return their names.

@@ -2,6 +2,11 @@
 
 The paper prepends them at training and at inference and reports that they help. A query of unknown language can then
 only be asked with an unknown-language prefix, so the prefix is a switch: ``name``, ``unknown`` or ``none``.
+
+Tokenizers differ in the special tokens they add: in front (Gemma, Llama: ``<bos>``), at the end (T5: ``</s>``), on both
+sides (BERT, XLM-R, EmbeddingGemma) or none (Qwen). A text gets them where its tokenizer puts them; speech gets those
+in front, and not those at the end, because the sentence does not end before the speech. No padding token is needed:
+batches are padded with zeros and masked.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ class Prompt:
     """Turns texts and languages into token ids.
 
     Args:
-        tokenizer: of the LLM; its own special tokens (``<bos>``, ``<s> … </s>``) are kept where it puts them.
+        tokenizer: of the LLM, with or without special tokens.
         speech, text: templates; ``{language}`` becomes the English name of the language.
         mode: ``name``; ``unknown`` (every language is called "Unknown"); or ``none`` (no prefix at all).
         max_tokens: longer texts are cut, and ``truncated`` counts them.
@@ -45,6 +50,7 @@ class Prompt:
         self.mode = mode
         self.max_tokens = max_tokens
         self.truncated = 0
+        self._closing = _closing_tokens(tokenizer)
 
     def prefix(self, modality: str, lang: str | None) -> str:
         """The prefix string of ``speech`` or ``text`` in a language (a FLEURS code; ``None`` if not known)."""
@@ -58,14 +64,17 @@ class Prompt:
         ids = self.tokenizer(self.prefix("text", lang) + text, verbose=False)["input_ids"]
         if len(ids) > self.max_tokens:
             self.truncated += 1
-            ids = [*ids[: self.max_tokens - 1], ids[-1]]  # keep the closing special token, where there is one
+            ids = ids[: self.max_tokens - len(self._closing)] + self._closing
         return np.array(ids, dtype=np.int64)
 
     def speech_ids(self, lang: str | None) -> np.ndarray:
         """Token ids that go before the speech: opening special tokens and prefix. May be empty."""
-        special = self.tokenizer("")["input_ids"]
         ids = self.tokenizer(self.prefix("speech", lang))["input_ids"]
-        closing = [self.tokenizer.eos_token_id, self.tokenizer.sep_token_id]
-        if special and ids and ids[-1] == special[-1] and ids[-1] in closing:
-            ids = ids[:-1]  # the sentence does not end before the speech
-        return np.array(ids, dtype=np.int64)
+        return np.array(ids[: len(ids) - len(self._closing)], dtype=np.int64)
+
+
+def _closing_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What a tokenizer adds behind any text."""
+    bare, whole = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+    start = next(i for i in range(len(whole) - len(bare) + 1) if whole[i : i + len(bare)] == bare)
+    return whole[start + len(bare) :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from speechde.frontends.units import KMeans, fit_kmeans
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import text_states
+from speechde.models.lora import add_lora
 from speechde.models.prompt import Prompt
 from speechde.types import Utterance
 from speechde.weights import resolve
@@ -178,6 +179,8 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
         num_layers=config.model.num_layers,
         attention=config.model.attention,
         dropout=config.model.dropout,
+        dtype=config.model.dtype,
+        attn_implementation=config.model.attn_implementation,
     )
     f = config.frontend
     scale = float(backbone.embedding.text.weight.detach().std() * backbone.embedding.scale)
@@ -205,6 +208,9 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
         model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
     else:
         model.frontend.set_statistics(torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std))
+    model.backbone.gradient_checkpointing = config.model.gradient_checkpointing
+    if config.model.lora.rank:
+        add_lora(model.backbone, **asdict(config.model.lora))
     frozen = model.backbone.freeze(config.model.freeze) if config.model.freeze else []
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())

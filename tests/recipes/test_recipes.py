@@ -144,3 +144,15 @@ def test_command_line(arguments, code, said, tmp_path):
     assert done.returncode == code, done.stderr
     assert all(text in done.stdout + done.stderr for text in said), done.stdout + done.stderr
     assert code == 0 or "Traceback" not in done.stderr
+
+
+def test_lora_with_gradient_checkpointing_in_bfloat16(tiny_run):
+    """Only adapters, audio rows and projection are trained; the saved model is a plain one with the updates in it."""
+    config = tiny_run(model__lora={"rank": 2}, model__gradient_checkpointing=True, model__dtype="bfloat16")
+    metrics = train(config)
+    check_metrics(metrics)
+    state = torch.load(run_directory(config) / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    trained = {name for name in state if "lora_" not in name}
+    assert len(trained) < len(state) and trained == {"model.projection.weight", "model.backbone.embedding.audio"}
+    saved = TrainedModel.load(run_directory(config) / "model").model
+    assert not [name for name, _ in saved.named_parameters() if "lora_" in name]
