@@ -60,11 +60,11 @@ class DualEncoder(nn.Module):
         self.speech_layer = speech_layer
         self.backbone = backbone
         self.frontend = frontend
-        self.projection = nn.Linear(backbone.width, dim or backbone.width, bias=False)
+        self.projection = nn.Linear(backbone.output_width, dim or backbone.output_width, bias=False)
         if projection_init == "identity":
             nn.init.eye_(self.projection.weight)
         else:
-            nn.init.normal_(self.projection.weight, std=backbone.width**-0.5)
+            nn.init.normal_(self.projection.weight, std=backbone.output_width**-0.5)
         self.projection.weight.data.mul_(projection_gain)
         self.normalise = normalise
 

@@ -183,7 +183,7 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
         attn_implementation=config.model.attn_implementation,
     )
     f = config.frontend
-    scale = float(backbone.embedding.text.weight.detach().std() * backbone.embedding.scale)
+    scale = float(backbone.embedding.text.weight.detach().float().std() * backbone.embedding.scale)
     if discrete:
         frontend = {"kind": "discrete", "units": f.units, "drop": f.drop, "drop_span": f.drop_span}
     else:
@@ -209,9 +209,9 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     else:
         model.frontend.set_statistics(torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std))
     model.backbone.gradient_checkpointing = config.model.gradient_checkpointing
-    if config.model.lora.rank:
-        add_lora(model.backbone, **asdict(config.model.lora))
     frozen = model.backbone.freeze(config.model.freeze) if config.model.freeze else []
+    if config.model.lora.rank:  # after freezing: a pattern such as * must not reach the adapters
+        add_lora(model.backbone, **asdict(config.model.lora))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     log.info("model: %.1f M parameters, %.1f M trained, %d tensors frozen", total / 1e6, trained / 1e6, len(frozen))

@@ -146,9 +146,12 @@ def test_command_line(arguments, code, said, tmp_path):
     assert code == 0 or "Traceback" not in done.stderr
 
 
-def test_lora_with_gradient_checkpointing_in_bfloat16(tiny_run):
+@pytest.mark.parametrize("freeze", [["embedding.text.*"], ["*"]])
+def test_lora_with_gradient_checkpointing_in_bfloat16(tiny_run, freeze):
     """Only adapters, audio rows and projection are trained; the saved model is a plain one with the updates in it."""
-    config = tiny_run(model__lora={"rank": 2}, model__gradient_checkpointing=True, model__dtype="bfloat16")
+    config = tiny_run(
+        model__freeze=freeze, model__lora={"rank": 2}, model__gradient_checkpointing=True, model__dtype="bfloat16"
+    )
     metrics = train(config)
     check_metrics(metrics)
     state = torch.load(run_directory(config) / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
