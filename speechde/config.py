@@ -33,6 +33,20 @@ class SyntheticConfig:
 
 
 @dataclass
+class TranslationsConfig:
+    """Text–English pairs mixed into the batches; ``share`` of each, 0 for none. See ``speechde.data.bitext``."""
+
+    share: float = 0.0
+    source: str = choice("bitext", "bitext", "transcripts")  # transcripts: those of the training clips, translated
+    root: str | None = None  # bitext: the folder of WikiMatrix, TSV or Moses files
+    min_score: float = 1.04  # margin score, where a file has scores
+    min_words: int = 3
+    max_words: int = 100
+    max_ratio: float = 3.0  # width of the wider side by that of the other
+    limit: int | None = 100_000  # pairs of a file
+
+
+@dataclass
 class BreadthConfig:
     """Sizes of the synthetic corpus ``breadth``, in clips per language; see ``speechde.data.breadth``."""
 
@@ -60,6 +74,7 @@ class DataConfig:
     split_seed: int = 0
     limit: int | None = None  # sentences kept, for a quick look; None for all
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
+    translations: TranslationsConfig = field(default_factory=TranslationsConfig)
 
 
 @dataclass

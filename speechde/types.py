@@ -89,18 +89,33 @@ class Sequences:
 
 
 @dataclass
+class Translations:
+    """Aligned token ids of texts and their English; ``group`` counts as in ``Batch``, over the English."""
+
+    text: Sequences
+    english: Sequences
+    group: Tensor
+
+    def to(self, device: torch.device | str) -> Translations:
+        """The same pairs on another device."""
+        return Translations(self.text.to(device), self.english.to(device), self.group.to(device))
+
+
+@dataclass
 class Batch:
     """Aligned speech and text; row i of one belongs to row i of the other.
 
     ``speech`` and ``speech_prefix``/``text`` hold frames or units, and token ids. ``group`` is ``(batch,)`` int64:
-    rows with equal numbers have the same transcript.
+    rows with equal numbers have the same transcript. ``translations`` are further pairs of the same batch.
     """
 
     speech: Sequences
     speech_prefix: Sequences
     text: Sequences
     group: Tensor
+    translations: Translations | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device (the hook Lightning calls)."""
-        return Batch(self.speech.to(device), self.speech_prefix.to(device), self.text.to(device), self.group.to(device))
+        parts = (self.speech, self.speech_prefix, self.text, self.group)
+        return Batch(*(part.to(device) for part in parts), self.translations and self.translations.to(device))

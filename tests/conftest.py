@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from copy import deepcopy
 from dataclasses import asdict
@@ -272,6 +273,16 @@ def clips(tmp_path_factory):
     return out
 
 
+def write_bitext(folder: Path) -> Path:
+    """WikiMatrix of French alone: nine pairs, one below the default score, one whose English is a dev sentence."""
+    folder.mkdir(exist_ok=True)
+    lines = [f"{1.2 - n / 100}\tthis is sentence number {n}\tvoici la phrase {n}" for n in range(7)]
+    lines += ["1.01\tthis one scores too low\tcelle-ci est trop bas", "1.3\tdev 0\tune phrase de dev"]
+    with gzip.open(folder / "WikiMatrix.en-fr.tsv.gz", "wt", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    return folder
+
+
 @pytest.fixture
 def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
     """``tiny_run(recipe, **overrides)`` → ``RunConfig`` of two steps on ``clips``; ``model__dim=8`` sets model.dim."""
@@ -280,7 +291,9 @@ def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
         values = compose_recipe(recipe)
         discrete = values["frontend"]["kind"] == "discrete"
         manifest = write_manifest(clips if utterances is None else utterances, tmp_path / "clips.jsonl")
+        translations = values["data"].get("translations", {}) | {"root": str(write_bitext(tmp_path / "bitext"))}
         values["data"] = {"name": "manifest", "path": str(manifest), "seen": ["es_419", "fr_fr"]}
+        values["data"]["translations"] = translations
         values["frontend"] |= {"encoder": str(tiny_whisper), "units": 8, "hidden": 8, "heads": 2, "layers": 1}
         values["model"] |= {"source": str(tiny_llm("gemma3_text" if discrete else "bert")), "num_layers": None}
         values["model"]["speech_layer"] = min(1, values["model"].get("speech_layer", 0))

@@ -34,8 +34,9 @@ from speechde.errors import ConfigError, DataError
 from speechde.evaluation.metrics import CHARACTER_LANGS, normalise_text
 from speechde.languages import get, resolve
 
-_ENGLISH = "en_us"
+ENGLISH = "en_us"
 _END = object()
+_TSV_NAME = re.compile(r"(?:.*\.)?([a-z_]+)-([a-z_]+)\.tsv")
 # Width of an average word where words are not separated: on some 200 translated sentences each, Thai and Khmer take 4
 # characters per English word, Japanese and Chinese 2.2 and 1.4 characters of two columns.
 _COLUMNS_PER_WORD = 4
@@ -59,6 +60,23 @@ class Bitext:
 
     pairs: list[TextPair]
     dropped: dict[str, int]
+
+
+def find_bitext(root: str | Path, lang: str) -> list[Path]:
+    """Files of a folder that pair ``lang`` with English, by their names alone; sorted.
+
+    Raises ``DataError`` when there is no such folder.
+    """
+    root, lang = Path(root), resolve(lang)
+    if not root.is_dir():
+        raise DataError(f"bitext folder {root} does not exist")
+    return [path for path in sorted(root.iterdir()) if path.is_file() and _pairs_with_english(path, lang)]
+
+
+def _pairs_with_english(path: Path, lang: str) -> bool:
+    if match := _TSV_NAME.fullmatch(_plain(path.name)):
+        return {_code(tag) for tag in match.groups()} == {lang, ENGLISH}
+    return _code(_plain(path.name).rpartition(".")[2]) == lang and bool(_english_sides(path))
 
 
 def read_bitext(
@@ -87,7 +105,7 @@ def read_bitext(
     languages, has unequal Moses sides, or no pair is left.
     """
     path, lang = Path(path), resolve(lang)
-    if lang == _ENGLISH:
+    if lang == ENGLISH:
         raise ConfigError("bitext language en_us: English is the other side; give the language it is paired with")
     if not 1 <= min_words <= max_words:
         raise ConfigError(f"bitext min_words={min_words}, max_words={max_words}: need 1 <= min_words <= max_words")
@@ -203,16 +221,16 @@ def _plain(name: str) -> str:
 
 def _english_column(path: Path, lang: str) -> int:
     """0 or 1, whichever text column is English."""
-    match = re.fullmatch(r"(?:.*\.)?([a-z_]+)-([a-z_]+)\.tsv", _plain(path.name))
+    match = _TSV_NAME.fullmatch(_plain(path.name))
     codes = [_code(tag) for tag in match.groups()] if match else []
-    if not match or (None in codes and _ENGLISH not in codes and not path.name.startswith("WikiMatrix.")):
+    if not match or (None in codes and ENGLISH not in codes and not path.name.startswith("WikiMatrix.")):
         return 1  # the name says nothing about languages
-    if sorted(map(str, codes)) != sorted((lang, _ENGLISH)):
+    if sorted(map(str, codes)) != sorted((lang, ENGLISH)):
         raise DataError(
             f"bitext {path.name} pairs {match[1]} with {match[2]}, wanted {lang} with English; "
             f"give the file of {get(lang).name} and English"
         )
-    return codes.index(_ENGLISH)
+    return codes.index(ENGLISH)
 
 
 def _english_file(path: Path, lang: str) -> Path:
@@ -223,11 +241,15 @@ def _english_file(path: Path, lang: str) -> Path:
             f"bitext {path.name}: neither .tsv nor the {lang} side of a Moses pair. "
             f"Names: WikiMatrix.<a>-<b>.tsv.gz, <name>.tsv, or <name>.<xx> beside <name>.en; each with or without .gz"
         )
-    names = (f"{stem}.en", f"{stem}.en.gz")
-    for name in names:
-        if path.with_name(name).is_file():
-            return path.with_name(name)
-    raise DataError(f"bitext {path}: its English side {' or '.join(names)} is not beside it")
+    if not (found := _english_sides(path)):
+        raise DataError(f"bitext {path}: its English side {stem}.en or {stem}.en.gz is not beside it")
+    return found[0]
+
+
+def _english_sides(path: Path) -> list[Path]:
+    stem = _plain(path.name).rpartition(".")[0]
+    beside = (path.with_name(f"{stem}.en{suffix}") for suffix in ("", ".gz"))
+    return [side for side in beside if stem and side.is_file()]
 
 
 def _code(tag: str) -> str | None:

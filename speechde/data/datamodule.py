@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from speechde.data.sampler import LanguageBatches
+from speechde.data.bitext import ENGLISH, TextPair
+from speechde.data.sampler import TRANSLATION, LanguageBatches
 from speechde.errors import DataError
 from speechde.frontends.base import pad_sequences
-from speechde.types import Batch, Utterance
+from speechde.types import Batch, Translations, Utterance
 
 
 class PairDataset(Dataset):
-    """Speech–text pairs by ``(utterance index, view index)``.
+    """Speech–text pairs by ``(utterance index, view index)``, translation pairs by ``(index, TRANSLATION)``.
 
     Args:
         utterances: the training clips.
         views: feature stores, one per version of the real clips; synthetic clips are in the first only.
         text_ids: token ids of each utterance's transcript.
         prefix_ids: token ids before the speech, by language.
+        translations: texts of any language and their English.
+        tokenise: (text, language) → token ids, of translations; they are read as they are drawn, being many.
     """
 
     def __init__(
@@ -31,6 +34,8 @@ class PairDataset(Dataset):
         views: Sequence[Mapping[str, np.ndarray]],
         text_ids: Sequence[np.ndarray],
         prefix_ids: Mapping[str, np.ndarray],
+        translations: Sequence[TextPair] = (),
+        tokenise: Callable[[str, str], np.ndarray] | None = None,
     ) -> None:
         for store in views:
             missing = [u.id for u in utterances if u.id not in store and not (u.synthetic and store is not views[0])]
@@ -42,6 +47,9 @@ class PairDataset(Dataset):
         self.text_row = [rows.setdefault((u.lang, u.text), len(rows)) for u in utterances]
         first = {row: index for index, row in reversed(list(enumerate(self.text_row)))}
         self.unique_text_ids = [text_ids[first[row]] for row in range(len(rows))]
+        self.translations, self.tokenise = translations, tokenise
+        # an English transcript and the same sentence as a translation are one target
+        self._english_row = [rows.setdefault((ENGLISH, pair.english), len(rows)) for pair in translations]
 
     def __len__(self) -> int:
         return len(self.utterances)
@@ -51,12 +59,23 @@ class PairDataset(Dataset):
 
     def collate(self, keys: list[tuple[int, int]]) -> Batch:
         """Pad one batch. ``group`` is the row of the transcript among the unique ones."""
+        pairs = [index for index, view in keys if view == TRANSLATION]
+        keys = [key for key in keys if key[1] != TRANSLATION]
         chosen = [(self.utterances[index], view) for index, view in keys]
         return Batch(
             speech=pad_sequences([self.views[view][utterance.id] for utterance, view in chosen]),
             speech_prefix=pad_sequences([self.prefix_ids[u.lang] for u, _ in chosen], allow_empty=True),
             text=pad_sequences([self.text_ids[index] for index, _ in keys]),
             group=torch.tensor([self.text_row[index] for index, _ in keys]),
+            translations=self._collate_translations(pairs) if pairs else None,
+        )
+
+    def _collate_translations(self, indices: list[int]) -> Translations:
+        pairs = [self.translations[index] for index in indices]
+        return Translations(
+            text=pad_sequences([self.tokenise(pair.text, pair.lang) for pair in pairs]),
+            english=pad_sequences([self.tokenise(pair.english, ENGLISH) for pair in pairs]),
+            group=torch.tensor([self._english_row[index] for index in indices]),
         )
 
 

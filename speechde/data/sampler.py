@@ -1,4 +1,4 @@
-"""Which clips make a batch: a pure function of seed and step, so that a resumed run draws what it would have drawn.
+"""Which clips and translations make a batch: a pure function of seed and step, so that a resumed run draws what it would have drawn.
 
 One language a batch is the default: with the language named in the prefix, clips of other languages are trivial
 negatives, and a batch of them teaches little.
@@ -7,7 +7,7 @@ negatives, and a batch of them teaches little.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -15,18 +15,25 @@ from torch.utils.data import Sampler
 from speechde.errors import ConfigError, DataError
 from speechde.types import Utterance
 
+TRANSLATION = -1  # in the place of a view: the index is that of a translation pair
+
 
 class LanguageBatches(Sampler[list[tuple[int, int]]]):
     """Batches of ``(utterance index, view index)`` for one epoch of a fixed number of steps.
 
+    With translations, ``(pair index, TRANSLATION)`` follow the clips of a batch: pairs of the same language where it
+    has any, of a drawn one where it has none (English speech, say).
+
     Args:
         utterances: the training clips.
-        batch_size: pairs a batch; a language with fewer clips gives smaller batches.
+        batch_size: pairs a batch; a language with fewer clips or translations gives smaller batches.
         steps: batches an epoch.
         one_language: all clips of a batch share their language.
         exponent: languages are drawn with probability ∝ clips ** exponent (0 = all alike, 1 = as in the data).
         synthetic_share: share of each batch that is synthetic speech, where the language has any.
         views: number of recorded versions of each non-synthetic clip (speeds), drawn uniformly.
+        translations: language of each translation pair.
+        translation_share: share of each batch that is translation pairs; the rest is clips.
     """
 
     def __init__(
@@ -40,22 +47,33 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         exponent: float = 0.5,
         synthetic_share: float = 0.0,
         views: int = 1,
+        translations: Sequence[str] = (),
+        translation_share: float = 0.0,
     ) -> None:
         if batch_size < 2:
             raise ConfigError(f"trainer.batch_size={batch_size}: a contrastive batch needs at least 2 pairs")
         if not 0 <= synthetic_share <= 1:
             raise ConfigError(f"data.synthetic.share={synthetic_share} is not between 0 and 1")
+        pairs = round(batch_size * translation_share) if len(translations) else 0
+        if not 0 <= translation_share < 1 or batch_size - pairs < 2:
+            raise ConfigError(
+                f"data.translations.share={translation_share} leaves {batch_size - pairs} of {batch_size} pairs of a "
+                "batch for speech; it is at least 0, and must leave 2"
+            )
         if not utterances:
             raise DataError("no training clip; check data.seen and the train split")
-        self.batch_size, self.steps, self.seed, self.views = batch_size, steps, seed, views
+        self.clips, self.pairs = batch_size - pairs, pairs
+        self.steps, self.seed, self.views = steps, seed, views
         self.one_language, self.synthetic_share = one_language, synthetic_share
         self.epoch = 0
         self.languages = sorted({u.lang for u in utterances})
         self._real = [self._indices(utterances, lang, synthetic=False) for lang in self.languages]
         self._synthetic = [self._indices(utterances, lang, synthetic=True) for lang in self.languages]
-        counts = np.array([len(a) + len(b) for a, b in zip(self._real, self._synthetic, strict=True)], dtype=np.float64)
-        weights = counts**exponent
-        self.probabilities = weights / weights.sum()
+        counts = [len(a) + len(b) for a, b in zip(self._real, self._synthetic, strict=True)]
+        self.probabilities = _shares(counts, exponent)
+        tags = np.array(translations, dtype=str)
+        self._pairs = {str(lang): np.flatnonzero(tags == lang) for lang in np.unique(tags)}
+        self._pair_probabilities = _shares(map(len, self._pairs.values()), exponent)
 
     @staticmethod
     def _indices(utterances: Sequence[Utterance], lang: str, synthetic: bool) -> np.ndarray:
@@ -76,9 +94,9 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         """The batch of one global step."""
         rng = np.random.default_rng([self.seed, step])
         if self.one_language:
-            sizes = {int(rng.choice(len(self.probabilities), p=self.probabilities)): self.batch_size}
+            sizes = {int(rng.choice(len(self.probabilities), p=self.probabilities)): self.clips}
         else:
-            drawn = rng.multinomial(self.batch_size, self.probabilities)
+            drawn = rng.multinomial(self.clips, self.probabilities)
             sizes = {lang: int(size) for lang, size in enumerate(drawn) if size}
         chosen: list[tuple[int, int]] = []
         for lang, size in sizes.items():
@@ -86,6 +104,23 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
             for (pool, views), count in zip(pools, self._counts(lang, size), strict=True):
                 picked = rng.choice(pool, count, replace=False)
                 chosen += [(int(index), int(rng.integers(views))) for index in picked]
+        return chosen + self._translations(rng, [self.languages[lang] for lang in sizes])
+
+    def _translations(self, rng: np.random.Generator, languages: list[str]) -> list[tuple[int, int]]:
+        """The translation pairs of a batch whose clips are in ``languages``."""
+        if not self.pairs:
+            return []
+        names = list(self._pairs)
+        if not self.one_language:
+            drawn = rng.multinomial(self.pairs, self._pair_probabilities)
+        else:
+            own = [lang for lang in languages if lang in self._pairs]
+            lang = own[0] if own else names[int(rng.choice(len(names), p=self._pair_probabilities))]
+            drawn = [self.pairs * (name == lang) for name in names]
+        chosen = []
+        for pool, size in zip(self._pairs.values(), drawn, strict=True):
+            picked = rng.choice(pool, min(int(size), len(pool)), replace=False)
+            chosen += [(int(index), TRANSLATION) for index in picked]
         return chosen
 
     def effective_epochs(self, total_steps: int, synthetic: bool = False) -> dict[str, float]:
@@ -100,11 +135,11 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
             if not clips:
                 continue
             if self.one_language:
-                drawn = probability * self._counts(lang, self.batch_size)[synthetic]
+                drawn = probability * self._counts(lang, self.clips)[synthetic]
             else:  # the part of one language in a multinomial draw is binomial
                 drawn = sum(
-                    _binomial(size, self.batch_size, probability) * self._counts(lang, size)[synthetic]
-                    for size in range(self.batch_size + 1)
+                    _binomial(size, self.clips, probability) * self._counts(lang, size)[synthetic]
+                    for size in range(self.clips + 1)
                 )
             epochs[name] = float(total_steps * drawn / clips)
         return epochs
@@ -116,6 +151,12 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         if not real:
             from_synthetic = size
         return min(size - from_synthetic, real), min(from_synthetic, synthetic)
+
+
+def _shares(counts: Iterable[int], exponent: float) -> np.ndarray:
+    """Probabilities ∝ counts ** exponent; an empty array for no count."""
+    weights = np.fromiter(counts, np.float64) ** exponent
+    return weights / weights.sum()
 
 
 def _binomial(k: int, n: int, p: float) -> float:

@@ -1,15 +1,18 @@
-"""The corpora that a recipe can name (``data.name``), and the synthetic extra training speech."""
+"""The corpora that a recipe can name (``data.name``), the synthetic extra training speech, and translations."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from speechde.config import DataConfig
 from speechde.data import breadth, covost, fleurs, stamps, synthetic
+from speechde.data.bitext import ENGLISH, Bitext, TextPair, find_bitext, read_bitext
 from speechde.data.espeak import NATIVE
 from speechde.data.manifest import read_manifest
-from speechde.errors import ConfigError
+from speechde.errors import ConfigError, DataError
+from speechde.evaluation.metrics import normalise_text
 from speechde.languages import LANGUAGES
 from speechde.types import Corpus
 
@@ -116,7 +119,7 @@ def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | 
     """Extra training speech in the seen languages, read by espeak-ng; none of its texts occurs in dev or test."""
     if config.synthetic.share <= 0:
         return None
-    held_out = [text for u in corpus.utterances if u.split != "train" for text in (u.text, u.translation) if text]
+    held_out = _held_out(corpus)
     bare = [ARTICLE.sub("", text) for text in held_out]  # a name has no article where a description has one
     root = synthetic.find_texts(config.synthetic.archive, cache)
     return synthetic.synthetic_corpus(
@@ -127,3 +130,71 @@ def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | 
         kinds=tuple(config.synthetic.texts.split("+")),
         limit=config.synthetic.limit,
     )
+
+
+def load_translations(config: DataConfig, corpus: Corpus) -> Bitext | None:
+    """Text–English pairs of the seen languages; none of their texts occurs in dev or test.
+
+    A seen language without a bitext file has none; English has none by nature.
+
+    Raises:
+        ConfigError: ``data.translations.root`` is not set.
+        DataError: there is no pair in any seen language.
+    """
+    t = config.translations
+    if t.share <= 0:
+        return None
+    langs = [lang for lang in corpus.seen if lang != ENGLISH]
+    if t.source == "transcripts":
+        found = _translated_transcripts(corpus, langs)
+        if not found.pairs:
+            raise DataError(
+                f"data.translations.source=transcripts: {corpus.name} translates no training clip in "
+                f"{', '.join(langs) or 'any language but English'}; set data.translations.source=bitext"
+            )
+        return found
+    if not t.root:
+        raise ConfigError("data.translations.source=bitext needs data.translations.root=FOLDER (docs/data.md)")
+    pairs: list[TextPair] = []
+    dropped: Counter[str] = Counter()
+    held_out = _held_out(corpus)
+    for lang in langs:
+        for path in find_bitext(t.root, lang):
+            bitext = read_bitext(
+                path,
+                lang,
+                min_score=t.min_score,
+                min_words=t.min_words,
+                max_words=t.max_words,
+                max_ratio=t.max_ratio,
+                limit=t.limit,
+                seed=config.split_seed,
+                exclude=held_out,
+            )
+            pairs += bitext.pairs
+            dropped.update(bitext.dropped)
+    if not pairs:
+        raise DataError(f"{t.root} has no bitext file of {', '.join(langs)} and English; docs/data.md gives the names")
+    return Bitext(pairs, dict(dropped))
+
+
+def _translated_transcripts(corpus: Corpus, langs: list[str]) -> Bitext:
+    """The different transcripts of the training clips that are translated."""
+    held_out = {normalise_text(text) for text in _held_out(corpus)}
+    pairs: dict[tuple[str, str, str], TextPair] = {}
+    dropped: Counter[str] = Counter()
+    for u in corpus.select("train", langs):
+        if not u.translation:
+            dropped["no translation"] += 1
+        elif not held_out.isdisjoint(map(normalise_text, (u.text, u.translation))):
+            dropped["held out"] += 1
+        elif (key := (u.lang, u.text, u.translation)) in pairs:
+            dropped["duplicate"] += 1
+        else:
+            pairs[key] = TextPair(*key, None, u.id)
+    return Bitext(list(pairs.values()), dict(dropped))
+
+
+def _held_out(corpus: Corpus) -> list[str]:
+    """Every transcript and translation of dev and test."""
+    return [text for u in corpus.utterances if u.split != "train" for text in (u.text, u.translation) if text]

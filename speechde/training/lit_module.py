@@ -78,11 +78,16 @@ class LitDualEncoder(pl.LightningModule):
             text = self.model.encode_text(batch.text, BUCKETS)
         else:
             text = self.model.project(self._text_states[batch.group])
-        losses = self.loss(speech, text, batch.group)
+        group = batch.group
+        if (pairs := batch.translations) is not None:  # never looked up: there may be millions, each read once
+            speech = torch.cat([speech, self.model.encode_text(pairs.text, BUCKETS)])
+            text = torch.cat([text, self.model.encode_text(pairs.english, BUCKETS)])
+            group = torch.cat([group, pairs.group])
+        losses = self.loss(speech, text, group)
         if not torch.isfinite(losses["loss"]):
             raise DataError(f"the loss became {losses['loss'].item()} at step {self.global_step}; lower optim.lr")
-        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(batch.group))
-        self.log("train/scale", self.loss.scale.detach(), batch_size=len(batch.group))
+        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(group))
+        self.log("train/scale", self.loss.scale.detach(), batch_size=len(group))
         return losses["loss"]
 
     def on_train_epoch_end(self) -> None:

@@ -25,6 +25,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from speechde.cache import atomic_write, cache_root, fingerprint
 from speechde.config import FrontendConfig, RunConfig
+from speechde.data.bitext import Bitext, TextPair
 from speechde.data.datamodule import PairDataModule, PairDataset
 from speechde.data.sampler import LanguageBatches
 from speechde.data.statistics import corpus_statistics, format_statistics
@@ -36,7 +37,7 @@ from speechde.frontends.encoders import fast_dtype
 from speechde.frontends.features import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.training import stages
-from speechde.training.corpora import load_corpus, load_synthetic
+from speechde.training.corpora import load_corpus, load_synthetic, load_translations
 from speechde.training.lit_module import LitDualEncoder
 from speechde.training.recall import DevRecall
 from speechde.training.tracking import build_loggers, commit, hardware
@@ -101,6 +102,7 @@ def train(config: RunConfig) -> dict:
     with clock("fetch"):
         corpus = load_corpus(config.data, cache)
         synthetic = load_synthetic(config.data, corpus, cache)
+        translations = load_translations(config.data, corpus)
         encoder = stages.build_encoder(config.frontend)
     seen_train = corpus.select("train", corpus.seen)
     training = seen_train + (synthetic.utterances if synthetic else [])
@@ -120,7 +122,8 @@ def train(config: RunConfig) -> dict:
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
     log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
     with clock("train"):
-        best = _fit(config, directory, built, features, kept, dev, corpus, cache, facts["commit"])
+        pairs = translations.pairs if translations else []
+        best = _fit(config, directory, built, features, kept, pairs, dev, corpus, cache, facts["commit"])
     with clock("evaluate"):
         test = corpus.select(config.eval.split)
         items = stages.evaluation_items(built.settings, encoder, built.kmeans, test, cache)
@@ -139,6 +142,7 @@ def train(config: RunConfig) -> dict:
             config.eval.split: data_counts(test),
             "dropped": Counter(_dropped(corpus, items)) + Counter(features.dropped)
             | {"longer than trainer.max_seconds": too_long},
+            **({"translations": _translation_counts(translations)} if translations else {}),
             "encoder_times_real_time": [round(speed, 1) for speed in features.times_real_time],
         },
         **facts,
@@ -206,7 +210,7 @@ def _dropped(corpus: Corpus, *stores: FeatureStore) -> dict[str, int]:
 
 def _fit(
     config: RunConfig, directory: Path, built: TrainedModel, features: stages.Features, training: list[Utterance],
-    dev: list[Utterance], corpus: Corpus, cache: Path, version: str,
+    translations: list[TextPair], dev: list[Utterance], corpus: Corpus, cache: Path, version: str,
 ) -> float:  # fmt: skip
     """Train (or resume, or find that training is done), load the best weights into ``built``, save the model folder.
 
@@ -218,7 +222,7 @@ def _fit(
     prompt = built.prompt
     text_ids = [prompt.text_ids(u.text, u.lang) for u in training]
     prefix_ids = {lang: prompt.speech_ids(lang) for lang in corpus.seen}
-    dataset = PairDataset(training, features.train, text_ids, prefix_ids)
+    dataset = PairDataset(training, features.train, text_ids, prefix_ids, translations, prompt.text_ids)
     sampler = LanguageBatches(
         training,
         batch_size=t.batch_size,
@@ -228,6 +232,8 @@ def _fit(
         exponent=t.language_exponent,
         synthetic_share=config.data.synthetic.share,
         views=len(features.train),
+        translations=[pair.lang for pair in translations],
+        translation_share=config.data.translations.share,
     )
     recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev)
     module = LitDualEncoder(
@@ -286,6 +292,14 @@ def _fit(
     if not folder.exists():
         built.save(folder)
     return float(state["callbacks"][keeper.state_key]["best_model_score"])
+
+
+def _translation_counts(translations: Bitext) -> dict:
+    return {
+        "pairs": len(translations.pairs),
+        "by language": dict(Counter(pair.lang for pair in translations.pairs)),
+        "dropped": translations.dropped,
+    }
 
 
 def _usable(training: list[Utterance], features: stages.Features, max_seconds: float) -> tuple[list[Utterance], int]:

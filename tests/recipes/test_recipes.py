@@ -67,6 +67,8 @@ def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
     assert json.loads((directory / "results/metrics.json").read_text("utf-8")) == metrics
     check_metrics(metrics)
     assert metrics["data"]["train"] == {"recordings": 10, "synthetic": 0, "transcripts": 10, "languages": 2}
+    share = config.data.translations.share
+    assert metrics["data"].get("translations", {}).get("pairs", 0) == (7 if share else 0)
     for file in ("table.md", "recall.png", "curves.png", "queries.jsonl"):
         assert (directory / "results" / file).stat().st_size > 100
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from speechde.data.bitext import TextPair, read_bitext
+from speechde.data.bitext import TextPair, find_bitext, read_bitext
 from speechde.errors import ConfigError, DataError
 
 
@@ -215,3 +215,19 @@ def test_damaged_files(tmp_path):
         read_bitext(tmp_path / "WikiMatrix.fr-en.tsv", "fr")
     with pytest.raises(DataError, match="no usable pair: it has no lines"):
         read_bitext(write(tmp_path / "empty.tsv", []), "fr")
+
+
+def test_find_bitext(tmp_path):
+    names = ["WikiMatrix.de-en.tsv.gz", "WikiMatrix.de-fr.tsv.gz", "WikiMatrix.en-fr.tsv", "europarl.de", "europarl.en",
+             "alone.de", "news.de.gz", "news.en.gz", "own.en-de.tsv", "de.txt", "README", ".de"]  # fmt: skip
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / "folder.de-en.tsv").mkdir()
+
+    def found(lang):
+        return [path.name for path in find_bitext(tmp_path, lang)]
+
+    assert found("de_de") == ["WikiMatrix.de-en.tsv.gz", "europarl.de", "news.de.gz", "own.en-de.tsv"]
+    assert found("fr_fr") == ["WikiMatrix.en-fr.tsv"] and found("ru_ru") == []
+    with pytest.raises(DataError, match="bitext folder .*nowhere does not exist"):
+        find_bitext(tmp_path / "nowhere", "de_de")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from speechde.data.bitext import TextPair
 from speechde.data.datamodule import PairDataModule, PairDataset
-from speechde.data.sampler import LanguageBatches
+from speechde.data.sampler import TRANSLATION, LanguageBatches
 from speechde.errors import DataError
 from speechde.types import Utterance
 
@@ -71,3 +72,29 @@ def test_the_loader_starts_from_the_epoch_of_the_trainer(utterances, dataset):
     assert len(batches) == 3
     for batch, other in zip(batches, expected, strict=True):
         assert torch.equal(batch.speech.values, other.speech.values) and torch.equal(batch.group, other.group)
+
+
+def test_translations_share_the_groups_of_english_transcripts(utterances, dataset):
+    spoken = Utterance("en", "en_us", "cat", "", "9", "train")
+    pairs = [TextPair("fr_fr", f, e, None, "") for f, e in (("chat", "cat"), ("chien", "dog"), ("minou", "cat"))]
+    tokenised = []
+
+    def tokenise(text, lang):
+        tokenised.append((text, lang))
+        return np.arange(len(text))
+
+    views = [{u.id: np.zeros(2, np.int32) for u in [*utterances, spoken]}]
+    ids = [*dataset.text_ids, np.array([3])]
+    both = PairDataset([*utterances, spoken], views, ids, dataset.prefix_ids | {"en_us": np.array([2])}, pairs, tokenise)
+    assert len(both.unique_text_ids) == 5 and not tokenised  # pairs are read as they are drawn
+    batch = both.collate([(5, 0), (0, 0), (0, TRANSLATION), (1, TRANSLATION), (2, TRANSLATION)])
+    assert len(batch.group) == 2 == len(batch.speech.values) == len(batch.text.values)
+    translations = batch.translations
+    assert translations.text.mask.sum(1).tolist() == [4, 5, 5]
+    assert translations.english.mask.sum(1).tolist() == [3, 3, 3]
+    assert tokenised == [("chat", "fr_fr"), ("chien", "fr_fr"), ("minou", "fr_fr")] + [
+        (word, "en_us") for word in ("cat", "dog", "cat")
+    ]
+    cat, dog, again = translations.group.tolist()
+    assert cat == again == batch.group[0] and dog not in batch.group
+    assert dataset.collate([(0, 0)]).translations is None

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from speechde.data.sampler import LanguageBatches
+from speechde.data.sampler import TRANSLATION, LanguageBatches
 from speechde.errors import ConfigError, DataError
 from speechde.types import Utterance
 
@@ -154,3 +154,51 @@ def test_effective_epochs_by_hand():
     # 1000 of 84: every batch holds every clip, whatever the draw.
     assert sampler(batch_size=1000, one_language=False).effective_epochs(3) == pytest.approx(dict.fromkeys(SIZES, 3.0))
     assert sampler(batch_size=1000, synthetic_share=0.5).effective_epochs(3, synthetic=True) == {}
+
+
+PAIRS = ["fr_fr"] * 8 + ["ru_ru"] * 2
+
+
+def split(batch):
+    return [key for key in batch if key[1] != TRANSLATION], [index for index, view in batch if view == TRANSLATION]
+
+
+def test_translations_take_their_share_in_the_language_of_the_clips():
+    utterances = make()
+    one = sampler(utterances, batch_size=8, translations=PAIRS, translation_share=0.25)
+    drawn = Counter()
+    for step in range(60):
+        clips, pairs = split(one.batch(step))
+        (lang,) = languages(clips, utterances)
+        assert len(clips) == min(6, SIZES[lang]) and len(pairs) == 2 == len(set(pairs))
+        (paired,) = {PAIRS[index] for index in pairs}
+        assert paired == lang or lang == "es_419"
+        drawn[lang, paired] += 1
+    assert len(drawn) == 4  # Spanish has no pairs and takes those of either language
+    assert one.batch(9) == sampler(utterances, batch_size=8, translations=PAIRS, translation_share=0.25).batch(9)
+
+
+def test_translations_of_mixed_batches_and_of_small_languages():
+    mixed = sampler(one_language=False, batch_size=16, translations=PAIRS, translation_share=0.5)
+    found = [{PAIRS[index] for index in split(mixed.batch(step))[1]} for step in range(10)]
+    assert {"fr_fr", "ru_ru"} in found
+    assert all(len(split(mixed.batch(step))[1]) <= 8 for step in range(10))
+    few = sampler(batch_size=16, translations=["ru_ru"] * 3, translation_share=0.5)
+    assert len(split(few.batch(0))[1]) == 3
+
+
+def test_no_translations_change_nothing():
+    without = list(sampler())
+    assert list(sampler(translations=PAIRS)) == without == list(sampler(translation_share=0.25))
+
+
+def test_effective_epochs_count_the_clips_alone():
+    whole = sampler(batch_size=8).effective_epochs(100)["ru_ru"]
+    half = sampler(batch_size=16, translations=PAIRS, translation_share=0.5).effective_epochs(100)["ru_ru"]
+    assert whole == half
+
+
+@pytest.mark.parametrize(("share", "left"), [(1.0, 0), (-0.1, 4), (0.75, 1)])
+def test_translations_leave_room_for_speech(share, left):
+    with pytest.raises(ConfigError, match=rf"data\.translations\.share={share} leaves {left} of 4"):
+        sampler(translations=PAIRS, translation_share=share)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from speechde.config import BreadthConfig, DataConfig
-from speechde.errors import ConfigError
+from speechde.errors import ConfigError, DataError
 from speechde.languages import LANGUAGES
 from speechde.training import corpora
 from speechde.types import Corpus, Utterance
@@ -127,3 +127,49 @@ def test_breadth_gets_its_sizes_and_roles(tmp_path, monkeypatch):
     assert not set(given["seen"]) & set(given["zero_shot"])
     corpora.load_corpus(DataConfig(name="breadth", zero_shot=["zu_za"]), tmp_path)
     assert given["zero_shot"] == ["zu_za"]
+
+
+def test_no_translations_unless_asked_for(tiny_run, tmp_path):
+    config = tiny_run().data
+    assert corpora.load_translations(config, corpora.load_corpus(config, tmp_path)) is None
+
+
+def test_translations_of_the_bitext_exclude_dev_and_test(tiny_run, tmp_path):
+    config = tiny_run("fleurs21_mt").data
+    found = corpora.load_translations(config, corpora.load_corpus(config, tmp_path))
+    assert {pair.lang for pair in found.pairs} == {"fr_fr"} and len(found.pairs) == 7
+    assert found.dropped == {"below score": 1, "too short": 1} or found.dropped == {"below score": 1, "held out": 1}
+    assert all(pair.source.startswith("WikiMatrix.en-fr.tsv.gz:") for pair in found.pairs)
+
+
+def test_translations_of_the_transcripts(tiny_run, clips, tmp_path):
+    utterances = [replace(u, translation="" if u.id == "fr_fr-train-0" else u.translation) for u in clips]
+    held_out = replace(clips[0], id="again", text="es_419 dev 0")
+    copy = replace(clips[1], id="copy")
+    config = tiny_run("fleurs21_mt", utterances=[*utterances, held_out, copy], data__translations__source="transcripts")
+    found = corpora.load_translations(config.data, corpora.load_corpus(config.data, tmp_path))
+    assert {(pair.lang, pair.text, pair.english) for pair in found.pairs} == {
+        (u.lang, u.text, u.translation)
+        for u in utterances
+        if u.split == "train" and u.translation and u.lang != "ro_ro"
+    }
+    assert found.dropped == {"no translation": 1, "held out": 1, "duplicate": 1}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "said"),
+    [
+        ({"root": None}, ConfigError, r"needs data\.translations\.root=FOLDER"),
+        ({"root": "nowhere"}, DataError, "bitext folder nowhere does not exist"),
+        ({"root": "."}, DataError, r"no bitext file of es_419, fr_fr"),
+        ({"source": "transcripts"}, DataError, "translates no training clip in es_419, fr_fr"),
+    ],
+)
+def test_translation_errors(tiny_run, clips, tmp_path, monkeypatch, overrides, error, said):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    config = tiny_run("fleurs21_mt", utterances=[replace(u, translation="") for u in clips]).data
+    corpus = corpora.load_corpus(config, tmp_path)
+    config.translations = replace(config.translations, **overrides)
+    with pytest.raises(error, match=said):
+        corpora.load_translations(config, corpus)

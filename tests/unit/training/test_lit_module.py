@@ -18,7 +18,7 @@ from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import text_states
 from speechde.training.lit_module import LitDualEncoder
-from speechde.types import Batch
+from speechde.types import Batch, Translations
 
 TEXTS = [np.array([1, 40, 41]), np.array([1, 50]), np.array([1, 60, 61, 62])]
 GROUP = [2, 0, 2, 1]
@@ -182,3 +182,20 @@ def test_warmup_is_a_share_of_the_steps(make):
     options = module.configure_optimizers()
     assert options["lr_scheduler"]["interval"] == "step"
     assert {group["initial_lr"] for group in options["optimizer"].param_groups} == {1e-2}
+
+
+@pytest.mark.parametrize("freeze", [(), ("*",)])
+def test_translations_are_further_pairs_of_the_batch(make, freeze):
+    """The loss is that of one batch whose queries are speech, then text, and whose targets are text, then English."""
+    one, source, english = batch(), [np.array([1, 70]), np.array([1, 71, 72])], [np.array([1, 80]), TEXTS[0]]
+    one.translations = Translations(pad_sequences(source), pad_sequences(english), torch.tensor([7, 0]))
+    module = make(freeze, texts=TEXTS if freeze else None)
+    module.log_dict = module.log = lambda *a, **k: None
+    module.on_fit_start()
+    model = module.model.eval()
+    queries = torch.cat([model.encode_speech(one.speech, one.speech_prefix), model.encode_text(pad_sequences(source))])
+    targets = model.encode_text(pad_sequences([TEXTS[group] for group in GROUP] + english))
+    expected = module.loss(queries, targets, torch.tensor([*GROUP, 7, 0]))["loss"]
+    with_pairs = module.training_step(one, 0)
+    torch.testing.assert_close(with_pairs, expected, atol=1e-4, rtol=1e-4)
+    assert with_pairs != module.training_step(batch(), 0)
