@@ -39,7 +39,7 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """One item left out, with a short stable ``reason`` (counted) and a free ``detail`` (listed)."""
+    """One item left out (or, in ``Corpus.noted``, used with a remark), with a short stable ``reason`` (counted) and a free ``detail`` (listed)."""
 
     id: str
     reason: str
@@ -50,7 +50,9 @@ class Dropped:
 class Corpus:
     """Utterances of one corpus, the role of each language, and what was dropped.
 
-    ``seen`` languages may be trained on; ``zero_shot`` languages are only ever evaluated.
+    ``seen`` languages may be trained on; ``zero_shot`` languages are only ever evaluated. So are ``proxy`` languages,
+    whose synthetic speech a neighbouring language's voice reads: no mean mixes them with others. ``noted`` lists what
+    is unusual about items that are used.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Corpus:
     zero_shot: tuple[str, ...] = ()
     dropped: list[Dropped] = field(default_factory=list)
     licence: str = ""
+    proxy: tuple[str, ...] = ()
+    noted: list[Dropped] = field(default_factory=list)
 
     def select(self, split: str | None = None, langs: Iterable[str] | None = None) -> list[Utterance]:
         """Utterances of one split and/or of some languages, in corpus order."""
@@ -70,6 +74,10 @@ class Corpus:
     def dropped_counts(self) -> dict[str, int]:
         """How many items each reason dropped, most frequent first."""
         return dict(Counter(d.reason for d in self.dropped).most_common())
+
+    def noted_counts(self) -> dict[str, int]:
+        """How many used items each note is about, most frequent first."""
+        return dict(Counter(d.reason for d in self.noted).most_common())
 
 
 @dataclass

@@ -103,9 +103,9 @@ def breadth_corpus(
     The numbers are clips per language; a language with fewer texts has fewer, and the log names it. ``max_words``
     limits a text's length in words of English. ``seen`` languages have all three splits, ``zero_shot`` languages test
     only. A language that no voice reads, or whose transliteration package is not installed, is listed in ``dropped``
-    ("not covered", "needs pykakasi") and is in neither role of the corpus. Sentences of one ``sentence_id`` are
-    translations of each other; ``translation`` is empty for clauses of the declaration, which are not aligned.
-    A call that was interrupted goes on at the language it was at.
+    ("not covered", "needs pykakasi") and has no role in the corpus; one that a neighbour's voice reads is in ``proxy``.
+    Sentences of one ``sentence_id`` are translations of each other; ``translation`` is empty for clauses of the
+    declaration, which are not aligned. A call that was interrupted goes on at the language it was at.
 
     Raises:
         ConfigError: an unknown language, a seen one without a voice of its own, or a number below 1.
@@ -144,7 +144,9 @@ def breadth_corpus(
                 dropped.append(Dropped(f"{clip.sentence.key}.{lang}", "not spoken", detail))
     if not any(utterance.split == "train" for utterance in utterances):
         raise DataError(f"espeak-ng spoke no text of train; reinstall espeakng-loader, remove {cache_dir}/espeak")
-    return Corpus("breadth", utterances, seen, zero_shot, dropped, texts.LICENCE)
+    native = tuple(lang for lang in zero_shot if lang in NATIVE)
+    proxy = tuple(lang for lang in zero_shot if lang not in NATIVE)
+    return Corpus("breadth", utterances, seen, native, dropped, texts.LICENCE, proxy)
 
 
 def _check_options(

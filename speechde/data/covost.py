@@ -116,7 +116,7 @@ def _read_language(corpus: Corpus, root: Path, lang: str, splits: Sequence[str])
         translation = clean_text(clip.translation)
         if translation in ("", _REMOVE):
             kind = "empty" if not translation else f"is {_REMOVE}"
-            dropped.append(Dropped(clip.id, f"translation {kind}, clip kept", clip.sentence))
+            corpus.noted.append(Dropped(clip.id, f"translation {kind}", clip.sentence))
             translation = ""
         counts[clip.split] += 1
         corpus.utterances.append(

@@ -82,6 +82,7 @@ def read_fleurs(
     dropped = [Dropped(f"fleurs:{lang}:{split}", "missing language", "no files") for split, lang in absent]
     translations = _translations(folder, text) if english else {}
     utterances: list[Utterance] = []
+    noted: list[Dropped] = []
     for split, lang in plan:
         if (split, lang) in absent:
             continue
@@ -91,11 +92,14 @@ def read_fleurs(
             raise DataError(f"no recording of {lang} {split} in {folder} can be used{first}; fetch its files again")
         utterances += found
         dropped += left_out
+        noted += _shared_texts(found, f"fleurs:{lang}:{split}")
+    utterances, leaks = _without_leaks(utterances)
+    dropped += leaks
     if not utterances:
         raise DataError(f"{folder} has no usable recording. {_missing_message(root, plan)}")
     present = {utterance.lang for utterance in utterances}
     seen, zero_shot = (tuple(lang for lang in langs if lang in present) for langs in (seen, zero_shot))
-    return Corpus("fleurs", utterances, seen, zero_shot, dropped, LICENCE)
+    return Corpus("fleurs", utterances, seen, zero_shot, dropped, LICENCE, noted=noted)
 
 
 def fetch_fleurs(
@@ -246,16 +250,30 @@ def _read_part(
         Dropped(f"{part}:{PurePosixPath(member).stem}", "missing clip", f"{place}; {member} is not in {archive.name}")
         for member, (place, _) in rows.items()
     ]
-    return utterances, dropped + _shared_texts(utterances, part)
+    return utterances, dropped
+
+
+def _without_leaks(utterances: list[Utterance]) -> tuple[list[Utterance], list[Dropped]]:
+    """Leave out what would be trained on, or chosen by, and tested on: the ids are those of all languages."""
+    sentences = {split: {u.sentence_id for u in utterances if u.split == split} for split in SPLITS}
+    later = {"train": ("test", "dev"), "dev": ("test",), "test": ()}
+    kept, leaks = [], []
+    for utterance in utterances:
+        found = [split for split in later[utterance.split] if utterance.sentence_id in sentences[split]]
+        if found:
+            leaks.append(Dropped(utterance.id, f"{utterance.split} sentence is in {found[0]}", utterance.sentence_id))
+        else:
+            kept.append(utterance)
+    return kept, leaks
 
 
 def _shared_texts(utterances: Sequence[Utterance], part: str) -> list[Dropped]:
-    """One entry for each text that stands under several sentence ids; its recordings are not left out."""
+    """One note for each text that stands under several sentence ids."""
     ids: dict[str, dict[str, None]] = defaultdict(dict)
     for utterance in utterances:
         ids[utterance.text][utterance.sentence_id] = None
     return [
-        Dropped(part, "text under several ids (recordings kept)", f"{', '.join(several)}: {text}")
+        Dropped(part, "text under several ids", f"{', '.join(several)}: {text}")
         for text, several in ids.items()
         if len(several) > 1
     ]

@@ -1,6 +1,7 @@
 """A user's own corpus: one table with a row per recording, as Parquet, JSON Lines or TSV (chosen by the suffix).
 
-Columns ``id, lang, text, audio`` are required; ``audio`` is a path, relative to the manifest's folder or absolute.
+Columns ``id, lang, text, audio`` are required; ``audio`` is a path, relative to the manifest's folder or absolute, of
+a file or of ``CONTAINER::MEMBER`` (``speechde.data.containers``).
 ``sentence_id, split, translation, speaker, source, synthetic`` are optional and other columns are ignored. ``lang``
 may be any tag that ``speechde.languages.resolve`` knows. TSV is plain: UTF-8, a header row, tabs between fields, no
 quoting, so a quotation mark is only ever a character of the text.
@@ -23,6 +24,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from speechde.data.containers import split_locator
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
 from speechde.languages import resolve
@@ -230,7 +232,7 @@ def _utterance(row: dict, folder: Path, default_split: str) -> Utterance:
     if value["synthetic"].lower() not in _FLAGS:
         raise _BadRow("bad value", f"synthetic is {value['synthetic']!r}; allowed: true, false")
     audio = folder / value["audio"]
-    if not _is_file(audio):
+    if not _is_file(audio) and not _is_file(Path(_container(str(audio)))):
         raise _BadRow("missing file", str(audio))
     digest = hashlib.sha256(normalise_text(text).encode()).hexdigest()[:16]
     return Utterance(
@@ -267,6 +269,10 @@ def _check_text(text: str) -> None:
         raise _BadRow("invalid text", "a control or replacement character: the text was decoded wrongly")
     if not any(character.isalnum() for character in text):
         raise _BadRow("invalid text", f"{text!r} has no letter or digit")
+
+
+def _container(audio: str) -> str:
+    return (split_locator(audio) or (audio,))[0]
 
 
 def _is_file(path: Path) -> bool:

@@ -22,8 +22,8 @@ def corpus_statistics(corpus: Corpus, seconds: Mapping[str, float] | None = None
     for utterance in corpus.utterances:
         parts.setdefault((utterance.lang, utterance.split), []).append(utterance)
     languages: dict[str, dict] = {}
-    roles = {lang: role for role in ("seen", "zero_shot") for lang in getattr(corpus, role)}
-    for lang in dict.fromkeys([*corpus.seen, *corpus.zero_shot, *sorted(lang for lang, _ in parts)]):
+    roles = {lang: role for role in ("seen", "zero_shot", "proxy") for lang in getattr(corpus, role)}
+    for lang in dict.fromkeys([*roles, *sorted(lang for lang, _ in parts)]):
         languages[lang] = {"role": roles.get(lang, "none")}
         languages[lang] |= {split: _row(parts.get((lang, split), ()), seconds) for split in SPLITS}
     return {
@@ -33,6 +33,7 @@ def corpus_statistics(corpus: Corpus, seconds: Mapping[str, float] | None = None
         "splits": {split: _row(corpus.select(split), seconds) for split in SPLITS},
         "total": _row(corpus.utterances, seconds),
         "dropped": corpus.dropped_counts(),
+        "noted": corpus.noted_counts(),
     }
 
 
@@ -55,9 +56,15 @@ def format_statistics(stats: dict) -> str:
         )
         for row in [head, tuple("-" * width for width in widths), *rows]
     ]
-    dropped = ", ".join(f"{reason}: {n}" for reason, n in stats["dropped"].items()) or "nothing"
+    asides = [f"dropped: {_listed(stats['dropped'])}"]
+    if stats["noted"]:
+        asides.append(f"used, but noted: {_listed(stats['noted'])}")
     licence = f" (licence {stats['licence']})" if stats["licence"] else ""
-    return "\n".join([f"{stats['name']}{licence}", *(line.rstrip() for line in lines), f"dropped: {dropped}"])
+    return "\n".join([f"{stats['name']}{licence}", *(line.rstrip() for line in lines), *asides])
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {n}" for reason, n in counts.items()) or "nothing"
 
 
 def _row(utterances: Iterable[Utterance], seconds: Mapping[str, float] | None) -> dict:

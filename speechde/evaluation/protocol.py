@@ -21,7 +21,7 @@ from speechde.languages import LANGUAGES
 from speechde.types import Utterance
 
 DIRECTIONS = ("audio_to_text", "text_to_audio", "audio_to_english_text")
-ROLES = ("seen", "zero_shot")
+ROLES = ("seen", "zero_shot", "proxy")  # the last is in the output only when there are such languages
 # The smallest FLEURS test gallery (om_et): the largest size that every one of its languages can be scored at.
 FIXED_GALLERY_SIZE = 36
 FIXED_GALLERY_DRAWS = 100
@@ -76,18 +76,20 @@ def evaluate(
     *,
     seen: Sequence[str],
     zero_shot: Sequence[str] = (),
+    proxy: Sequence[str] = (),
     seed: int = 0,
 ) -> tuple[dict, list[dict]]:
     """Score one split in all directions.
 
     Args:
-        utterances: recordings of one split; their languages are those of ``seen`` and ``zero_shot`` together.
+        utterances: recordings of one split; their languages are those of ``seen``, ``zero_shot`` and ``proxy`` together.
         speech: ``(n, dim)`` float32, one row per utterance.
         texts: unique ``(lang, transcript)`` pairs, as from :func:`unique_texts`; pairs nobody speaks are not used.
         text_vectors: ``(m, dim)`` float32, one row per text.
         english: unique English translations, as from :func:`unique_translations`, and their ``(k, dim)`` vectors.
         seen: languages that were trained on.
         zero_shot: languages that were not.
+        proxy: languages that were not, whose synthetic speech another language's voice reads; averaged apart.
         seed: of the bootstrap and of the fixed galleries.
 
     Returns:
@@ -99,7 +101,7 @@ def evaluate(
         DataError: shapes, languages, splits or texts do not fit together.
     """
     speech, text_vectors = np.asarray(speech, np.float32), np.asarray(text_vectors, np.float32)
-    roles = _roles(utterances, seen, zero_shot)
+    roles = _roles(utterances, {"seen": seen, "zero_shot": zero_shot, "proxy": proxy})
     _check_vectors("speech", speech, len(utterances))
     text_row = _rows("texts", [(lang, clean(text)) for lang, text in texts], text_vectors)
     english_row = {} if english is None else _rows("english", [clean(text) for text in english[0]], english[1])
@@ -193,10 +195,11 @@ def _score_direction(
         return _macro(rows, means, langs, keys)
 
     regions = sorted({_region(lang) for lang in rows})
+    used = [role for role in ROLES if role != "proxy" or role in roles.values()]
     return {
         "per_language": rows,
-        "per_region": {region: {role: macro(role, region) for role in ROLES} for region in regions},
-        **{role: macro(role) for role in ROLES},
+        "per_region": {region: {role: macro(role, region) for role in used} for region in regions},
+        **{role: macro(role) for role in used},
     }
 
 
@@ -225,15 +228,17 @@ def _has_translation(utterance: Utterance) -> bool:
     return bool(clean(utterance.translation)) and not utterance.lang.startswith("en_")
 
 
-def _roles(utterances: Sequence[Utterance], seen: Sequence[str], zero_shot: Sequence[str]) -> dict[str, str]:
-    roles = {**dict.fromkeys(zero_shot, "zero_shot"), **dict.fromkeys(seen, "seen")}
-    if both := sorted(set(seen) & set(zero_shot)):
-        raise DataError(f"languages {both} are listed as seen and as zero-shot; keep each in one list")
+def _roles(utterances: Sequence[Utterance], languages: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Role of each language, from the languages of each role."""
+    roles = {lang: role for role, langs in languages.items() for lang in langs}
+    several = Counter(lang for langs in languages.values() for lang in set(langs))
+    if both := sorted(lang for lang, times in several.items() if times > 1):
+        raise DataError(f"languages {both} are listed in several of {', '.join(languages)}; keep each in one list")
     spoken = {u.lang for u in utterances}
     if unknown := sorted(spoken - set(roles)):
-        raise DataError(f"languages {unknown} are neither seen nor zero-shot; add them to one list or drop them")
+        raise DataError(f"languages {unknown} are in none of {', '.join(languages)}; add them to one list or drop them")
     if silent := sorted(set(roles) - spoken):
-        raise DataError(f"languages {silent} have no recordings here; take them out of the seen and zero-shot lists")
+        raise DataError(f"languages {silent} have no recordings here; take them out of the lists")
     if not roles:
         raise DataError("0 utterances to evaluate; give at least one recording")
     splits = sorted({u.split for u in utterances})

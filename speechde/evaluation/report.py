@@ -25,8 +25,9 @@ from speechde.types import SPLITS
 
 STAGES = ("fetch", "frames", "kmeans", "train", "evaluate", "total")
 RUN_KEYS = ("recipe", "mode", "seed", "commit", "hardware", "data", "wall_seconds")
-ROLE_NAMES = {"seen": "seen", "zero_shot": "zero-shot"}
-ROLE_COLOURS = {"seen": "#0072b2", "zero_shot": "#e69f00"}  # apart for colour-blind readers too (Okabe and Ito)
+ROLE_NAMES = {"seen": "seen", "zero_shot": "zero-shot", "proxy": "zero-shot, proxy voice"}
+# apart for colour-blind readers too (Okabe and Ito)
+ROLE_COLOURS = {"seen": "#0072b2", "zero_shot": "#e69f00", "proxy": "#56b4e9"}
 CHANCE_COLOUR = "#cc0000"
 BARS_PER_COLUMN = 51
 
@@ -78,7 +79,7 @@ def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
     header = ["R@1 [95 % CI]", f"R@1, gallery {size}", "R@5", "MRR", "WER", "T→A R@1", "A→En R@1"]
     header += [f"{name} R@1" for name in controls]
     lines += ["", "## Means over languages", ""]
-    lines += _table(["role", "languages", "chance", *header], [_macro_row(metrics, controls, role) for role in ROLES])
+    lines += _table(["role", "languages", "chance", *header], [_macro_row(metrics, controls, role) for role in _roles(metrics)])
     lines += ["", "## Regions, audio→text R@1 [95 % CI]", "", *_region_table(metrics)]
     lines += ["", "## Languages", ""]
     rows = [_language_row(metrics, controls, lang) for lang in _by_role(metrics)]
@@ -101,7 +102,7 @@ def recall_figure(metrics: Mapping) -> Figure:
     for column, axes in enumerate(np.atleast_1d(figure.subplots(1, columns))):
         part = langs[column * height : (column + 1) * height]
         _draw_bars(axes, {lang: rows[lang] for lang in part}, height)
-    parts = [role for role in ROLES if metrics["audio_to_text"][role]["languages"]]
+    parts = [role for role in _roles(metrics) if metrics["audio_to_text"][role]["languages"]]
     handles = [Patch(color=ROLE_COLOURS[role], label=_macro_label(metrics, role)) for role in parts]
     handles.append(Line2D([], [], color=CHANCE_COLOUR, label="chance"))
     title = f"{metrics['recipe']} ({metrics['mode']}){_synthetic_note(metrics['data'])}"
@@ -189,6 +190,10 @@ def _inline(value: object) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
+def _roles(metrics: Mapping) -> list[str]:
+    return [role for role in ROLES if role in metrics["audio_to_text"]]
+
+
 def _by_role(metrics: Mapping) -> list[str]:
     rows = metrics["audio_to_text"]["per_language"]
     return sorted(rows, key=lambda lang: (ROLES.index(rows[lang]["role"]), lang))
@@ -216,7 +221,7 @@ def _language_row(metrics: Mapping, controls: Mapping[str, Mapping], lang: str) 
 
 def _macro_row(metrics: Mapping, controls: Mapping[str, Mapping], role: str) -> list[str]:
     row, *others = (metrics[direction][role] for direction in DIRECTIONS)
-    others += [control["audio_to_text"][role] for control in controls.values()]
+    others += [control["audio_to_text"].get(role, {"recall@1": None}) for control in controls.values()]
     return [ROLE_NAMES[role], str(row["languages"]), *_scores(row), *(_percent(other["recall@1"]) for other in others)]
 
 
@@ -230,10 +235,11 @@ def _region_table(metrics: Mapping) -> list[str]:
     table = []
     for region, parts in metrics["audio_to_text"]["per_region"].items():
         cells = [REGIONS.get(region, region)]
-        for role in ROLES:
+        for role in _roles(metrics):
             cells += [str(parts[role]["languages"]), _recall(parts[role])]
         table.append(cells)
-    return _table(["region", "seen languages", "seen R@1", "zero-shot languages", "zero-shot R@1"], table)
+    names = [ROLE_NAMES[role] for role in _roles(metrics)]
+    return _table(["region", *(f"{name} {what}" for name in names for what in ("languages", "R@1"))], table)
 
 
 def _stage_table(seconds: Mapping[str, float]) -> list[str]:

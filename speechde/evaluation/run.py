@@ -28,6 +28,7 @@ def evaluate_model(
     *,
     seen: Sequence[str],
     zero_shot: Sequence[str],
+    proxy: Sequence[str] = (),
     seed: int = 0,
 ) -> tuple[dict, list[dict]]:
     """Embed one split and score it; see ``protocol.evaluate`` for what comes back.
@@ -36,7 +37,8 @@ def evaluate_model(
         items: stored speech items by utterance id.
     """
     present = {u.lang for u in utterances}
-    seen, zero_shot = ([lang for lang in langs if lang in present] for langs in (seen, zero_shot))
+    roles = {"seen": seen, "zero_shot": zero_shot, "proxy": proxy}
+    roles = {role: [lang for lang in langs if lang in present] for role, langs in roles.items()}
     model, prompt = trained.model, trained.prompt
     speech = embed_speech(model, prompt, [items[u.id] for u in utterances], [u.lang for u in utterances])
     texts = protocol.unique_texts(utterances)
@@ -45,7 +47,7 @@ def evaluate_model(
     english = None
     if translations:
         english = translations, embed_texts(model, [prompt.text_ids(text, "en_us") for text in translations])
-    return protocol.evaluate(utterances, speech, texts, vectors, english, seen=seen, zero_shot=zero_shot, seed=seed)
+    return protocol.evaluate(utterances, speech, texts, vectors, english, **roles, seed=seed)
 
 
 def finish_report(metrics: dict, records: list[dict], directory: Path, report_dir: Path | None) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from speechde.config import DataConfig
 from speechde.data import breadth, covost, fleurs, stamps, synthetic
 from speechde.data.bitext import ENGLISH, Bitext, TextPair, find_bitext, read_bitext
-from speechde.data.espeak import NATIVE
 from speechde.data.manifest import read_manifest
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.metrics import normalise_text
@@ -70,19 +69,15 @@ def _covost(config: DataConfig, cache: Path) -> Corpus:
         test.zero_shot,
         training.dropped + test.dropped,
         f"{training.licence} (CoVoST-2), {test.licence} (FLEURS)",
+        noted=training.noted + test.noted,
     )
 
 
 def _breadth(config: DataConfig, cache: Path) -> Corpus:
-    """Synthetic speech of every language with a voice of its own.
-
-    Languages read by a neighbour's voice are evaluated only when ``data.zero_shot`` names them: no mean may mix both.
-    """
+    """Synthetic speech of every language that espeak-ng reads, with a voice of its own or a neighbour's."""
     b = config.breadth
     sources = breadth.find_texts(cache, b.udhr, b.mediawiki)
     seen, zero_shot = _roles(config, list(breadth.SEEN))
-    if config.zero_shot is None:
-        zero_shot = [lang for lang in zero_shot if lang in NATIVE]
     return breadth.breadth_corpus(
         sources,
         cache,

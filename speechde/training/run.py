@@ -129,7 +129,7 @@ def train(config: RunConfig) -> dict:
         items = stages.evaluation_items(built.settings, encoder, built.kmeans, test, cache)
         test = [u for u in test if u.id in items]
         results, records = evaluate_model(built, items, test, seen=corpus.seen, zero_shot=corpus.zero_shot,
-                                          seed=config.seed)  # fmt: skip
+                                          proxy=corpus.proxy, seed=config.seed)  # fmt: skip
     metrics = {
         "recipe": config.recipe_name,
         "mode": config.mode,
@@ -140,6 +140,7 @@ def train(config: RunConfig) -> dict:
             "train": data_counts(kept),
             "dev": data_counts(dev),
             config.eval.split: data_counts(test),
+            "noted": corpus.noted_counts(),
             "dropped": Counter(_dropped(corpus, items)) + Counter(features.dropped)
             | {"longer than trainer.max_seconds": too_long},
             **({"translations": _translation_counts(translations)} if translations else {}),
@@ -176,9 +177,12 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         items = stages.evaluation_items(trained.settings, encoder, trained.kmeans, utterances, cache)
         utterances = [u for u in utterances if u.id in items]
     seen = sorted({u.lang for u in utterances} & set(record["seen"]))
-    zero_shot = sorted({u.lang for u in utterances} - set(seen))
+    proxy = sorted({u.lang for u in utterances} & set(corpus.proxy) - set(seen))
+    zero_shot = sorted({u.lang for u in utterances} - {*seen, *proxy})
     with clock("evaluate"):
-        results, records = evaluate_model(trained, items, utterances, seen=seen, zero_shot=zero_shot, seed=config.seed)
+        results, records = evaluate_model(
+            trained, items, utterances, seen=seen, zero_shot=zero_shot, proxy=proxy, seed=config.seed
+        )
     metrics = {
         "recipe": record["recipe"],
         "mode": record["mode"],

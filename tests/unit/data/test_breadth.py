@@ -87,11 +87,12 @@ def test_find_texts(sources, tmp_path, make_deb, monkeypatch):
 
 def test_fields_of_the_corpus(sources, tmp_path, fake):
     corpus = build(sources, tmp_path)
-    assert (corpus.name, corpus.seen, corpus.zero_shot) == ("breadth", ("fr_fr", "ru_ru"), ("ro_ro", "gl_es", "as_in"))
+    assert (corpus.name, corpus.seen, corpus.zero_shot) == ("breadth", ("fr_fr", "ru_ru"), ("ro_ro", "as_in"))
+    assert corpus.proxy == ("gl_es",)
     counts = Counter((u.lang, u.split) for u in corpus.utterances)
     assert counts == {
         **{(lang, split): n for lang in corpus.seen for split, n in (("train", 6), ("dev", 2), ("test", 4))},
-        **{(lang, "test"): 4 for lang in corpus.zero_shot},
+        **{(lang, "test"): 4 for lang in (*corpus.zero_shot, *corpus.proxy)},
     }
     assert len({u.id for u in corpus.utterances}) == len(corpus.utterances)
     assert all(u.synthetic for u in corpus.utterances) and not corpus.dropped_counts().get("not spoken")

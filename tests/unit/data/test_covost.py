@@ -64,8 +64,6 @@ TEXTS = {  # what is left of train and dev
 }
 DROPS = {
     "split not used": {20, 21},
-    "translation empty, clip kept": {6},
-    "translation is REMOVE, clip kept": {7},
     "sentence is REMOVE": {8, 22},
     "empty sentence": {9, 10},
     "zero-length clip": {ZERO},
@@ -181,6 +179,10 @@ def test_official_layout_with_every_quirk(tmp_path):
     corpus = read_covost(tmp_path, ["German"])
     assert (corpus.name, corpus.licence, corpus.seen, corpus.zero_shot) == ("covost2", "CC0-1.0", ("de_de",), ())
     assert {u.id: u.text for u in corpus.utterances} == {clip_id(n): text for n, text in TEXTS.items()}
+    assert [(d.id, d.reason) for d in corpus.noted] == [
+        (clip_id(6), "translation empty"),
+        (clip_id(7), "translation is REMOVE"),
+    ]
     assert by_reason(corpus) == {reason: ids(numbers) for reason, numbers in DROPS.items()} | {
         "clip listed twice": ids([TWICE, TWICE]),
         "not in validated.tsv": ids([33]),

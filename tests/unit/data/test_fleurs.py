@@ -125,10 +125,31 @@ def test_sentences_are_parallel_and_shared_texts_are_one_gallery_item(root):
     assert len(lingala) == 4
     assert len(unique_texts(lingala)) == 2
     assert {u.translation for u in lingala if u.text == "liloba moko"} == {'he said "no"', "five"}
-    assert [(d.id, d.reason) for d in corpus.dropped] == [
-        ("fleurs:ln_cd:test", "text under several ids (recordings kept)")
-    ]
-    assert corpus.dropped[0].detail == "fleurs:5, fleurs:4: liloba moko"
+    assert corpus.dropped == []
+    assert [(d.id, d.reason) for d in corpus.noted] == [("fleurs:ln_cd:test", "text under several ids")]
+    assert corpus.noted[0].detail == "fleurs:5, fleurs:4: liloba moko"
+
+
+def test_a_sentence_tested_in_any_language_is_not_trained_on(tmp_path):
+    for lang, split, sentences in (
+        ("fr_fr", "train", (1, 2, 3, 4)),
+        ("fr_fr", "dev", (2, 5, 6)),
+        ("fr_fr", "test", (7,)),
+        ("ro_ro", "test", (3, 5)),
+    ):
+        write_part(tmp_path / "f", lang, split, [row(n, f"{n}.wav", f"Phrase {n}.") for n in sentences])
+    corpus = read(tmp_path / "f", zero_shot=("ro_ro",), english=False)
+    left = {split: {u.sentence_id for u in corpus.select(split)} for split in ("train", "dev", "test")}
+    assert left == {
+        "train": {"fleurs:1", "fleurs:4"},
+        "dev": {"fleurs:2", "fleurs:6"},
+        "test": {"fleurs:3", "fleurs:5", "fleurs:7"},
+    }
+    assert corpus.dropped_counts() == {
+        "train sentence is in dev": 1,
+        "train sentence is in test": 1,
+        "dev sentence is in test": 1,
+    }
 
 
 def test_text_column_and_quotes(root):

@@ -54,6 +54,17 @@ def test_round_trip(folder, suffix):
     assert sorted(p.name for p in folder.iterdir()) == ["a.wav", "b.wav", path.name]
 
 
+@pytest.mark.parametrize("container", ["clips.tar.gz", "clips.parquet"])
+def test_audio_may_be_a_member_of_a_container(folder, container):
+    (folder / container).write_bytes(b"")
+    rows = [GOOD | {"id": "m", "audio": f"{container}::3"}, GOOD | {"id": "n", "audio": f"not-{container}::3"}]
+    corpus = read_manifest(write_jsonl(folder / "m.jsonl", rows))
+    assert [u.audio for u in corpus.utterances] == [f"{folder / container}::3"]
+    assert [(d.id, d.reason) for d in corpus.dropped] == [("n", "missing file")]
+    again = read_manifest(write_manifest(corpus.utterances, folder / "again.tsv"))
+    assert again.utterances == corpus.utterances
+
+
 def test_audio_under_the_manifest_is_stored_relative(folder, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside") / "c.wav"
     outside.write_bytes(b"RIFF")

@@ -31,7 +31,18 @@ def test_counts(corpus):
     assert stats["splits"]["test"]["clips"] == 2
     assert stats["total"] == {"clips": 4, "transcripts": 3, "duplicates": 1, "synthetic": 1, "hours": None}
     assert stats["dropped"] == {"missing file": 2, "duplicate id": 1}
+    assert stats["noted"] == {}
     assert json.loads(json.dumps(stats)) == stats
+
+
+def test_notes_are_not_losses(corpus):
+    corpus.noted = [Dropped("a", "no translation")]
+    corpus.zero_shot, corpus.proxy = (), ("ro_ro",)
+    stats = corpus_statistics(corpus)
+    assert stats["dropped"] == {"missing file": 2, "duplicate id": 1} and stats["noted"] == {"no translation": 1}
+    assert stats["languages"]["ro_ro"]["role"] == "proxy"
+    *_, dropped, noted = format_statistics(stats).splitlines()
+    assert dropped == "dropped: missing file: 2, duplicate id: 1" and noted == "used, but noted: no translation: 1"
 
 
 def test_hours_only_where_every_duration_is_known(corpus):

@@ -158,9 +158,18 @@ def test_a_language_scores_alike_whatever_else_is_evaluated():
 
 def test_more_recordings_of_the_same_sentences_do_not_narrow_the_interval():
     once, thrice = (run(*noisy_corpus(repeats))[0]["audio_to_text"] for repeats in (1, 3))
-    for role in protocol.ROLES:
+    for role in ("seen", "zero_shot"):
         assert once[role]["ci95"] == pytest.approx(thrice[role]["ci95"])
         assert once[role]["ci95"][0] < once[role]["recall@1"] < once[role]["ci95"][1]
+
+
+def test_languages_of_a_proxy_voice_are_averaged_apart():
+    usual = run()[0]["audio_to_text"]
+    apart = run(zero_shot=[], proxy=["sw_ke"])[0]["audio_to_text"]
+    assert "proxy" not in usual and apart["proxy"] == usual["zero_shot"]
+    assert apart["seen"] == usual["seen"] and apart["zero_shot"]["languages"] == 0
+    assert apart["per_language"]["sw_ke"]["role"] == "proxy"
+    assert set(apart["per_region"]["SSA"]) == {"seen", "zero_shot", "proxy"}
 
 
 def test_english_direction_resamples_transcripts():
@@ -198,8 +207,9 @@ def test_macro_recall_averages_the_languages_asked_for():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seen": ["ca_es", "sw_ke"]}, "as seen and as zero-shot"),
-        ({"zero_shot": []}, "neither seen nor zero-shot"),
+        ({"seen": ["ca_es", "sw_ke"]}, "in several of seen, zero_shot, proxy"),
+        ({"proxy": ["sw_ke"]}, "in several of seen, zero_shot, proxy"),
+        ({"zero_shot": []}, "in none of seen, zero_shot, proxy"),
         ({"zero_shot": ["sw_ke", "de_de"]}, "have no recordings"),
         ({"speech": SPEECH[:4]}, "speech vectors"),
         ({"vectors": VECTORS[:4]}, "texts vectors"),

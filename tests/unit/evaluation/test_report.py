@@ -13,7 +13,7 @@ PNG = b"\x89PNG"
 CURVES = [{"step": 0, "train_loss": 3.0, "dev_recall@1": 0.1}, {"step": 10, "train_loss": 1.0}]
 
 
-def run_metrics(langs=("ca_es", "ja_jp", "sw_ke"), seen=("ca_es", "ja_jp"), synthetic=True, noise=0.5):
+def run_metrics(langs=("ca_es", "ja_jp", "sw_ke"), seen=("ca_es", "ja_jp"), synthetic=True, noise=0.5, proxy=()):
     rng = np.random.default_rng(0)
     utterances = [
         Utterance(f"{lang}-{i}", lang, f"text {i}", "", str(i), "test", synthetic=synthetic)
@@ -22,9 +22,9 @@ def run_metrics(langs=("ca_es", "ja_jp", "sw_ke"), seen=("ca_es", "ja_jp"), synt
     ]
     vectors = np.tile(np.eye(6), (len(langs), 1))
     speech = vectors + noise * rng.normal(size=vectors.shape)
-    zero_shot = [lang for lang in langs if lang not in seen]
+    zero_shot = [lang for lang in langs if lang not in (*seen, *proxy)]
     texts = protocol.unique_texts(utterances)
-    scores, _ = protocol.evaluate(utterances, speech, texts, vectors, seen=seen, zero_shot=zero_shot)
+    scores, _ = protocol.evaluate(utterances, speech, texts, vectors, seen=seen, zero_shot=zero_shot, proxy=proxy)
     return {
         "recipe": "tiny",
         "mode": "modern",
@@ -88,6 +88,17 @@ def test_a_run_without_zero_shot_languages_shows_the_empty_row(tmp_path):
     text = table(tmp_path, run_metrics(("ca_es",), ("ca_es",)))
     assert cells(text, "zero-shot")[1:4] == ["0", "–", "–"]
     assert "character error rate" not in text
+
+
+def test_languages_of_a_proxy_voice_have_their_own_row(tmp_path):
+    metrics = run_metrics(("ca_es", "gl_es", "sw_ke"), ("ca_es",), proxy=("gl_es",))
+    text = table(tmp_path, metrics, {"older": run_metrics()})
+    row = cells(text, "zero-shot, proxy voice")
+    assert row[1] == "1" and row[3].startswith(f"{100 * metrics['audio_to_text']['proxy']['recall@1']:.1f} [")
+    assert row[-1] == "–"  # the control has no such language
+    assert cells(text, "gl_es")[2] == "zero-shot, proxy voice"
+    assert cells(text, "region")[-1] == "zero-shot, proxy voice R@1"
+    assert "proxy" not in table(tmp_path, run_metrics())
 
 
 def test_controls_stand_beside(tmp_path):

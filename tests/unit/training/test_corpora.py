@@ -123,7 +123,7 @@ def test_breadth_gets_its_sizes_and_roles(tmp_path, monkeypatch):
     corpora.load_corpus(DataConfig(name="breadth", breadth=sizes), tmp_path)
     assert given["sources"] == ("u.tgz", "m.deb")
     assert (given["train_per_lang"], given["dev_per_lang"], given["test_per_lang"]) == (5, 30, 3)
-    assert len(given["seen"]) == 20 and set(given["seen"]) | set(given["zero_shot"]) == set(corpora.NATIVE)
+    assert len(given["seen"]) == 20 and set(given["seen"]) | set(given["zero_shot"]) == set(LANGUAGES)
     assert not set(given["seen"]) & set(given["zero_shot"])
     corpora.load_corpus(DataConfig(name="breadth", zero_shot=["zu_za"]), tmp_path)
     assert given["zero_shot"] == ["zu_za"]
