@@ -8,6 +8,7 @@ reads this file: the library takes ordinary arguments.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -99,6 +100,24 @@ class FrontendConfig:
     noise: float = 0.0
     downsample: str = choice("conv", "conv", "attention")  # of the continuous frontend
     mask_features: int = 0  # widest band of frame dimensions masked in training
+    shard: str | None = None  # "3/16": encode the third of 16 shares of the clips, and stop; see docs/scale.md
+
+    def __post_init__(self) -> None:
+        _ = self.share  # refused before anything is fetched
+
+    @property
+    def share(self) -> tuple[int, int] | None:
+        """``shard`` as (number, count).
+
+        Raises:
+            ConfigError: it is not such a pair.
+        """
+        if self.shard is None:
+            return None
+        match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ConfigError(f"frontend.shard={self.shard!r} is not I/N with 1 ≤ I ≤ N; write frontend.shard=3/16")
+        return int(match[1]), int(match[2])
 
 
 @dataclass

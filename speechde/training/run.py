@@ -34,7 +34,7 @@ from speechde.evaluation.protocol import data_counts
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.export.folder import TrainedModel
 from speechde.frontends.encoders import fast_dtype
-from speechde.frontends.features import FeatureStore
+from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.training import stages
 from speechde.training.corpora import load_corpus, load_synthetic, load_translations
@@ -90,13 +90,14 @@ def run_directory(config: RunConfig) -> Path:
 
 
 def train(config: RunConfig) -> dict:
-    """Run everything and return ``metrics.json`` as a dict (see docs/protocol.md)."""
+    """Run everything and return ``metrics.json`` as a dict (see docs/protocol.md).
+
+    With ``frontend.shard`` only that share of the clips is encoded, and the dict is empty (see docs/scale.md).
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("high")
     cache = Path(config.cache_dir) if config.cache_dir else cache_root()
-    directory = run_directory(config)
-    directory.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(config.seed, verbose=False)
     facts, clock = _facts(config), Clock()
     with clock("fetch"):
@@ -110,8 +111,16 @@ def train(config: RunConfig) -> dict:
     if not seen_train or not dev:
         found = f"{len(seen_train)} train and {len(dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
         raise ConfigError(f"{corpus.name} has {found}; training needs both: set data.seen, and split in a manifest")
+    sets = stages.training_sets(config.frontend, training, dev)
+    test = corpus.select(config.eval.split)
+    if config.frontend.share:
+        sets.append(stages.evaluation_set(config.frontend.trim_db, test))
+        stages.encode_shard(sets, encoder, cache, rate=config.frontend.rate, shard=config.frontend.share)
+        return {}
+    directory = run_directory(config)
+    directory.mkdir(parents=True, exist_ok=True)
     with clock("frames"):
-        frames = stages.training_frames(config.frontend, encoder, training, dev, cache, config.seed)
+        frames = stages.training_frames(sets, encoder, cache, rate=config.frontend.rate, seed=config.seed)
     with clock("kmeans"):
         features = stages.training_features(config.frontend, frames, cache, config.seed)
     del frames  # its sample for k-means is a gigabyte
@@ -125,7 +134,6 @@ def train(config: RunConfig) -> dict:
         pairs = translations.pairs if translations else []
         best = _fit(config, directory, built, features, kept, pairs, dev, corpus, cache, facts["commit"])
     with clock("evaluate"):
-        test = corpus.select(config.eval.split)
         items = stages.evaluation_items(built.settings, encoder, built.kmeans, test, cache)
         test = [u for u in test if u.id in items]
         results, records = evaluate_model(built, items, test, seen=corpus.seen, zero_shot=corpus.zero_shot,
@@ -157,6 +165,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     """Evaluate a trained model folder on ``config.data``; returns ``metrics.json`` as a dict.
 
     Languages the model was trained on count as seen, whatever the data configuration says; the others as zero-shot.
+    With ``frontend.shard`` only that share of the clips is encoded, and the dict is empty.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -172,6 +181,10 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     utterances = corpus.select(config.eval.split)
     if not utterances:
         raise DataError(f"{corpus.name} has no clip in the split {config.eval.split!r}; set eval.split")
+    if config.frontend.share:
+        sets = [stages.evaluation_set(speech["trim_db"], utterances)]
+        stages.encode_shard(sets, encoder, cache, rate=speech["rate"], shard=config.frontend.share)
+        return {}
     with clock("frames"):
         items = stages.evaluation_items(trained.settings, encoder, trained.kmeans, utterances, cache)
         utterances = [u for u in utterances if u.id in items]

@@ -18,7 +18,8 @@ from speechde.config import FrontendConfig, RunConfig
 from speechde.errors import AssetError, ConfigError
 from speechde.export.folder import TrainedModel, assemble
 from speechde.frontends.encoders import SpeechEncoder, load_speech_encoder
-from speechde.frontends.features import FeatureStore, View, extract_frames, quantise
+from speechde.frontends.features import View, extract_frames, extract_shard, quantise
+from speechde.frontends.store import FeatureStore
 from speechde.frontends.units import KMeans, fit_kmeans
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
@@ -51,7 +52,7 @@ class Frames:
 class Features:
     """Stored speech items: one store per split and view, and the quantiser of a discrete frontend."""
 
-    train: list[MergedStore | FeatureStore]  # one per view of the recorded clips; synthetic clips are in the first
+    train: list[FeatureStore]  # one per view of the recorded clips; synthetic clips are in the first
     dev: FeatureStore
     kmeans: KMeans | None
     frame_mean: np.ndarray  # (dim,) of the training frames
@@ -61,17 +62,18 @@ class Features:
     seconds: dict[str, float]  # of the training clips, by id
 
 
-class MergedStore:
-    """Several stores read as one; the first that holds an id answers."""
+@dataclass(frozen=True)
+class ClipSet:
+    """Clips that become one frame store; ``role`` is train, synthetic, dev or evaluation."""
 
-    def __init__(self, stores: list[FeatureStore]) -> None:
-        self.stores = stores
+    role: str
+    clips: list[Utterance]
+    view: View
 
-    def __contains__(self, id_: str) -> bool:
-        return any(id_ in store for store in self.stores)
-
-    def __getitem__(self, id_: str) -> np.ndarray:
-        return next(store for store in self.stores if id_ in store)[id_]
+    @property
+    def label(self) -> str:
+        """Of the progress bar."""
+        return f"train ×{self.view.speed:g}" if self.role == "train" else self.role
 
 
 def build_encoder(config: FrontendConfig) -> SpeechEncoder:
@@ -92,25 +94,48 @@ def check_encoder(settings: dict, encoder: SpeechEncoder) -> None:
         raise AssetError(f"the model was trained on frames of {expected}; {settings['speech']['encoder']} is {found}")
 
 
-def training_frames(
-    config: FrontendConfig, encoder: SpeechEncoder, train: list[Utterance], dev: list[Utterance], cache: Path, seed: int
-) -> Frames:
-    """Frames of the training and dev clips, encoded or read from the cache.
+def training_sets(config: FrontendConfig, train: list[Utterance], dev: list[Utterance]) -> list[ClipSet]:
+    """The versions of the recorded clips, the synthetic clips, and the dev clips; none of them empty but dev.
 
     ``train`` and ``dev`` hold seen languages only; the caller selects them.
+
+    Raises:
+        ConfigError: no version of the recorded clips is asked for.
     """
-    recorded = [u for u in train if not u.synthetic]
-    made = [u for u in train if u.synthetic]
     if not config.speeds:
         raise ConfigError("frontend.speeds=[] leaves no training clip; use [1.0] for clips as recorded")
+    plain = View(1.0, config.trim_db)
+    recorded, made = ([u for u in train if u.synthetic == synthetic] for synthetic in (False, True))
+    sets = [ClipSet("train", recorded, View(speed, config.trim_db)) for speed in config.speeds]
+    sets.append(ClipSet("synthetic", made, plain))
+    return [each for each in sets if each.clips] + [ClipSet("dev", dev, plain)]
 
-    def frames(clips: list[Utterance], label: str, speed: float = 1.0) -> FeatureStore:
-        view = View(speed, config.trim_db)
-        return extract_frames(clips, encoder, cache, rate=config.rate, view=view, label=label)
 
-    views = [frames(recorded, f"train ×{speed:g}", speed) for speed in config.speeds] if recorded else []
-    synthetic = [frames(made, "synthetic")] if made else []
-    return Frames(views, synthetic, frames(dev, "dev"), _sample_rows([*views, *synthetic], KMEANS_FRAMES, seed))
+def evaluation_set(trim_db: float, utterances: list[Utterance]) -> ClipSet:
+    """Clips to evaluate, trimmed as the model's training clips were."""
+    return ClipSet("evaluation", utterances, View(1.0, trim_db))
+
+
+def encode_shard(
+    sets: list[ClipSet], encoder: SpeechEncoder, cache: Path, *, rate: float, shard: tuple[int, int]
+) -> None:
+    """Encode the share ``(number, count)`` of the pieces of some stores, and say what to run next."""
+    pieces = sum(
+        extract_shard(each.clips, encoder, cache, shard, rate=rate, view=each.view, label=each.label) for each in sets
+    )
+    log.info("shard %d/%d is done: %d pieces in %s. When all shards are, run the same command without frontend.shard",
+             *shard, pieces, cache / "frames")  # fmt: skip
+
+
+def training_frames(sets: list[ClipSet], encoder: SpeechEncoder, cache: Path, *, rate: float, seed: int) -> Frames:
+    """Frames of ``training_sets``, encoded or read from the cache."""
+    stores: dict[str, list[FeatureStore]] = {"train": [], "synthetic": [], "dev": []}
+    for each in sets:
+        stores[each.role].append(
+            extract_frames(each.clips, encoder, cache, rate=rate, view=each.view, label=each.label)
+        )
+    views, synthetic, (dev,) = stores.values()
+    return Frames(views, synthetic, dev, FeatureStore.merge([*views, *synthetic]).sample(KMEANS_FRAMES, seed))
 
 
 def training_features(config: FrontendConfig, frames: Frames, cache: Path, seed: int) -> Features:
@@ -128,7 +153,7 @@ def training_features(config: FrontendConfig, frames: Frames, cache: Path, seed:
         views, synthetic, dev = [units(s) for s in views], [units(s) for s in synthetic], units(dev)
     first = [*frames.views[:1], *frames.synthetic]
     return Features(
-        train=[MergedStore([*views[:1], *synthetic]), *views[1:]],
+        train=[FeatureStore.merge([*views[:1], *synthetic]), *views[1:]],
         dev=dev,
         kmeans=kmeans,
         frame_mean=frames.sample.mean(0),
@@ -161,8 +186,8 @@ def evaluation_items(
 ) -> FeatureStore:
     """Stored speech items of clips to evaluate, made as the model's training items were (``settings["speech"]``)."""
     speech = settings["speech"]
-    view = View(1.0, speech["trim_db"])
-    store = extract_frames(utterances, encoder, cache, rate=speech["rate"], view=view, label="evaluation")
+    clips = evaluation_set(speech["trim_db"], utterances)
+    store = extract_frames(clips.clips, encoder, cache, rate=speech["rate"], view=clips.view, label=clips.label)
     if kmeans is None:
         return store
     return quantise(store, kmeans, cache, run_length_deduplication=speech["deduplicate"])
@@ -224,15 +249,3 @@ def _kmeans(config: FrontendConfig, stores: list[FeatureStore], sample: np.ndarr
     if not path.is_file():
         fit_kmeans(sample, config.units, seed=seed).save(path)
     return KMeans.load(path)
-
-
-def _sample_rows(stores: list[FeatureStore], count: int, seed: int) -> np.ndarray:
-    """A seeded sample of frames over all stores, ``(count, dim)`` float32."""
-    total = sum(len(store.values) for store in stores)
-    rng = np.random.default_rng(seed)
-    share = min(1.0, count / total)
-    parts = [
-        store.values[np.sort(rng.choice(len(store.values), int(len(store.values) * share), replace=False))]
-        for store in stores
-    ]
-    return np.concatenate(parts).astype(np.float32)

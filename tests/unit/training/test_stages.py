@@ -11,7 +11,6 @@ import torch
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.training import stages
 from speechde.training.corpora import load_corpus
-from speechde.training.stages import MergedStore
 
 
 def prepared(config):
@@ -19,7 +18,8 @@ def prepared(config):
     corpus = load_corpus(config.data, cache)
     encoder = stages.build_encoder(config.frontend)
     train, dev = (corpus.select(split, corpus.seen) for split in ("train", "dev"))
-    frames = stages.training_frames(config.frontend, encoder, train, dev, cache, config.seed)
+    sets = stages.training_sets(config.frontend, train, dev)
+    frames = stages.training_frames(sets, encoder, cache, rate=config.frontend.rate, seed=config.seed)
     return encoder, stages.training_features(config.frontend, frames, cache, config.seed), train
 
 
@@ -49,26 +49,6 @@ def test_too_few_frames_for_the_units_and_no_speed(tiny_run):
         prepared(tiny_run(frontend__units=5000))
     with pytest.raises(ConfigError, match=r"frontend\.speeds=\[\]"):
         prepared(tiny_run(frontend__speeds=[]))
-
-
-def test_a_sample_of_rows_is_seeded_and_bounded():
-    class Store:
-        def __init__(self, start):
-            self.values = np.arange(start, start + 100)[:, None].astype(np.float16)
-
-    stores = [Store(0), Store(100)]
-    sample = stages._sample_rows(stores, 50, seed=0)
-    assert len(sample) == 50 == len(np.unique(sample)) and sample.dtype == np.float32
-    assert (sample < 100).sum() == 25
-    np.testing.assert_array_equal(sample, stages._sample_rows(stores, 50, seed=0))
-    assert not np.array_equal(sample, stages._sample_rows(stores, 50, seed=1))
-    assert len(stages._sample_rows(stores, 5000, seed=0)) == 200
-
-
-def test_merged_store():
-    merged = MergedStore([{"a": 1}, {"a": 2, "b": 3}])
-    assert merged["a"] == 1 and merged["b"] == 3
-    assert "b" in merged and "c" not in merged
 
 
 def test_another_encoder_is_refused(tiny_run):
