@@ -101,9 +101,12 @@ class FrontendConfig:
     downsample: str = choice("conv", "conv", "attention")  # of the continuous frontend
     mask_features: int = 0  # widest band of frame dimensions masked in training
     shard: str | None = None  # "3/16": encode the third of 16 shares of the clips, and stop; see docs/scale.md
+    ray_workers: int = 0  # Ray actors that encode, one GPU each where there are GPUs; 0 encodes in this process
 
-    def __post_init__(self) -> None:
-        _ = self.share  # refused before anything is fetched
+    def __post_init__(self) -> None:  # refused before anything is fetched
+        _ = self.share
+        if self.ray_workers < 0:
+            raise ConfigError(f"frontend.ray_workers={self.ray_workers} is negative; use 0 for none")
 
     @property
     def share(self) -> tuple[int, int] | None:

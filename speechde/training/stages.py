@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from speechde.config import FrontendConfig, RunConfig
 from speechde.errors import AssetError, ConfigError
 from speechde.export.folder import TrainedModel, assemble
 from speechde.frontends.encoders import SpeechEncoder, load_speech_encoder
-from speechde.frontends.features import View, extract_frames, extract_shard, quantise
+from speechde.frontends.features import Encode, View, extract_frames, extract_shard, quantise
+from speechde.frontends.ray_extraction import encode_with_ray
 from speechde.frontends.store import FeatureStore
 from speechde.frontends.units import KMeans, fit_kmeans
 from speechde.models.backbone import Backbone
@@ -82,6 +84,13 @@ def build_encoder(config: FrontendConfig) -> SpeechEncoder:
     return load_speech_encoder(resolve(config.encoder), layer=config.layer, device=device)
 
 
+def encoding(config: FrontendConfig, encoder: SpeechEncoder) -> Encode | None:
+    """What makes missing pieces: Ray actors, or None for this process."""
+    if not config.ray_workers:
+        return None
+    return partial(encode_with_ray, partial(build_encoder, config), encoder.describe(), config.ray_workers)
+
+
 def check_encoder(settings: dict, encoder: SpeechEncoder) -> None:
     """Refuse an encoder whose weights or layer are not those the model was trained with.
 
@@ -117,23 +126,37 @@ def evaluation_set(trim_db: float, utterances: list[Utterance]) -> ClipSet:
 
 
 def encode_shard(
-    sets: list[ClipSet], encoder: SpeechEncoder, cache: Path, *, rate: float, shard: tuple[int, int]
+    sets: list[ClipSet],
+    encoder: SpeechEncoder,
+    cache: Path,
+    *,
+    rate: float,
+    shard: tuple[int, int],
+    encode: Encode | None = None,
 ) -> None:
     """Encode the share ``(number, count)`` of the pieces of some stores, and say what to run next."""
-    pieces = sum(
-        extract_shard(each.clips, encoder, cache, shard, rate=rate, view=each.view, label=each.label) for each in sets
-    )
+    pieces = 0
+    for each in sets:
+        options = {"rate": rate, "view": each.view, "label": each.label, "encode": encode}
+        pieces += extract_shard(each.clips, encoder, cache, shard, **options)
     log.info("shard %d/%d is done: %d pieces in %s. When all shards are, run the same command without frontend.shard",
              *shard, pieces, cache / "frames")  # fmt: skip
 
 
-def training_frames(sets: list[ClipSet], encoder: SpeechEncoder, cache: Path, *, rate: float, seed: int) -> Frames:
+def training_frames(
+    sets: list[ClipSet],
+    encoder: SpeechEncoder,
+    cache: Path,
+    *,
+    rate: float,
+    seed: int,
+    encode: Encode | None = None,
+) -> Frames:
     """Frames of ``training_sets``, encoded or read from the cache."""
     stores: dict[str, list[FeatureStore]] = {"train": [], "synthetic": [], "dev": []}
     for each in sets:
-        stores[each.role].append(
-            extract_frames(each.clips, encoder, cache, rate=rate, view=each.view, label=each.label)
-        )
+        options = {"rate": rate, "view": each.view, "label": each.label, "encode": encode}
+        stores[each.role].append(extract_frames(each.clips, encoder, cache, **options))
     views, synthetic, (dev,) = stores.values()
     return Frames(views, synthetic, dev, FeatureStore.merge([*views, *synthetic]).sample(KMEANS_FRAMES, seed))
 
@@ -182,12 +205,18 @@ def frozen_text_states(model: DualEncoder, ids: list[np.ndarray], cache: Path) -
 
 
 def evaluation_items(
-    settings: dict, encoder: SpeechEncoder, kmeans: KMeans | None, utterances: list[Utterance], cache: Path
+    settings: dict,
+    encoder: SpeechEncoder,
+    kmeans: KMeans | None,
+    utterances: list[Utterance],
+    cache: Path,
+    encode: Encode | None = None,
 ) -> FeatureStore:
     """Stored speech items of clips to evaluate, made as the model's training items were (``settings["speech"]``)."""
     speech = settings["speech"]
     clips = evaluation_set(speech["trim_db"], utterances)
-    store = extract_frames(clips.clips, encoder, cache, rate=speech["rate"], view=clips.view, label=clips.label)
+    options = {"rate": speech["rate"], "view": clips.view, "label": clips.label, "encode": encode}
+    store = extract_frames(clips.clips, encoder, cache, **options)
     if kmeans is None:
         return store
     return quantise(store, kmeans, cache, run_length_deduplication=speech["deduplicate"])
