@@ -92,6 +92,7 @@ class FrontendConfig:
     drop_span: int = 1
     units: int = 1024
     deduplicate: bool = True
+    bpe: int | None = None  # audio tokens after byte-pair encoding of the units; None for the units themselves
     hidden: int = 384
     stride: int = 2
     layers: int = 2
@@ -107,6 +108,13 @@ class FrontendConfig:
         _ = self.share
         if self.ray_workers < 0:
             raise ConfigError(f"frontend.ray_workers={self.ray_workers} is negative; use 0 for none")
+        if self.bpe is not None and self.kind != "discrete":
+            raise ConfigError(f"frontend.bpe={self.bpe} needs units; set frontend.kind=discrete, or frontend.bpe=null")
+        if self.bpe is not None and self.bpe < self.units:
+            raise ConfigError(
+                f"frontend.bpe={self.bpe} is below frontend.units={self.units}, all of which are tokens; raise "
+                "frontend.bpe (4096, say) or lower frontend.units"
+            )
 
     @property
     def share(self) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from speechde.data.containers import split_locator
 from speechde.errors import DataError
 from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
 from speechde.frontends.store import PIECE, FeatureStore, Piece
-from speechde.frontends.units import KMeans, deduplicate
+from speechde.frontends.units import Quantiser
 from speechde.types import SAMPLE_RATE, Utterance
 
 CHUNK = 256  # clips decoded ahead and sorted together: about 25 MB of waveforms where a clip has 1.5 s
@@ -169,19 +169,27 @@ class _Made:
         Piece.write(folder, self.parts or [np.zeros((0, dim), np.float16)], index)
 
 
-def quantise(store: FeatureStore, kmeans: KMeans, cache_dir: Path, *, run_length_deduplication: bool) -> FeatureStore:
-    """The units of every clip of a frame store; from the cache when they are there."""
+def quantise(store: FeatureStore, quantiser: Quantiser, cache_dir: Path) -> FeatureStore:
+    """The audio tokens of every clip of a frame store; from the cache when they are there.
 
-    def units(frames: np.ndarray) -> np.ndarray:
-        assigned = kmeans.assign(frames)
-        return deduplicate(assigned) if run_length_deduplication else assigned
+    With a BPE they are made from the units, which are stored too: the BPE was trained on those of the training clips.
+    """
+    plain = replace(quantiser, bpe=None)
+    frames = [piece.folder for piece in store.pieces]
+    folders = _derive(
+        frames, _token_folders(frames, plain, cache_dir), plain.encode, label="units", quantiser=plain.hash
+    )
+    if quantiser.bpe:
+        units, folders = folders, _token_folders(frames, quantiser, cache_dir)
+        _derive(units, folders, quantiser.bpe.encode, label="unit BPE", quantiser=quantiser.hash)
+    return FeatureStore.open(folders, quantiser.hash)
 
-    hash_ = fingerprint({"kmeans": kmeans.hash, "deduplicate": run_length_deduplication})
-    folders = [
-        Path(cache_dir) / "units" / fingerprint({"frames": piece.key, "quantiser": hash_}) for piece in store.pieces
+
+def _token_folders(frames: Sequence[Path], quantiser: Quantiser, cache_dir: Path) -> list[Path]:
+    return [
+        Path(cache_dir) / "units" / fingerprint({"frames": folder.name, "quantiser": quantiser.hash})
+        for folder in frames
     ]
-    _derive([piece.folder for piece in store.pieces], folders, units, label="units", quantiser=hash_)
-    return FeatureStore.open(folders, hash_)
 
 
 def _derive(

@@ -137,7 +137,7 @@ def train(config: RunConfig) -> dict:
         pairs = translations.pairs if translations else []
         best = _fit(config, directory, built, features, kept, pairs, dev, corpus, cache, facts["commit"])
     with clock("evaluate"):
-        items = stages.evaluation_items(built.settings, encoder, built.kmeans, test, cache, encode)
+        items = stages.evaluation_items(built.settings, encoder, built.quantiser, test, cache, encode)
         test = [u for u in test if u.id in items]
         results, records = evaluate_model(built, items, test, seen=corpus.seen, zero_shot=corpus.zero_shot,
                                           seed=config.seed)  # fmt: skip
@@ -191,7 +191,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         stages.encode_shard(sets, encoder, cache, rate=speech["rate"], shard=frontend.share, encode=encode)
         return {}
     with clock("frames"):
-        items = stages.evaluation_items(trained.settings, encoder, trained.kmeans, utterances, cache, encode)
+        items = stages.evaluation_items(trained.settings, encoder, trained.quantiser, utterances, cache, encode)
         utterances = [u for u in utterances if u.id in items]
     seen = sorted({u.lang for u in utterances} & set(record["seen"]))
     zero_shot = sorted({u.lang for u in utterances} - set(seen))

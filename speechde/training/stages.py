@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from speechde.frontends.encoders import SpeechEncoder, load_speech_encoder
 from speechde.frontends.features import Encode, View, extract_frames, extract_shard, quantise
 from speechde.frontends.ray_extraction import encode_with_ray
 from speechde.frontends.store import FeatureStore
-from speechde.frontends.units import KMeans, fit_kmeans
+from speechde.frontends.unit_bpe import MAX_SEQUENCES, UnitBpe, train_bpe
+from speechde.frontends.units import KMeans, Quantiser, fit_kmeans
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import text_states
@@ -56,7 +57,7 @@ class Features:
 
     train: list[FeatureStore]  # one per view of the recorded clips; synthetic clips are in the first
     dev: FeatureStore
-    kmeans: KMeans | None
+    quantiser: Quantiser | None
     frame_mean: np.ndarray  # (dim,) of the training frames
     frame_std: np.ndarray
     dropped: dict[str, int]
@@ -166,19 +167,16 @@ def training_features(config: FrontendConfig, frames: Frames, cache: Path, seed:
     dropped: Counter[str] = Counter()
     for store in [*frames.views[:1], *frames.synthetic, frames.dev]:
         dropped.update(item.reason for item in store.dropped)
-    views, synthetic, dev, kmeans = frames.views, frames.synthetic, frames.dev, None
+    views, synthetic, dev, quantiser = frames.views, frames.synthetic, frames.dev, None
     if config.kind == "discrete":
-        kmeans = _kmeans(config, frames.training, frames.sample, cache, seed)
-
-        def units(store: FeatureStore) -> FeatureStore:
-            return quantise(store, kmeans, cache, run_length_deduplication=config.deduplicate)
-
-        views, synthetic, dev = [units(s) for s in views], [units(s) for s in synthetic], units(dev)
+        quantiser = _quantiser(config, frames, cache, seed)
+        views, synthetic = ([quantise(s, quantiser, cache) for s in stores] for stores in (views, synthetic))
+        dev = quantise(dev, quantiser, cache)
     first = [*frames.views[:1], *frames.synthetic]
     return Features(
         train=[FeatureStore.merge([*views[:1], *synthetic]), *views[1:]],
         dev=dev,
-        kmeans=kmeans,
+        quantiser=quantiser,
         frame_mean=frames.sample.mean(0),
         frame_std=frames.sample.std(0) + 1e-5,
         dropped=dict(dropped),
@@ -207,7 +205,7 @@ def frozen_text_states(model: DualEncoder, ids: list[np.ndarray], cache: Path) -
 def evaluation_items(
     settings: dict,
     encoder: SpeechEncoder,
-    kmeans: KMeans | None,
+    quantiser: Quantiser | None,
     utterances: list[Utterance],
     cache: Path,
     encode: Encode | None = None,
@@ -217,9 +215,7 @@ def evaluation_items(
     clips = evaluation_set(speech["trim_db"], utterances)
     options = {"rate": speech["rate"], "view": clips.view, "label": clips.label, "encode": encode}
     store = extract_frames(clips.clips, encoder, cache, **options)
-    if kmeans is None:
-        return store
-    return quantise(store, kmeans, cache, run_length_deduplication=speech["deduplicate"])
+    return store if quantiser is None else quantise(store, quantiser, cache)
 
 
 def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -> TrainedModel:
@@ -239,7 +235,7 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     f = config.frontend
     scale = float(backbone.embedding.text.weight.detach().float().std() * backbone.embedding.scale)
     if discrete:
-        frontend = {"kind": "discrete", "units": f.units, "drop": f.drop, "drop_span": f.drop_span}
+        frontend = {"kind": "discrete", "units": features.quantiser.tokens, "drop": f.drop, "drop_span": f.drop_span}
     else:
         frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": scale, "hidden": f.hidden,
                     "stride": f.stride, "layers": f.layers, "heads": f.heads, "dropout": f.dropout, "drop": f.drop,
@@ -254,11 +250,11 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
                  "normalise": config.loss.similarity == "cosine"},
         "prefix": prefix,
         "speech": {"encoder": f.encoder, "layer": f.layer, "rate": f.rate, "trim_db": f.trim_db,
-                   "deduplicate": f.deduplicate, "encoder_key": encoder.describe()},
+                   "deduplicate": f.deduplicate, "bpe": f.bpe, "encoder_key": encoder.describe()},
     }  # fmt: skip
     model = assemble(backbone.model, settings)
     if discrete:
-        centroids = torch.from_numpy(features.kmeans.centroids)
+        centroids = torch.from_numpy(features.quantiser.centroids)
         model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
     else:
         model.frontend.set_statistics(torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std))
@@ -269,7 +265,7 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     log.info("model: %.1f M parameters, %.1f M trained, %d tensors frozen", total / 1e6, trained / 1e6, len(frozen))
-    return TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(folder), **prefix), features.kmeans, settings)
+    return TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(folder), **prefix), features.quantiser, settings)
 
 
 def _kmeans(config: FrontendConfig, stores: list[FeatureStore], sample: np.ndarray, cache: Path, seed: int) -> KMeans:
@@ -278,3 +274,19 @@ def _kmeans(config: FrontendConfig, stores: list[FeatureStore], sample: np.ndarr
     if not path.is_file():
         fit_kmeans(sample, config.units, seed=seed).save(path)
     return KMeans.load(path)
+
+
+def _quantiser(config: FrontendConfig, frames: Frames, cache: Path, seed: int) -> Quantiser:
+    """K-means over all training frames; BPE over the units of the first view and the synthetic clips."""
+    plain = Quantiser(_kmeans(config, frames.training, frames.sample, cache, seed), config.deduplicate)
+    if config.bpe is None:
+        return plain
+    units = FeatureStore.merge(quantise(store, plain, cache) for store in [*frames.views[:1], *frames.synthetic])
+    path = cache / "unit_bpe" / f"{fingerprint({'units': units.key, 'size': config.bpe})}.model"
+    if not path.is_file():
+        step = -(-len(units) // MAX_SEQUENCES)  # evenly spaced: languages follow each other
+        train_bpe((units[id_] for id_ in units.ids[::step]), config.units, config.bpe).save(path)
+    bpe = UnitBpe.load(path)
+    if bpe.tokens < config.bpe:
+        log.info("unit BPE: %d tokens and not frontend.bpe=%d: no pair is left to merge", bpe.tokens, config.bpe)
+    return replace(plain, bpe=bpe)

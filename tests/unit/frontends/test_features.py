@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from speechde.frontends import features
 from speechde.frontends.encoders import WhisperFrames, pool_frames
 from speechde.frontends.features import View, extract_frames, extract_shard, quantise
 from speechde.frontends.store import FeatureStore
-from speechde.frontends.units import deduplicate, fit_kmeans
+from speechde.frontends.unit_bpe import train_bpe
+from speechde.frontends.units import Quantiser, deduplicate, fit_kmeans
 from speechde.types import SAMPLE_RATE, Utterance
 
 
@@ -134,23 +136,54 @@ def test_chunks_and_batches_do_not_change_the_frames(clips, encoder, tmp_path, m
 def test_quantise_equals_assigning_each_clip(clips, encoder, tmp_path, merge, monkeypatch):
     store = extract(clips, encoder, tmp_path)
     kmeans = fit_kmeans(store.gather(store.ids), 6)
-    units = quantise(store, kmeans, tmp_path, run_length_deduplication=merge)
+    units = quantise(store, Quantiser(kmeans, merge), tmp_path)
     assert units[clips[0].id].dtype == np.int32 and units.seconds == store.seconds
     for clip in clips:
         expected = kmeans.assign(store[clip.id])
         np.testing.assert_array_equal(units[clip.id], deduplicate(expected) if merge else expected)
     monkeypatch.setattr(features.Piece, "write", None)  # a second call writes nothing
-    assert quantise(store, kmeans, tmp_path, run_length_deduplication=merge).key == units.key
+    assert quantise(store, Quantiser(kmeans, merge), tmp_path).key == units.key
 
 
 def test_another_quantiser_makes_another_store(clips, encoder, tmp_path):
     store = extract(clips, encoder, tmp_path)
     keys = {
-        quantise(store, fit_kmeans(store.gather(store.ids), n), tmp_path, run_length_deduplication=merge).key
+        quantise(store, Quantiser(fit_kmeans(store.gather(store.ids), n), merge), tmp_path).key
         for n in (4, 5)
         for merge in (True, False)
     }
     assert len(keys) == 4
+
+
+def test_tokens_of_a_unit_bpe(clips, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "PIECE", 3)
+    store = extract(clips, encoder, tmp_path)
+    plain = Quantiser(fit_kmeans(store.gather(store.ids), 4))
+    units = quantise(store, plain, tmp_path)
+    merged = replace(plain, bpe=train_bpe([units[id_] for id_ in units.ids], 4, 12))
+    tokens = quantise(store, merged, tmp_path)
+    for clip in clips:
+        np.testing.assert_array_equal(merged.bpe.decode(tokens[clip.id]), units[clip.id])
+        np.testing.assert_array_equal(merged.encode(store[clip.id]), tokens[clip.id])
+    assert tokens.rows < units.rows and tokens[clips[0].id].dtype == np.int32
+    for index in map(lambda piece: piece.index, tokens.pieces):
+        assert index["quantiser"] == merged.hash
+
+
+@pytest.mark.parametrize("other", ["kmeans", "deduplicate", "bpe", "frames"])
+def test_a_store_of_another_quantiser_is_refused(clips, encoder, tmp_path, other):
+    store = extract(clips, encoder, tmp_path)
+    own = Quantiser(fit_kmeans(store.gather(store.ids), 4))
+    folders = [piece.folder for piece in quantise(store, own, tmp_path).pieces]
+    expected = {
+        "kmeans": replace(own, kmeans=fit_kmeans(store.gather(store.ids), 4, seed=1)).hash,
+        "deduplicate": replace(own, deduplicate=False).hash,
+        "bpe": replace(own, bpe=train_bpe([np.arange(4)] * 3, 4, 5)).hash,
+        "frames": None,
+    }[other]
+    with pytest.raises(AssetError, match=f"holds units of quantiser {own.hash}, expected"):
+        FeatureStore.open(folders, expected)
+    assert len(FeatureStore.open(folders, own.hash)) == 4
 
 
 @pytest.mark.parametrize("damage", ["rows", "cut", "index", "gone"])
@@ -203,7 +236,7 @@ def test_a_store_of_pieces_equals_a_store_of_one(many, encoder, tmp_path, monkey
         for clip in many:
             np.testing.assert_array_equal(pieces[clip.id], one[clip.id])
         kmeans = fit_kmeans(one.gather(one.ids), 5)
-        units = [quantise(store, kmeans, tmp_path, run_length_deduplication=True) for store in (one, pieces)]
+        units = [quantise(store, Quantiser(kmeans), tmp_path) for store in (one, pieces)]
         for clip in many:
             np.testing.assert_array_equal(units[1][clip.id], units[0][clip.id])
 
@@ -284,7 +317,7 @@ def test_a_piece_without_a_usable_clip_is_fine(many, encoder, tmp_path, monkeypa
         assert [piece.rows > 0 for piece in store.pieces] == [True, False, True]
         assert sorted(store.ids) == ["u0", "u1", "u2", "u3"] and [d.id for d in store.dropped] == ["b0", "b1"]
         assert store.speed > 0 and store.sample(10**6, 0).shape == (store.rows, 16)
-        units = quantise(store, fit_kmeans(store.gather(store.ids), 3), tmp_path, run_length_deduplication=True)
+        units = quantise(store, Quantiser(fit_kmeans(store.gather(store.ids), 3)), tmp_path)
         assert sorted(units.ids) == sorted(store.ids) and units.dropped == store.dropped
     with pytest.raises(DataError, match="none of 2 clips could be used"):
         extract(bad, encoder, tmp_path)

@@ -143,3 +143,11 @@ def test_shards_stop_before_training_and_a_run_without_one_encodes_nothing(tiny_
         before = len(encoded)
         assert bool(run.evaluate(config, run.run_directory(config))) == (shard is None)
         assert len(encoded) - before == count
+
+
+def test_a_run_with_a_unit_bpe_is_evaluated_by_its_folder(tiny_run):
+    config = tiny_run(frontend__bpe=12)
+    metrics = run.train(config)
+    assert (run.run_directory(config) / "model/unit_bpe.model").is_file()
+    again = run.evaluate(tiny_run(), run.run_directory(config))  # the folder decides, not the configuration
+    assert again["audio_to_text"] == metrics["audio_to_text"]

@@ -25,7 +25,7 @@ def prepared(config):
 
 def test_views_and_statistics(tiny_run):
     encoder, features, train = prepared(tiny_run("stamps_continuous", frontend__speeds=[1.0, 0.5]))
-    assert len(features.train) == 2 and features.kmeans is None
+    assert len(features.train) == 2 and features.quantiser is None
     assert all(u.id in store for store in features.train for u in train)
     assert len(features.train[1][train[0].id]) > 1.5 * len(features.train[0][train[0].id])
     rows = np.concatenate([store[u.id] for store in features.train for u in train]).astype(np.float32)
@@ -39,9 +39,33 @@ def test_units_and_their_quantiser_are_cached(tiny_run, monkeypatch):
     _, first, train = prepared(config)
     monkeypatch.setattr(stages, "fit_kmeans", None)
     _, second, _ = prepared(config)
-    assert first.kmeans.hash == second.kmeans.hash
+    assert first.quantiser.hash == second.quantiser.hash
     assert first.train[0][train[0].id].dtype == np.int32
     assert max(first.train[0][u.id].max() for u in train) < 8
+
+
+def test_a_unit_bpe_is_the_audio_vocabulary(tiny_run, monkeypatch):
+    config = tiny_run(frontend__bpe=12, model__audio_init="centroids")
+    encoder, first, train = prepared(config)
+    built = stages.build_model(config, encoder, first)
+    assert built.quantiser.tokens == built.model.frontend.audio_tokens == 12
+    assert built.model.backbone.embedding.audio.shape == (12, 16)
+    assert built.settings["frontend"]["units"] == built.settings["speech"]["bpe"] == 12
+    _, plain, _ = prepared(tiny_run())
+    for store, units in zip(first.train, plain.train, strict=True):
+        for u in train:
+            np.testing.assert_array_equal(first.quantiser.bpe.decode(store[u.id]), units[u.id])
+    monkeypatch.setattr(stages, "train_bpe", None)
+    assert prepared(config)[1].quantiser.hash == first.quantiser.hash
+
+
+def test_a_small_corpus_gives_a_smaller_unit_bpe(tiny_run, caplog):
+    caplog.set_level("INFO")
+    config = tiny_run(frontend__bpe=4096)
+    encoder, features, _ = prepared(config)
+    tokens = features.quantiser.tokens
+    assert 8 < tokens < 4096 and f"unit BPE: {tokens} tokens and not frontend.bpe=4096" in caplog.text
+    assert stages.build_model(config, encoder, features).model.backbone.embedding.audio.shape == (tokens, 16)
 
 
 def test_too_few_frames_for_the_units_and_no_speed(tiny_run):
