@@ -15,8 +15,8 @@ ConfigStore.instance().store("schema", asdict(RunConfig()))
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
-def main(composed: DictConfig) -> float:
-    """Compose, check, run; returns the dev R@1 (what a sweep optimises)."""
+def main(composed: DictConfig) -> float | None:
+    """Compose, check, run; returns the dev R@1 (what a sweep optimises), or None when only features were made."""
     values = OmegaConf.to_container(composed, resolve=True)
     values["run_name"] = values["run_name"] or "default"
     try:
@@ -25,7 +25,7 @@ def main(composed: DictConfig) -> float:
         config = build(values)
         from speechde.training.run import train  # takes seconds, which a typo should not cost
 
-        return train(config)["dev_recall@1"]
+        return train(config).get("dev_recall@1")
     except SpeechdeError as error:
         sys.exit(f"error: {error}")
 

@@ -8,6 +8,7 @@ reads this file: the library takes ordinary arguments.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -91,6 +92,7 @@ class FrontendConfig:
     drop_span: int = 1
     units: int = 1024
     deduplicate: bool = True
+    bpe: int | None = None  # audio tokens after byte-pair encoding of the units; None for the units themselves
     hidden: int = 384
     stride: int = 2
     layers: int = 2
@@ -99,6 +101,34 @@ class FrontendConfig:
     noise: float = 0.0
     downsample: str = choice("conv", "conv", "attention")  # of the continuous frontend
     mask_features: int = 0  # widest band of frame dimensions masked in training
+    shard: str | None = None  # "3/16": encode the third of 16 shares of the clips, and stop; see docs/scale.md
+    ray_workers: int = 0  # Ray actors that encode, one GPU each where there are GPUs; 0 encodes in this process
+
+    def __post_init__(self) -> None:  # refused before anything is fetched
+        _ = self.share
+        if self.ray_workers < 0:
+            raise ConfigError(f"frontend.ray_workers={self.ray_workers} is negative; use 0 for none")
+        if self.bpe is not None and self.kind != "discrete":
+            raise ConfigError(f"frontend.bpe={self.bpe} needs units; set frontend.kind=discrete, or frontend.bpe=null")
+        if self.bpe is not None and self.bpe < self.units:
+            raise ConfigError(
+                f"frontend.bpe={self.bpe} is below frontend.units={self.units}, all of which are tokens; raise "
+                "frontend.bpe (4096, say) or lower frontend.units"
+            )
+
+    @property
+    def share(self) -> tuple[int, int] | None:
+        """``shard`` as (number, count).
+
+        Raises:
+            ConfigError: it is not such a pair.
+        """
+        if self.shard is None:
+            return None
+        match = re.fullmatch(r"(\d+)/(\d+)", self.shard)
+        if not match or not 1 <= int(match[1]) <= int(match[2]):
+            raise ConfigError(f"frontend.shard={self.shard!r} is not I/N with 1 ≤ I ≤ N; write frontend.shard=3/16")
+        return int(match[1]), int(match[2])
 
 
 @dataclass

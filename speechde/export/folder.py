@@ -3,6 +3,7 @@
     model.safetensors   all weights          speechde.json   settings and the training record
     config.json         of the LLM           tokenizer.json … of the LLM
     kmeans.safetensors  centroids (discrete frontend only)
+    unit_bpe.model      SentencePiece model over units (with frontend.bpe only)
 
 Every file is data: no code is stored and nothing is pickled.
 """
@@ -21,7 +22,7 @@ from transformers import AutoConfig, AutoTokenizer
 from speechde.cache import atomic_directory
 from speechde.errors import AssetError
 from speechde.frontends.continuous import ContinuousFrontend
-from speechde.frontends.units import KMeans, UnitFrontend
+from speechde.frontends.units import Quantiser, UnitFrontend
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.loading import untrained
@@ -37,7 +38,7 @@ class TrainedModel:
 
     model: DualEncoder
     prompt: Prompt
-    kmeans: KMeans | None
+    quantiser: Quantiser | None
     settings: dict[str, Any]
 
     def save(self, folder: Path) -> None:
@@ -48,8 +49,8 @@ class TrainedModel:
             self.prompt.tokenizer.save_pretrained(temporary)
             state = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(self.model).items()}
             save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
-            if self.kmeans is not None:
-                self.kmeans.save(temporary / "kmeans.safetensors")
+            if self.quantiser is not None:
+                self.quantiser.save(temporary)
             text = json.dumps({"format": FORMAT, **self.settings}, indent=2, ensure_ascii=False, sort_keys=True)
             (temporary / "speechde.json").write_text(text + "\n", encoding="utf-8")
 
@@ -67,14 +68,20 @@ class TrainedModel:
             raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model") from error
         if settings.pop("format", 0) != FORMAT:
             raise AssetError(f"{folder} has another format than {FORMAT}; load it with the version that wrote it")
-        kmeans = KMeans.load(folder / "kmeans.safetensors") if settings["frontend"]["kind"] == "discrete" else None
+        quantiser = None
+        if settings["frontend"]["kind"] == "discrete":
+            speech = settings["speech"]
+            quantiser = Quantiser.load(folder, deduplicate=speech["deduplicate"], bpe=bool(speech.get("bpe")))
+            if quantiser.tokens != settings["frontend"]["units"]:
+                expected = settings["frontend"]["units"]
+                raise AssetError(f"{folder} has a quantiser of {quantiser.tokens} tokens, and a model of {expected}")
         model = assemble(untrained(AutoConfig.from_pretrained(folder)), settings)
         missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
         missing = [name for name in missing if name in _state(model)]
         if missing or unexpected:
             raise AssetError(f"{folder}/model.safetensors does not fit its config: {(missing + unexpected)[:3]} …")
         prompt = Prompt(AutoTokenizer.from_pretrained(folder), **settings["prefix"])
-        return cls(model.eval(), prompt, kmeans, settings)
+        return cls(model.eval(), prompt, quantiser, settings)
 
 
 def assemble(llm: torch.nn.Module, settings: dict[str, Any]) -> DualEncoder:

@@ -1,31 +1,35 @@
-"""Speech features on disk: computed once per (audio, encoder, settings), memory-mapped, read by training.
+"""Making speech features, once per (audio, encoder, settings), piece by piece; see ``store`` for how they are kept.
 
-A store is a folder with one flat array and an index. Its name is a fingerprint of everything that produced it, so a
-changed layer, trim or clip makes a new store and never reuses a stale one. Clips are decoded by threads while the
-encoder works, in chunks whose members are sorted by length, so memory is bounded and padding is small.
+Clips are decoded by threads while the encoder works, in chunks whose members are sorted by length, so memory is bounded
+and padding is small. A start makes the pieces that are missing and no other. Pieces are independent of each other, so
+several processes or machines that see one cache folder can share them out (``shard``), and another engine than this
+process can make them (``encode``; see ``ray_extraction``).
 """
 
 from __future__ import annotations
 
-import json
+import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
-from speechde.cache import atomic_directory, fingerprint
+from speechde.cache import fingerprint
 from speechde.data.audio import AudioError, check_waveform, load_audio, perturb_speed, trim_silence
 from speechde.data.containers import split_locator
-from speechde.errors import AssetError, DataError
+from speechde.errors import DataError
 from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
-from speechde.frontends.units import KMeans, deduplicate
-from speechde.types import SAMPLE_RATE, Dropped, Utterance
+from speechde.frontends.store import PIECE, FeatureStore, Piece
+from speechde.frontends.units import Quantiser
+from speechde.types import SAMPLE_RATE, Utterance
 
-CHUNK = 256  # clips decoded ahead and sorted together: about 25 MB of waveforms
+CHUNK = 256  # clips decoded ahead and sorted together: about 25 MB of waveforms where a clip has 1.5 s
 BATCH_SECONDS = 30.0  # padded audio a batch
 
 
@@ -37,67 +41,16 @@ class View:
     trim_db: float = 40.0
 
 
-@dataclass
-class FeatureStore:
-    """Arrays by utterance id: frames ``(time, dim)`` float16, or units ``(time,)`` int32; memory-mapped."""
+@dataclass(frozen=True)
+class Job:
+    """A piece to make: its folder and its clips."""
 
     folder: Path
-    index: dict = field(repr=False)
+    clips: Sequence[Utterance]
 
-    def __post_init__(self) -> None:
-        self.values = np.load(self.folder / "values.npy", mmap_mode="r")
-        lengths = np.array(self.index["lengths"], dtype=np.int64)
-        starts = np.cumsum(lengths) - lengths
-        self._span = {id_: (int(a), int(a + n)) for id_, a, n in zip(self.index["ids"], starts, lengths, strict=True)}
-        if lengths.sum() != len(self.values):
-            counts = f"{lengths.sum()} rows indexed, {len(self.values)} stored"
-            raise AssetError(f"{self.folder} is damaged ({counts}); delete it, and it will be made again")
 
-    @classmethod
-    def open(cls, folder: Path) -> FeatureStore:
-        """Open a finished store.
-
-        Raises:
-            AssetError: its files are damaged.
-        """
-        try:
-            return cls(folder, json.loads((folder / "index.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError) as error:
-            raise AssetError(f"{folder} is damaged ({error}); delete it, and it will be made again") from error
-
-    def __getitem__(self, id_: str) -> np.ndarray:
-        start, stop = self._span[id_]
-        return self.values[start:stop]
-
-    def __contains__(self, id_: str) -> bool:
-        return id_ in self._span
-
-    def __len__(self) -> int:
-        return len(self._span)
-
-    @property
-    def key(self) -> str:
-        """The fingerprint this store is named by."""
-        return self.folder.name
-
-    @property
-    def dropped(self) -> list[Dropped]:
-        """Clips that could not be used."""
-        return [Dropped(*item) for item in self.index["dropped"]]
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """Duration of each clip before trimming, by id."""
-        return dict(zip(self.index["ids"], self.index["seconds"], strict=True))
-
-    @property
-    def speed(self) -> float | None:
-        """Seconds of audio per second when the store was made, decoding included."""
-        return self.index.get("times_real_time")
-
-    def gather(self, ids: Iterable[str]) -> np.ndarray:
-        """All rows of some utterances, one after another."""
-        return np.concatenate([self[id_] for id_ in ids])
+# Makes pieces; yields the number of clips done, as they are.
+Encode = Callable[[Sequence[Job], View], Iterator[int]]
 
 
 def extract_frames(
@@ -108,89 +61,166 @@ def extract_frames(
     rate: float,
     view: View | None = None,
     label: str = "frames",
+    encode: Encode | None = None,
 ) -> FeatureStore:
     """Frames of every readable clip at ``rate`` frames per second; from the cache when they are there.
 
-    Clips are encoded once, at the encoder's own rate; lower rates are pooled from that store.
+    Clips are encoded once, at the encoder's own rate; lower rates are pooled from those.
+
+    Args:
+        label: of the progress bar.
+        encode: makes the pieces that are missing; None encodes in this process.
 
     Raises:
         DataError: no clip could be used; the message lists the first reasons.
     """
-    view = view or View()
     factor = pooling_factor(encoder.rate, rate)
-    if factor > 1:
-        full = extract_frames(utterances, encoder, cache_dir, rate=encoder.rate, view=view, label=label)
-        return _pooled(full, factor)
-    key = fingerprint(
+    folders = _frames(utterances, encoder, cache_dir, view or View(), label, encode)
+    if not any(Piece(folder).ids for folder in folders):
+        dropped = FeatureStore.open(folders).dropped
+        for folder in folders:  # a repaired installation would find them and not try again
+            shutil.rmtree(folder)
+        reasons = "; ".join(f"{d.id}: {d.reason} {d.detail}" for d in dropped[:3])
+        raise DataError(f"none of {len(utterances)} clips could be used ({reasons}); check the audio paths and files")
+    return FeatureStore.open(_pooled(folders, factor, label))
+
+
+def extract_shard(
+    utterances: Sequence[Utterance],
+    encoder: SpeechEncoder,
+    cache_dir: Path,
+    shard: tuple[int, int],
+    *,
+    rate: float,
+    view: View | None = None,
+    label: str = "frames",
+    encode: Encode | None = None,
+) -> int:
+    """Make what is missing of a share of the pieces that ``extract_frames`` will read; returns their number.
+
+    Args:
+        shard: ``(number, count)``; piece i, counted from 0, belongs to shard i % count + 1.
+    """
+    factor = pooling_factor(encoder.rate, rate)
+    return len(_pooled(_frames(utterances, encoder, cache_dir, view or View(), label, encode, shard), factor, label))
+
+
+def _frames(
+    utterances: Sequence[Utterance],
+    encoder: SpeechEncoder,
+    cache_dir: Path,
+    view: View,
+    label: str,
+    encode: Encode | None,
+    shard: tuple[int, int] = (1, 1),
+) -> list[Path]:
+    """Folders of the pieces of a shard, at the encoder's own rate; those that were missing are made."""
+    number, count = shard
+    cut = [utterances[start : start + PIECE] for start in range(0, len(utterances), PIECE)][number - 1 :: count]
+    jobs = [Job(Path(cache_dir) / "frames" / _piece_key(clips, encoder, view), clips) for clips in cut]
+    missing = [job for job in jobs if not Piece.finished(job.folder)]
+    if missing:
+        total = sum(len(job.clips) for job in jobs)
+        with _progress(label, total, total - sum(len(job.clips) for job in missing)) as advance:
+            for done in (encode or partial(encode_pieces, encoder))(missing, view):
+                advance(done)
+    return [job.folder for job in jobs]
+
+
+def _pooled(folders: list[Path], factor: int, label: str) -> list[Path]:
+    """Folders of the same pieces averaged over ``factor`` consecutive frames, kept beside them."""
+    if factor == 1:
+        return folders
+    pooled = [folder.with_name(f"{folder.name}-pool{factor}") for folder in folders]
+    return _derive(folders, pooled, lambda frames: pool_frames(frames, factor), label=f"{label}, 1/{factor} rate")
+
+
+def encode_pieces(encoder: SpeechEncoder, jobs: Sequence[Job], view: View) -> Iterator[int]:
+    """Encode pieces in this process; yields the number of clips done, chunk by chunk."""
+    chunks = [(job, start) for job in jobs for start in range(0, len(job.clips), CHUNK)]
+    decoded = _decoded([job.clips[start : start + CHUNK] for job, start in chunks], view)
+    made, started = _Made(), time.perf_counter()
+    for (job, start), chunk in zip(chunks, decoded, strict=True):
+        good = [(u, waveform, length) for u, waveform, length in chunk if isinstance(waveform, np.ndarray)]
+        made.dropped += [[u.id, e.reason, e.detail] for u, e, _ in chunk if isinstance(e, AudioError)]
+        for batch in _batches(good):
+            for (u, _, length), frames in zip(batch, encoder.encode([w for _, w, _ in batch]), strict=True):
+                made.ids.append(u.id)
+                made.parts.append(frames)
+                made.seconds.append(length)
+        if start + CHUNK >= len(job.clips):
+            took = time.perf_counter() - started
+            made.write(job.folder, encoder.dim, sum(made.seconds) / took)
+            made, started = _Made(), time.perf_counter()
+        yield len(chunk)
+
+
+@dataclass
+class _Made:
+    """What has been made of a piece so far."""
+
+    ids: list[str] = field(default_factory=list)
+    parts: list[np.ndarray] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    dropped: list[list[str]] = field(default_factory=list)
+
+    def write(self, folder: Path, dim: int, speed: float) -> None:
+        index = {"ids": self.ids, "seconds": self.seconds, "dropped": self.dropped, "times_real_time": speed}
+        Piece.write(folder, self.parts or [np.zeros((0, dim), np.float16)], index)
+
+
+def quantise(store: FeatureStore, quantiser: Quantiser, cache_dir: Path) -> FeatureStore:
+    """The audio tokens of every clip of a frame store; from the cache when they are there.
+
+    With a BPE they are made from the units, which are stored too: the BPE was trained on those of the training clips.
+    """
+    plain = replace(quantiser, bpe=None)
+    frames = [piece.folder for piece in store.pieces]
+    folders = _derive(
+        frames, _token_folders(frames, plain, cache_dir), plain.encode, label="units", quantiser=plain.hash
+    )
+    if quantiser.bpe:
+        units, folders = folders, _token_folders(frames, quantiser, cache_dir)
+        _derive(units, folders, quantiser.bpe.encode, label="unit BPE", quantiser=quantiser.hash)
+    return FeatureStore.open(folders, quantiser.hash)
+
+
+def _token_folders(frames: Sequence[Path], quantiser: Quantiser, cache_dir: Path) -> list[Path]:
+    return [
+        Path(cache_dir) / "units" / fingerprint({"frames": folder.name, "quantiser": quantiser.hash})
+        for folder in frames
+    ]
+
+
+def _derive(
+    sources: Sequence[Path],
+    folders: Sequence[Path],
+    make: Callable[[np.ndarray], np.ndarray],
+    *,
+    label: str,
+    **index: str,
+) -> list[Path]:
+    """Make ``folders`` from the pieces ``sources``, clip by clip, as far as they are missing; returns ``folders``."""
+    missing = [(source, folder) for source, folder in zip(sources, folders, strict=True) if not Piece.finished(folder)]
+    if missing:
+        with _progress(label, len(folders), len(folders) - len(missing), "pieces") as advance:
+            for source, folder in missing:
+                piece = Piece(source)
+                kept = {name: piece.index[name] for name in ("ids", "seconds", "dropped", "times_real_time")}
+                Piece.write(folder, [make(part) for part in piece.parts()], kept | index)
+                advance(1)
+    return list(folders)
+
+
+def _piece_key(clips: Sequence[Utterance], encoder: SpeechEncoder, view: View) -> str:
+    return fingerprint(
         {
             "encoder": encoder.describe(),
             "pool": 1,
             "view": [view.speed, view.trim_db],
-            "clips": [_clip_key(utterance) for utterance in utterances],
+            "clips": [_clip_key(utterance) for utterance in clips],
         }
     )
-    folder = Path(cache_dir) / "frames" / key
-    if (folder / "index.json").is_file():
-        return FeatureStore.open(folder)
-    started = time.perf_counter()
-    ids, parts, seconds, dropped = [], [], [], []
-    with _progress() as progress:
-        task = progress.add_task(label, total=len(utterances))
-        for chunk in _decoded(utterances, view):
-            good = [(u, waveform, length) for u, waveform, length in chunk if isinstance(waveform, np.ndarray)]
-            dropped += [Dropped(u.id, e.reason, e.detail) for u, e, _ in chunk if isinstance(e, AudioError)]
-            for batch in _batches(good):
-                for (u, _, length), frames in zip(batch, encoder.encode([w for _, w, _ in batch]), strict=True):
-                    ids.append(u.id)
-                    parts.append(frames)
-                    seconds.append(length)
-            progress.advance(task, len(chunk))
-    if not ids:
-        reasons = "; ".join(f"{d.id}: {d.reason} {d.detail}" for d in dropped[:3])
-        raise DataError(f"none of {len(utterances)} clips could be used ({reasons}); check the audio paths and files")
-    took = time.perf_counter() - started
-    _write(
-        folder,
-        parts,
-        {
-            "ids": ids,
-            "seconds": seconds,
-            "dropped": [[d.id, d.reason, d.detail] for d in dropped],
-            "times_real_time": sum(seconds) / took,
-        },
-    )
-    return FeatureStore.open(folder)
-
-
-def _pooled(store: FeatureStore, factor: int) -> FeatureStore:
-    """A frame store averaged over ``factor`` consecutive frames, kept beside it."""
-    folder = store.folder.with_name(f"{store.key}-pool{factor}")
-    if not (folder / "index.json").is_file():
-        parts = [pool_frames(store[id_], factor) for id_ in store.index["ids"]]
-        _write(folder, parts, {key: value for key, value in store.index.items() if key != "lengths"})
-    return FeatureStore.open(folder)
-
-
-def quantise(store: FeatureStore, kmeans: KMeans, cache_dir: Path, *, run_length_deduplication: bool) -> FeatureStore:
-    """The units of every clip of a frame store; from the cache when they are there."""
-    key = fingerprint({"frames": store.key, "kmeans": kmeans.hash, "deduplicate": run_length_deduplication})
-    folder = Path(cache_dir) / "units" / key
-    if (folder / "index.json").is_file():
-        return FeatureStore.open(folder)
-    parts = []
-    for id_ in store.index["ids"]:
-        units = kmeans.assign(store[id_])
-        parts.append(deduplicate(units) if run_length_deduplication else units)
-    index = {name: store.index[name] for name in ("ids", "seconds", "dropped")}
-    _write(folder, parts, index | {"kmeans": kmeans.hash})
-    return FeatureStore.open(folder)
-
-
-def _write(folder: Path, parts: list[np.ndarray], index: dict) -> None:
-    with atomic_directory(folder) as temporary:
-        np.save(temporary / "values.npy", np.concatenate(parts))
-        index = index | {"lengths": [len(part) for part in parts]}
-        (temporary / "index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
 def _clip_key(utterance: Utterance) -> list:
@@ -206,8 +236,8 @@ def _clip_key(utterance: Utterance) -> list:
     return [utterance.id, stat.st_size, stat.st_mtime_ns, *member]
 
 
-def _decoded(utterances: Sequence[Utterance], view: View) -> Iterator[list]:
-    """Chunks of ``(utterance, waveform or AudioError, seconds)``, decoded one chunk ahead."""
+def _decoded(chunks: Sequence[Sequence[Utterance]], view: View) -> Iterator[list]:
+    """Of each chunk ``(utterance, waveform or AudioError, seconds)``; the next one is decoded meanwhile."""
 
     def read(utterance: Utterance):
         try:
@@ -222,8 +252,8 @@ def _decoded(utterances: Sequence[Utterance], view: View) -> Iterator[list]:
 
     with ThreadPoolExecutor(2) as pool:
         pending = None
-        for start in range(0, len(utterances), CHUNK):
-            submitted = [pool.submit(read, u) for u in utterances[start : start + CHUNK]]
+        for chunk in chunks:
+            submitted = [pool.submit(read, utterance) for utterance in chunk]
             if pending is not None:
                 yield [future.result() for future in pending]
             pending = submitted
@@ -243,6 +273,10 @@ def _batches(items: list[tuple]) -> Iterator[list[tuple]]:
         yield batch
 
 
-def _progress() -> Progress:
-    return Progress("[progress.description]{task.description}", TextColumn("{task.completed}/{task.total} clips"),
-                    TimeRemainingColumn(), transient=True)  # fmt: skip
+@contextmanager
+def _progress(label: str, total: int, done: int, of: str = "clips") -> Iterator[Callable[[int], None]]:
+    """A bar over the whole list that goes on from what was there; yields the function that advances it."""
+    columns = "[progress.description]{task.description}", TextColumn(f"{{task.completed}}/{{task.total}} {of}")
+    with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
+        task = progress.add_task(label, total=total, completed=done)
+        yield lambda count: progress.advance(task, count)

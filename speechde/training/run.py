@@ -16,7 +16,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -24,7 +24,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from speechde.cache import atomic_write, cache_root, fingerprint
-from speechde.config import FrontendConfig, RunConfig
+from speechde.config import RunConfig
 from speechde.data.bitext import Bitext, TextPair
 from speechde.data.datamodule import PairDataModule, PairDataset
 from speechde.data.sampler import LanguageBatches
@@ -34,7 +34,7 @@ from speechde.evaluation.protocol import data_counts
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.export.folder import TrainedModel
 from speechde.frontends.encoders import fast_dtype
-from speechde.frontends.features import FeatureStore
+from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.training import stages
 from speechde.training.corpora import load_corpus, load_synthetic, load_translations
@@ -90,13 +90,14 @@ def run_directory(config: RunConfig) -> Path:
 
 
 def train(config: RunConfig) -> dict:
-    """Run everything and return ``metrics.json`` as a dict (see docs/protocol.md)."""
+    """Run everything and return ``metrics.json`` as a dict (see docs/protocol.md).
+
+    With ``frontend.shard`` only that share of the clips is encoded, and the dict is empty (see docs/scale.md).
+    """
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("high")
     cache = Path(config.cache_dir) if config.cache_dir else cache_root()
-    directory = run_directory(config)
-    directory.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(config.seed, verbose=False)
     facts, clock = _facts(config), Clock()
     with clock("fetch"):
@@ -110,8 +111,19 @@ def train(config: RunConfig) -> dict:
     if not seen_train or not dev:
         found = f"{len(seen_train)} train and {len(dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
         raise ConfigError(f"{corpus.name} has {found}; training needs both: set data.seen, and split in a manifest")
+    encode = stages.encoding(config.frontend, encoder)
+    sets = stages.training_sets(config.frontend, training, dev)
+    test = corpus.select(config.eval.split)
+    if config.frontend.share:
+        sets.append(stages.evaluation_set(config.frontend.trim_db, test))
+        stages.encode_shard(sets, encoder, cache, rate=config.frontend.rate, shard=config.frontend.share, encode=encode)
+        return {}
+    directory = run_directory(config)
+    directory.mkdir(parents=True, exist_ok=True)
     with clock("frames"):
-        frames = stages.training_frames(config.frontend, encoder, training, dev, cache, config.seed)
+        frames = stages.training_frames(
+            sets, encoder, cache, rate=config.frontend.rate, seed=config.seed, encode=encode
+        )
     with clock("kmeans"):
         features = stages.training_features(config.frontend, frames, cache, config.seed)
     del frames  # its sample for k-means is a gigabyte
@@ -125,8 +137,7 @@ def train(config: RunConfig) -> dict:
         pairs = translations.pairs if translations else []
         best = _fit(config, directory, built, features, kept, pairs, dev, corpus, cache, facts["commit"])
     with clock("evaluate"):
-        test = corpus.select(config.eval.split)
-        items = stages.evaluation_items(built.settings, encoder, built.kmeans, test, cache)
+        items = stages.evaluation_items(built.settings, encoder, built.quantiser, test, cache, encode)
         test = [u for u in test if u.id in items]
         results, records = evaluate_model(built, items, test, seen=corpus.seen, zero_shot=corpus.zero_shot,
                                           proxy=corpus.proxy, seed=config.seed)  # fmt: skip
@@ -158,6 +169,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     """Evaluate a trained model folder on ``config.data``; returns ``metrics.json`` as a dict.
 
     Languages the model was trained on count as seen, whatever the data configuration says; the others as zero-shot.
+    With ``frontend.shard`` only that share of the clips is encoded, and the dict is empty.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -168,13 +180,19 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         trained = TrainedModel.load(folder)
         speech, record = trained.settings["speech"], trained.settings["training"]
         corpus = load_corpus(config.data, cache)
-        encoder = stages.build_encoder(FrontendConfig(encoder=speech["encoder"], layer=speech["layer"]))
+        frontend = replace(config.frontend, encoder=speech["encoder"], layer=speech["layer"])
+        encoder = stages.build_encoder(frontend)
         stages.check_encoder(trained.settings, encoder)
     utterances = corpus.select(config.eval.split)
     if not utterances:
         raise DataError(f"{corpus.name} has no clip in the split {config.eval.split!r}; set eval.split")
+    encode = stages.encoding(frontend, encoder)
+    if frontend.share:
+        sets = [stages.evaluation_set(speech["trim_db"], utterances)]
+        stages.encode_shard(sets, encoder, cache, rate=speech["rate"], shard=frontend.share, encode=encode)
+        return {}
     with clock("frames"):
-        items = stages.evaluation_items(trained.settings, encoder, trained.kmeans, utterances, cache)
+        items = stages.evaluation_items(trained.settings, encoder, trained.quantiser, utterances, cache, encode)
         utterances = [u for u in utterances if u.id in items]
     seen = sorted({u.lang for u in utterances} & set(record["seen"]))
     proxy = sorted({u.lang for u in utterances} & set(corpus.proxy) - set(seen))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,11 @@ from speechde.config import FrontendConfig, RunConfig
 from speechde.errors import AssetError, ConfigError
 from speechde.export.folder import TrainedModel, assemble
 from speechde.frontends.encoders import SpeechEncoder, load_speech_encoder
-from speechde.frontends.features import FeatureStore, View, extract_frames, quantise
-from speechde.frontends.units import KMeans, fit_kmeans
+from speechde.frontends.features import Encode, View, extract_frames, extract_shard, quantise
+from speechde.frontends.ray_extraction import encode_with_ray
+from speechde.frontends.store import FeatureStore
+from speechde.frontends.unit_bpe import MAX_SEQUENCES, UnitBpe, train_bpe
+from speechde.frontends.units import KMeans, Quantiser, fit_kmeans
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import text_states
@@ -51,9 +55,9 @@ class Frames:
 class Features:
     """Stored speech items: one store per split and view, and the quantiser of a discrete frontend."""
 
-    train: list[MergedStore | FeatureStore]  # one per view of the recorded clips; synthetic clips are in the first
+    train: list[FeatureStore]  # one per view of the recorded clips; synthetic clips are in the first
     dev: FeatureStore
-    kmeans: KMeans | None
+    quantiser: Quantiser | None
     frame_mean: np.ndarray  # (dim,) of the training frames
     frame_std: np.ndarray
     dropped: dict[str, int]
@@ -61,23 +65,31 @@ class Features:
     seconds: dict[str, float]  # of the training clips, by id
 
 
-class MergedStore:
-    """Several stores read as one; the first that holds an id answers."""
+@dataclass(frozen=True)
+class ClipSet:
+    """Clips that become one frame store; ``role`` is train, synthetic, dev or evaluation."""
 
-    def __init__(self, stores: list[FeatureStore]) -> None:
-        self.stores = stores
+    role: str
+    clips: list[Utterance]
+    view: View
 
-    def __contains__(self, id_: str) -> bool:
-        return any(id_ in store for store in self.stores)
-
-    def __getitem__(self, id_: str) -> np.ndarray:
-        return next(store for store in self.stores if id_ in store)[id_]
+    @property
+    def label(self) -> str:
+        """Of the progress bar."""
+        return f"train ×{self.view.speed:g}" if self.role == "train" else self.role
 
 
 def build_encoder(config: FrontendConfig) -> SpeechEncoder:
     """The speech encoder that ``frontend.encoder`` names, on the accelerator when there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_speech_encoder(resolve(config.encoder), layer=config.layer, device=device)
+
+
+def encoding(config: FrontendConfig, encoder: SpeechEncoder) -> Encode | None:
+    """What makes missing pieces: Ray actors, or None for this process."""
+    if not config.ray_workers:
+        return None
+    return partial(encode_with_ray, partial(build_encoder, config), encoder.describe(), config.ray_workers)
 
 
 def check_encoder(settings: dict, encoder: SpeechEncoder) -> None:
@@ -92,25 +104,62 @@ def check_encoder(settings: dict, encoder: SpeechEncoder) -> None:
         raise AssetError(f"the model was trained on frames of {expected}; {settings['speech']['encoder']} is {found}")
 
 
-def training_frames(
-    config: FrontendConfig, encoder: SpeechEncoder, train: list[Utterance], dev: list[Utterance], cache: Path, seed: int
-) -> Frames:
-    """Frames of the training and dev clips, encoded or read from the cache.
+def training_sets(config: FrontendConfig, train: list[Utterance], dev: list[Utterance]) -> list[ClipSet]:
+    """The versions of the recorded clips, the synthetic clips, and the dev clips; none of them empty but dev.
 
     ``train`` and ``dev`` hold seen languages only; the caller selects them.
+
+    Raises:
+        ConfigError: no version of the recorded clips is asked for.
     """
-    recorded = [u for u in train if not u.synthetic]
-    made = [u for u in train if u.synthetic]
     if not config.speeds:
         raise ConfigError("frontend.speeds=[] leaves no training clip; use [1.0] for clips as recorded")
+    plain = View(1.0, config.trim_db)
+    recorded, made = ([u for u in train if u.synthetic == synthetic] for synthetic in (False, True))
+    sets = [ClipSet("train", recorded, View(speed, config.trim_db)) for speed in config.speeds]
+    sets.append(ClipSet("synthetic", made, plain))
+    return [each for each in sets if each.clips] + [ClipSet("dev", dev, plain)]
 
-    def frames(clips: list[Utterance], label: str, speed: float = 1.0) -> FeatureStore:
-        view = View(speed, config.trim_db)
-        return extract_frames(clips, encoder, cache, rate=config.rate, view=view, label=label)
 
-    views = [frames(recorded, f"train ×{speed:g}", speed) for speed in config.speeds] if recorded else []
-    synthetic = [frames(made, "synthetic")] if made else []
-    return Frames(views, synthetic, frames(dev, "dev"), _sample_rows([*views, *synthetic], KMEANS_FRAMES, seed))
+def evaluation_set(trim_db: float, utterances: list[Utterance]) -> ClipSet:
+    """Clips to evaluate, trimmed as the model's training clips were."""
+    return ClipSet("evaluation", utterances, View(1.0, trim_db))
+
+
+def encode_shard(
+    sets: list[ClipSet],
+    encoder: SpeechEncoder,
+    cache: Path,
+    *,
+    rate: float,
+    shard: tuple[int, int],
+    encode: Encode | None = None,
+) -> None:
+    """Encode the share ``(number, count)`` of the pieces of some stores, and say what to run next."""
+    pieces = 0
+    for each in sets:
+        options = {"rate": rate, "view": each.view, "label": each.label, "encode": encode}
+        pieces += extract_shard(each.clips, encoder, cache, shard, **options)
+    log.info("shard %d/%d is done: %d pieces in %s. When all shards are, run the same command without frontend.shard",
+             *shard, pieces, cache / "frames")  # fmt: skip
+
+
+def training_frames(
+    sets: list[ClipSet],
+    encoder: SpeechEncoder,
+    cache: Path,
+    *,
+    rate: float,
+    seed: int,
+    encode: Encode | None = None,
+) -> Frames:
+    """Frames of ``training_sets``, encoded or read from the cache."""
+    stores: dict[str, list[FeatureStore]] = {"train": [], "synthetic": [], "dev": []}
+    for each in sets:
+        options = {"rate": rate, "view": each.view, "label": each.label, "encode": encode}
+        stores[each.role].append(extract_frames(each.clips, encoder, cache, **options))
+    views, synthetic, (dev,) = stores.values()
+    return Frames(views, synthetic, dev, FeatureStore.merge([*views, *synthetic]).sample(KMEANS_FRAMES, seed))
 
 
 def training_features(config: FrontendConfig, frames: Frames, cache: Path, seed: int) -> Features:
@@ -118,19 +167,16 @@ def training_features(config: FrontendConfig, frames: Frames, cache: Path, seed:
     dropped: Counter[str] = Counter()
     for store in [*frames.views[:1], *frames.synthetic, frames.dev]:
         dropped.update(item.reason for item in store.dropped)
-    views, synthetic, dev, kmeans = frames.views, frames.synthetic, frames.dev, None
+    views, synthetic, dev, quantiser = frames.views, frames.synthetic, frames.dev, None
     if config.kind == "discrete":
-        kmeans = _kmeans(config, frames.training, frames.sample, cache, seed)
-
-        def units(store: FeatureStore) -> FeatureStore:
-            return quantise(store, kmeans, cache, run_length_deduplication=config.deduplicate)
-
-        views, synthetic, dev = [units(s) for s in views], [units(s) for s in synthetic], units(dev)
+        quantiser = _quantiser(config, frames, cache, seed)
+        views, synthetic = ([quantise(s, quantiser, cache) for s in stores] for stores in (views, synthetic))
+        dev = quantise(dev, quantiser, cache)
     first = [*frames.views[:1], *frames.synthetic]
     return Features(
-        train=[MergedStore([*views[:1], *synthetic]), *views[1:]],
+        train=[FeatureStore.merge([*views[:1], *synthetic]), *views[1:]],
         dev=dev,
-        kmeans=kmeans,
+        quantiser=quantiser,
         frame_mean=frames.sample.mean(0),
         frame_std=frames.sample.std(0) + 1e-5,
         dropped=dict(dropped),
@@ -157,15 +203,19 @@ def frozen_text_states(model: DualEncoder, ids: list[np.ndarray], cache: Path) -
 
 
 def evaluation_items(
-    settings: dict, encoder: SpeechEncoder, kmeans: KMeans | None, utterances: list[Utterance], cache: Path
+    settings: dict,
+    encoder: SpeechEncoder,
+    quantiser: Quantiser | None,
+    utterances: list[Utterance],
+    cache: Path,
+    encode: Encode | None = None,
 ) -> FeatureStore:
     """Stored speech items of clips to evaluate, made as the model's training items were (``settings["speech"]``)."""
     speech = settings["speech"]
-    view = View(1.0, speech["trim_db"])
-    store = extract_frames(utterances, encoder, cache, rate=speech["rate"], view=view, label="evaluation")
-    if kmeans is None:
-        return store
-    return quantise(store, kmeans, cache, run_length_deduplication=speech["deduplicate"])
+    clips = evaluation_set(speech["trim_db"], utterances)
+    options = {"rate": speech["rate"], "view": clips.view, "label": clips.label, "encode": encode}
+    store = extract_frames(clips.clips, encoder, cache, **options)
+    return store if quantiser is None else quantise(store, quantiser, cache)
 
 
 def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -> TrainedModel:
@@ -185,7 +235,7 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     f = config.frontend
     scale = float(backbone.embedding.text.weight.detach().float().std() * backbone.embedding.scale)
     if discrete:
-        frontend = {"kind": "discrete", "units": f.units, "drop": f.drop, "drop_span": f.drop_span}
+        frontend = {"kind": "discrete", "units": features.quantiser.tokens, "drop": f.drop, "drop_span": f.drop_span}
     else:
         frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": scale, "hidden": f.hidden,
                     "stride": f.stride, "layers": f.layers, "heads": f.heads, "dropout": f.dropout, "drop": f.drop,
@@ -200,11 +250,11 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
                  "normalise": config.loss.similarity == "cosine"},
         "prefix": prefix,
         "speech": {"encoder": f.encoder, "layer": f.layer, "rate": f.rate, "trim_db": f.trim_db,
-                   "deduplicate": f.deduplicate, "encoder_key": encoder.describe()},
+                   "deduplicate": f.deduplicate, "bpe": f.bpe, "encoder_key": encoder.describe()},
     }  # fmt: skip
     model = assemble(backbone.model, settings)
     if discrete:
-        centroids = torch.from_numpy(features.kmeans.centroids)
+        centroids = torch.from_numpy(features.quantiser.centroids)
         model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
     else:
         model.frontend.set_statistics(torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std))
@@ -215,7 +265,7 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     log.info("model: %.1f M parameters, %.1f M trained, %d tensors frozen", total / 1e6, trained / 1e6, len(frozen))
-    return TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(folder), **prefix), features.kmeans, settings)
+    return TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(folder), **prefix), features.quantiser, settings)
 
 
 def _kmeans(config: FrontendConfig, stores: list[FeatureStore], sample: np.ndarray, cache: Path, seed: int) -> KMeans:
@@ -226,13 +276,17 @@ def _kmeans(config: FrontendConfig, stores: list[FeatureStore], sample: np.ndarr
     return KMeans.load(path)
 
 
-def _sample_rows(stores: list[FeatureStore], count: int, seed: int) -> np.ndarray:
-    """A seeded sample of frames over all stores, ``(count, dim)`` float32."""
-    total = sum(len(store.values) for store in stores)
-    rng = np.random.default_rng(seed)
-    share = min(1.0, count / total)
-    parts = [
-        store.values[np.sort(rng.choice(len(store.values), int(len(store.values) * share), replace=False))]
-        for store in stores
-    ]
-    return np.concatenate(parts).astype(np.float32)
+def _quantiser(config: FrontendConfig, frames: Frames, cache: Path, seed: int) -> Quantiser:
+    """K-means over all training frames; BPE over the units of the first view and the synthetic clips."""
+    plain = Quantiser(_kmeans(config, frames.training, frames.sample, cache, seed), config.deduplicate)
+    if config.bpe is None:
+        return plain
+    units = FeatureStore.merge(quantise(store, plain, cache) for store in [*frames.views[:1], *frames.synthetic])
+    path = cache / "unit_bpe" / f"{fingerprint({'units': units.key, 'size': config.bpe})}.model"
+    if not path.is_file():
+        step = -(-len(units) // MAX_SEQUENCES)  # evenly spaced: languages follow each other
+        train_bpe((units[id_] for id_ in units.ids[::step]), config.units, config.bpe).save(path)
+    bpe = UnitBpe.load(path)
+    if bpe.tokens < config.bpe:
+        log.info("unit BPE: %d tokens and not frontend.bpe=%d: no pair is left to merge", bpe.tokens, config.bpe)
+    return replace(plain, bpe=bpe)

@@ -11,7 +11,7 @@ import torch
 
 from speechde.data.datamodule import PairDataset
 from speechde.errors import DataError
-from speechde.frontends.features import FeatureStore
+from speechde.frontends.store import FeatureStore
 from speechde.training import run, stages
 from speechde.training.recall import DevRecall
 
@@ -75,8 +75,8 @@ def test_what_training_is_given(tiny_run, clips, spy, recipe):
 def test_kmeans_is_given_frames_of_training_clips_alone(tiny_run, clips, spy):
     config = tiny_run()
     run.train(config)
-    stores = [FeatureStore.open(folder) for folder in (Path(config.cache_dir) / "frames").glob("*-pool2")]
-    train = np.concatenate([s.values for s in stores if set(s.index["ids"]) == set(ids(clips, "train"))])
+    stores = [FeatureStore.open([folder]) for folder in (Path(config.cache_dir) / "frames").glob("*-pool2")]
+    train = np.concatenate([s.gather(s.ids) for s in stores if set(s.ids) == set(ids(clips, "train"))])
     (rows,) = spy.rows
     assert len(rows) == len(train)
     np.testing.assert_array_equal(np.unique(rows, axis=0), np.unique(train.astype(np.float32), axis=0))

@@ -16,7 +16,7 @@ import torch
 from speechde.config import build
 from speechde.evaluation.protocol import DIRECTIONS
 from speechde.export.folder import TrainedModel
-from speechde.frontends.features import FeatureStore
+from speechde.frontends.store import FeatureStore, Piece
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.training import stages
 from speechde.training.run import evaluate, run_directory, train
@@ -74,8 +74,9 @@ def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
 
     loaded = TrainedModel.load(directory / "model")
     folder = "units" if config.frontend.kind == "discrete" else "frames"
-    store = next(s for s in map(FeatureStore.open, (Path(config.cache_dir) / folder).iterdir()) if "ro_ro-test-0" in s)
-    ids = sorted(store.index["ids"])
+    pieces = map(Piece, (Path(config.cache_dir) / folder).iterdir())
+    store = FeatureStore([next(piece for piece in pieces if "ro_ro-test-0" in piece.ids)])
+    ids = sorted(store.ids)
     items, langs = [store[i] for i in ids], [i.split("-")[0] for i in ids]
     for embed in (
         lambda m: embed_speech(m.model, m.prompt, items, langs),

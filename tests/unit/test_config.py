@@ -34,6 +34,11 @@ def test_values_reach_their_fields():
     assert type(config.data.synthetic.share) is float and config.model.num_layers is None
 
 
+@pytest.mark.parametrize(("text", "pair"), [(None, None), ("1/1", (1, 1)), ("3/16", (3, 16)), ("16/16", (16, 16))])
+def test_a_shard_is_read_as_a_pair(text, pair):
+    assert build({"frontend": {"shard": text}}).frontend.share == pair
+
+
 def test_defaults_are_not_shared_between_configurations():
     build({}).data.seen.append("fr_fr")
     assert build({}).data.seen == []
@@ -57,9 +62,14 @@ def test_defaults_are_not_shared_between_configurations():
         ({"data": {"seen": [1]}}, r"data\.seen\[0\]=1 is a int; it must be a str"),
         ({"data": {"zero_shot": "fr_fr"}}, r"data\.zero_shot='fr_fr' is not a list"),
         ({"frontend": {"speeds": ["fast"]}}, r"frontend\.speeds\[0\]='fast'"),
+        ({"frontend": {"kind": "continuous", "bpe": 4096}}, r"frontend\.bpe=4096 needs units; set .*kind=discrete"),
+        ({"frontend": {"units": 1024, "bpe": 1023}}, r"frontend\.bpe=1023 is below frontend\.units=1024, .*raise"),
+        ({"frontend": {"ray_workers": -1}}, r"frontend\.ray_workers=-1 is negative; use 0"),
+        *(({"frontend": {"shard": text}}, rf"frontend\.shard='{text}' is not I/N with 1 ≤ I ≤ N; write .*shard=3/16")
+          for text in ("3", "0/4", "5/4", "a/b", "1/0", "-1/4", "1/4/2", "1.0/2", "", " 1/2")),
         ({"model": "gemma"}, r"model='gemma' is not a group of settings; .*model\.source=…"),
     ],
-)
+)  # fmt: skip
 def test_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         build(values)

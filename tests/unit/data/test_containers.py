@@ -364,6 +364,7 @@ class Samples:
     """An encoder whose frames are 100 samples long."""
 
     rate = 160.0
+    dim = 100
 
     def describe(self):
         return {"name": "samples"}

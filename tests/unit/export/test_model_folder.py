@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 
 from speechde.errors import AssetError
 from speechde.export.folder import TrainedModel, assemble
-from speechde.frontends.units import fit_kmeans
+from speechde.frontends.unit_bpe import train_bpe
+from speechde.frontends.units import Quantiser, fit_kmeans
 from speechde.models.backbone import Backbone
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.models.prompt import Prompt
@@ -31,23 +32,25 @@ def make(tiny_llm):
         torch.manual_seed(3)
         prefix = {"mode": "name", "speech": "[{language} Speech] ", "text": "query: "}
         settings = {"frontend": FRONTENDS[kind], "attention": attention, "prefix": prefix,
+                    "speech": {"deduplicate": False},
                     "head": {"dim": 5, "projection_init": "random", "normalise": True} | head}  # fmt: skip
         llm = Backbone.load(folder, num_layers=num_layers).model
-        kmeans = None
+        quantiser = None
         if kind == "discrete":
             kmeans = fit_kmeans(np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32), 12)
+            quantiser = Quantiser(kmeans, deduplicate=False)
         prompt = Prompt(AutoTokenizer.from_pretrained(folder), **prefix)
-        return TrainedModel(assemble(llm, settings).eval(), prompt, kmeans, settings)
+        return TrainedModel(assemble(llm, settings).eval(), prompt, quantiser, settings)
 
     return build
 
 
 def embeddings(trained):
     draw = np.random.default_rng(5)
-    if trained.kmeans is None:
+    if trained.quantiser is None:
         items = [draw.normal(size=(n, 6)).astype(np.float32) for n in (4, 9, 17)]
     else:
-        items = [trained.kmeans.assign(draw.normal(size=(n, 6))) for n in (4, 9, 17)]
+        items = [trained.quantiser.encode(draw.normal(size=(n, 6))) for n in (4, 9, 17)]
     speech = embed_speech(trained.model, trained.prompt, items, ["fr_fr", "ro_ro", None])
     texts = embed_texts(trained.model, [trained.prompt.text_ids(t, "fr_fr") for t in ("été", "a longer text")])
     return np.concatenate([speech, texts])
@@ -78,6 +81,27 @@ def test_settings_come_back(make, tmp_path, options):
     loaded = TrainedModel.load(str(tmp_path / "m"))
     np.testing.assert_array_equal(embeddings(loaded), embeddings(trained))
     assert loaded.model.backbone.attention == trained.model.backbone.attention
+
+
+def test_a_unit_bpe_comes_back(make, tmp_path):
+    trained = make()
+    draw = np.random.default_rng(0)
+    sequences = [trained.quantiser.encode(draw.normal(size=(30, 6))) for _ in range(20)]
+    trained.quantiser = Quantiser(trained.quantiser.kmeans, True, train_bpe(sequences, 12, 20))
+    trained.settings["frontend"] = trained.settings["frontend"] | {"units": 20}
+    trained.settings["speech"] = {"deduplicate": True, "bpe": 20}
+    trained.model = assemble(trained.model.backbone.model, trained.settings).eval()
+    trained.save(tmp_path / "m")
+    loaded = TrainedModel.load(tmp_path / "m")
+    assert loaded.quantiser.hash == trained.quantiser.hash and loaded.quantiser.tokens == 20
+    np.testing.assert_array_equal(embeddings(loaded), embeddings(trained))
+    edit(tmp_path / "m", speech={"deduplicate": True, "bpe": None})
+    with pytest.raises(AssetError, match="has a quantiser of 12 tokens, and a model of 20"):
+        TrainedModel.load(tmp_path / "m")
+    edit(tmp_path / "m", speech={"deduplicate": True, "bpe": 20})
+    (tmp_path / "m/unit_bpe.model").unlink()
+    with pytest.raises(AssetError, match=r"no unit BPE at .*unit_bpe\.model"):
+        TrainedModel.load(tmp_path / "m")
 
 
 def test_each_tensor_is_stored_once(make, tmp_path):

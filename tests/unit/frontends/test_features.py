@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import soundfile
 from speechde.errors import AssetError, DataError
 from speechde.frontends import features
 from speechde.frontends.encoders import WhisperFrames, pool_frames
-from speechde.frontends.features import FeatureStore, View, extract_frames, quantise
-from speechde.frontends.units import deduplicate, fit_kmeans
+from speechde.frontends.features import View, extract_frames, extract_shard, quantise
+from speechde.frontends.store import FeatureStore
+from speechde.frontends.unit_bpe import train_bpe
+from speechde.frontends.units import Quantiser, deduplicate, fit_kmeans
 from speechde.types import SAMPLE_RATE, Utterance
 
 
@@ -47,7 +50,8 @@ def extract(clips, encoder, folder, rate=50.0, **options):
 
 def test_frames_are_those_of_the_encoder(clips, encoder, tmp_path):
     store = extract(clips, encoder, tmp_path, view=View(1.0, 200.0))
-    assert len(store) == 4 and store.values.dtype == np.float16 and isinstance(store.values, np.memmap)
+    assert len(store) == 4 and store.sample(9, 0).shape == (9, 16)
+    assert all(store[u.id].dtype == np.float16 and isinstance(store[u.id], np.memmap) for u in clips)
     for clip in clips:
         waveform, _ = soundfile.read(clip.audio, dtype="float32")
         (alone,) = encoder.inner.encode([waveform])
@@ -59,7 +63,7 @@ def test_frames_are_those_of_the_encoder(clips, encoder, tmp_path):
 
 def test_memory_map_equals_what_was_returned(clips, encoder, tmp_path):
     store = extract(clips, encoder, tmp_path)
-    again = FeatureStore.open(store.folder)
+    again = FeatureStore.open([piece.folder for piece in store.pieces])
     for clip in clips:
         np.testing.assert_array_equal(again[clip.id], store[clip.id])
     rows = np.concatenate([store["u2"], store["u0"]])
@@ -113,7 +117,7 @@ def test_bad_clips_are_dropped_and_counted(clips, encoder, tmp_path):
     store = extract([bad[0], *clips, *bad[1:]], encoder, tmp_path)
     reasons = ["empty", "not finite", "silent", "too short", "unreadable", "missing file"]
     assert {d.id: d.reason for d in store.dropped} == dict(zip(names, reasons, strict=True))
-    assert sorted(store.index["ids"]) == [c.id for c in clips]
+    assert sorted(store.ids) == [c.id for c in clips]
     with pytest.raises(DataError, match=r"none of 6 clips could be used \(empty: empty .*check the audio paths"):
         extract(bad, encoder, tmp_path)
     assert len(list((tmp_path / "frames").iterdir())) == 1  # nothing half-made is left
@@ -131,29 +135,60 @@ def test_chunks_and_batches_do_not_change_the_frames(clips, encoder, tmp_path, m
 @pytest.mark.parametrize("merge", [True, False])
 def test_quantise_equals_assigning_each_clip(clips, encoder, tmp_path, merge, monkeypatch):
     store = extract(clips, encoder, tmp_path)
-    kmeans = fit_kmeans(np.asarray(store.values), 6)
-    units = quantise(store, kmeans, tmp_path, run_length_deduplication=merge)
-    assert units.values.dtype == np.int32 and units.seconds == store.seconds
+    kmeans = fit_kmeans(store.gather(store.ids), 6)
+    units = quantise(store, Quantiser(kmeans, merge), tmp_path)
+    assert units[clips[0].id].dtype == np.int32 and units.seconds == store.seconds
     for clip in clips:
         expected = kmeans.assign(store[clip.id])
         np.testing.assert_array_equal(units[clip.id], deduplicate(expected) if merge else expected)
-    monkeypatch.setattr(features, "_write", None)  # a second call writes nothing
-    assert quantise(store, kmeans, tmp_path, run_length_deduplication=merge).key == units.key
+    monkeypatch.setattr(features.Piece, "write", None)  # a second call writes nothing
+    assert quantise(store, Quantiser(kmeans, merge), tmp_path).key == units.key
 
 
 def test_another_quantiser_makes_another_store(clips, encoder, tmp_path):
     store = extract(clips, encoder, tmp_path)
     keys = {
-        quantise(store, fit_kmeans(np.asarray(store.values), n), tmp_path, run_length_deduplication=merge).key
+        quantise(store, Quantiser(fit_kmeans(store.gather(store.ids), n), merge), tmp_path).key
         for n in (4, 5)
         for merge in (True, False)
     }
     assert len(keys) == 4
 
 
+def test_tokens_of_a_unit_bpe(clips, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "PIECE", 3)
+    store = extract(clips, encoder, tmp_path)
+    plain = Quantiser(fit_kmeans(store.gather(store.ids), 4))
+    units = quantise(store, plain, tmp_path)
+    merged = replace(plain, bpe=train_bpe([units[id_] for id_ in units.ids], 4, 12))
+    tokens = quantise(store, merged, tmp_path)
+    for clip in clips:
+        np.testing.assert_array_equal(merged.bpe.decode(tokens[clip.id]), units[clip.id])
+        np.testing.assert_array_equal(merged.encode(store[clip.id]), tokens[clip.id])
+    assert tokens.rows < units.rows and tokens[clips[0].id].dtype == np.int32
+    for index in map(lambda piece: piece.index, tokens.pieces):
+        assert index["quantiser"] == merged.hash
+
+
+@pytest.mark.parametrize("other", ["kmeans", "deduplicate", "bpe", "frames"])
+def test_a_store_of_another_quantiser_is_refused(clips, encoder, tmp_path, other):
+    store = extract(clips, encoder, tmp_path)
+    own = Quantiser(fit_kmeans(store.gather(store.ids), 4))
+    folders = [piece.folder for piece in quantise(store, own, tmp_path).pieces]
+    expected = {
+        "kmeans": replace(own, kmeans=fit_kmeans(store.gather(store.ids), 4, seed=1)).hash,
+        "deduplicate": replace(own, deduplicate=False).hash,
+        "bpe": replace(own, bpe=train_bpe([np.arange(4)] * 3, 4, 5)).hash,
+        "frames": None,
+    }[other]
+    with pytest.raises(AssetError, match=f"holds units of quantiser {own.hash}, expected"):
+        FeatureStore.open(folders, expected)
+    assert len(FeatureStore.open(folders, own.hash)) == 4
+
+
 @pytest.mark.parametrize("damage", ["rows", "cut", "index", "gone"])
 def test_a_damaged_store_is_an_error(clips, encoder, tmp_path, damage):
-    folder = extract(clips, encoder, tmp_path).folder
+    folder = extract(clips, encoder, tmp_path).pieces[0].folder
     values = folder / "values.npy"
     if damage == "rows":
         np.save(values, np.zeros((3, 16), np.float16))
@@ -165,3 +200,124 @@ def test_a_damaged_store_is_an_error(clips, encoder, tmp_path, damage):
         values.unlink()
     with pytest.raises(AssetError, match=f"{folder.name} is damaged .*delete it, and it will be made again"):
         extract(clips, encoder, tmp_path)
+
+
+class Killed(Exception):
+    """Stands for a signal."""
+
+
+class Dying(Counting):
+    """An encoder that dies when it is given its k-th clip."""
+
+    def __init__(self, folder, k):
+        super().__init__(folder)
+        self.k = k
+
+    def encode(self, waveforms):
+        if len(self.given) + len(waveforms) >= self.k:
+            raise Killed
+        return super().encode(waveforms)
+
+
+@pytest.fixture
+def many(make_wav):
+    paths = [make_wav(f"{i}.wav", 0.2 + 0.05 * (i % 3), 200.0 + 40 * i, i) for i in range(10)]
+    return [Utterance(f"u{i}", "fr_fr", "x", str(path), "x", "train") for i, path in enumerate(paths)]
+
+
+def test_a_store_of_pieces_equals_a_store_of_one(many, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "BATCH_SECONDS", 0.1)  # each clip alone, or batches would differ by rounding
+    whole = {rate: extract(many, encoder, tmp_path / "one", rate) for rate in (50.0, 25.0)}
+    monkeypatch.setattr(features, "PIECE", 4)
+    for rate, one in whole.items():
+        pieces = extract(many, encoder, tmp_path / "three", rate)
+        assert [len(store.pieces) for store in (one, pieces)] == [1, 3]
+        assert sorted(pieces.ids) == sorted(one.ids) and pieces.rows == one.rows and pieces.seconds == one.seconds
+        for clip in many:
+            np.testing.assert_array_equal(pieces[clip.id], one[clip.id])
+        kmeans = fit_kmeans(one.gather(one.ids), 5)
+        units = [quantise(store, Quantiser(kmeans), tmp_path) for store in (one, pieces)]
+        for clip in many:
+            np.testing.assert_array_equal(units[1][clip.id], units[0][clip.id])
+
+
+def test_a_killed_start_loses_the_piece_in_work_and_no_other(many, tiny_whisper, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "PIECE", 3)
+    monkeypatch.setattr(features, "BATCH_SECONDS", 0.1)
+    first = Dying(tiny_whisper, 8)  # the 8th clip is the second of the third piece
+    with pytest.raises(Killed):
+        extract(many, first, tmp_path)
+    assert len(first.given) == 7 and len(list((tmp_path / "frames").iterdir())) == 2
+    second = Counting(tiny_whisper)
+    store = extract(many, second, tmp_path)
+    assert len(second.given) == 4 and sorted(store.ids) == sorted(u.id for u in many)
+    whole = extract(many, Counting(tiny_whisper), tmp_path / "whole")
+    for clip in many:
+        np.testing.assert_array_equal(store[clip.id], whole[clip.id])
+
+
+def test_a_killed_process_leaves_nothing_that_a_second_start_would_read(many, tiny_whisper, tmp_path, monkeypatch):
+    """As ``kill -9`` in the middle of writing leaves it: a temporary folder that nobody removes."""
+    monkeypatch.setattr(features, "PIECE", 5)
+    half = tmp_path / "frames" / ".tmp-0123456789ab-key"
+    half.mkdir(parents=True)
+    (half / "values.npy").write_bytes(b"half")
+    assert len(extract(many, Counting(tiny_whisper), tmp_path)) == 10
+
+
+def test_the_progress_bar_goes_on_from_what_is_cached(many, tiny_whisper, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "PIECE", 4)
+    bars = []
+
+    class Bar(features.Progress):
+        def add_task(self, label, **options):
+            bars.append([label, options["total"], options["completed"]])
+            return super().add_task(label, **options)
+
+        def advance(self, task, count):
+            bars[-1][2] += count
+
+    monkeypatch.setattr(features, "Progress", Bar)
+    extract(many[:4], Counting(tiny_whisper), tmp_path, label="a")
+    extract(many, Counting(tiny_whisper), tmp_path, label="b")
+    extract(many, Counting(tiny_whisper), tmp_path, label="c")
+    assert bars == [["a", 4, 4], ["b", 10, 10]]
+
+
+@pytest.mark.parametrize("rate", [50.0, 25.0])
+def test_shards_make_all_that_a_full_run_reads(many, encoder, tmp_path, monkeypatch, rate):
+    monkeypatch.setattr(features, "PIECE", 3)
+    counts = [extract_shard(many, encoder, tmp_path, (number, 3), rate=rate) for number in (3, 1, 2)]
+    assert counts == [1, 2, 1] and len(encoder.given) == 10
+    assert extract_shard(many[:3], encoder, tmp_path, (2, 2), rate=rate) == 0
+    before = sorted((tmp_path / "frames").iterdir())
+    assert len(extract(many, encoder, tmp_path, rate)) == 10
+    assert len(encoder.given) == 10 and sorted((tmp_path / "frames").iterdir()) == before
+
+
+def test_two_processes_that_make_the_same_piece(clips, encoder, tiny_whisper, tmp_path):
+    """The other one finishes while this one encodes: its piece stays, and both read the same."""
+
+    class Overtaken(Counting):
+        def encode(self, waveforms):
+            extract(clips, encoder, tmp_path)
+            return super().encode(waveforms)
+
+    store = extract(clips, Overtaken(tiny_whisper), tmp_path)
+    assert len(encoder.given) == 4 and len(store) == 4
+    (folder,) = (tmp_path / "frames").iterdir()
+    assert folder == store.pieces[0].folder
+
+
+def test_a_piece_without_a_usable_clip_is_fine(many, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "PIECE", 2)
+    bad = [Utterance(f"b{i}", "fr_fr", "x", str(tmp_path / "none.wav"), "x", "train") for i in range(2)]
+    for rate in (50.0, 25.0):
+        store = extract([*many[:2], *bad, *many[2:4]], encoder, tmp_path, rate)
+        assert [piece.rows > 0 for piece in store.pieces] == [True, False, True]
+        assert sorted(store.ids) == ["u0", "u1", "u2", "u3"] and [d.id for d in store.dropped] == ["b0", "b1"]
+        assert store.speed > 0 and store.sample(10**6, 0).shape == (store.rows, 16)
+        units = quantise(store, Quantiser(fit_kmeans(store.gather(store.ids), 3)), tmp_path)
+        assert sorted(units.ids) == sorted(store.ids) and units.dropped == store.dropped
+    with pytest.raises(DataError, match="none of 2 clips could be used"):
+        extract(bad, encoder, tmp_path)

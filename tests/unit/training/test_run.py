@@ -12,6 +12,7 @@ import torch
 from speechde.config import RunConfig
 from speechde.data.manifest import write_manifest
 from speechde.errors import ConfigError, DataError
+from speechde.frontends import features
 from speechde.training import run
 
 
@@ -105,3 +106,48 @@ def test_metrics_hold_finite_numbers(tiny_run):
     speeds = metrics["data"]["encoder_times_real_time"]
     assert all(np.isfinite(speeds)) and min(speeds) > 0
     assert metrics["wall_seconds"]["total"] > 0
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """Lengths of the clips that were encoded, over all runs of a test."""
+    given, real = [], run.stages.build_encoder
+
+    def build(config):
+        encoder = real(config)
+        encode = encoder.encode
+        encoder.encode = lambda waveforms: given.extend(map(len, waveforms)) or encode(waveforms)
+        return encoder
+
+    monkeypatch.setattr(run.stages, "build_encoder", build)
+    return given
+
+
+def test_shards_stop_before_training_and_a_run_without_one_encodes_nothing(tiny_run, encoded, monkeypatch, caplog):
+    monkeypatch.setattr(features, "PIECE", 3)
+    caplog.set_level("INFO")
+    counts = []
+    for shard in ("2/2", "1/2"):
+        config = tiny_run(frontend__shard=shard, frontend__speeds=[1.0])
+        assert run.train(config) == {} and not Path(config.runs_dir).exists()
+        counts.append(len(encoded) - sum(counts))
+        assert f"shard {shard} is done" in caplog.text and "the same command without frontend.shard" in caplog.text
+    assert counts == [4 + 3 + 3, 6 + 3 + 6]  # of 10 train, 6 dev and 9 test clips
+    config = tiny_run(frontend__speeds=[1.0])
+    metrics = run.train(config)
+    assert len(encoded) == 25 and metrics["data"]["train"]["recordings"] == 10
+    assert np.isfinite(metrics["data"]["encoder_times_real_time"]).all()
+    config.eval.split = "dev"  # 9 clips, of which the 6 of seen languages are there
+    for shard, count in (("2/2", 0), ("1/2", 3), (None, 0)):
+        config.frontend.shard = shard
+        before = len(encoded)
+        assert bool(run.evaluate(config, run.run_directory(config))) == (shard is None)
+        assert len(encoded) - before == count
+
+
+def test_a_run_with_a_unit_bpe_is_evaluated_by_its_folder(tiny_run):
+    config = tiny_run(frontend__bpe=12)
+    metrics = run.train(config)
+    assert (run.run_directory(config) / "model/unit_bpe.model").is_file()
+    again = run.evaluate(tiny_run(), run.run_directory(config))  # the folder decides, not the configuration
+    assert again["audio_to_text"] == metrics["audio_to_text"]

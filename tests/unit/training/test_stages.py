@@ -11,7 +11,6 @@ import torch
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.training import stages
 from speechde.training.corpora import load_corpus
-from speechde.training.stages import MergedStore
 
 
 def prepared(config):
@@ -19,13 +18,14 @@ def prepared(config):
     corpus = load_corpus(config.data, cache)
     encoder = stages.build_encoder(config.frontend)
     train, dev = (corpus.select(split, corpus.seen) for split in ("train", "dev"))
-    frames = stages.training_frames(config.frontend, encoder, train, dev, cache, config.seed)
+    sets = stages.training_sets(config.frontend, train, dev)
+    frames = stages.training_frames(sets, encoder, cache, rate=config.frontend.rate, seed=config.seed)
     return encoder, stages.training_features(config.frontend, frames, cache, config.seed), train
 
 
 def test_views_and_statistics(tiny_run):
     encoder, features, train = prepared(tiny_run("stamps_continuous", frontend__speeds=[1.0, 0.5]))
-    assert len(features.train) == 2 and features.kmeans is None
+    assert len(features.train) == 2 and features.quantiser is None
     assert all(u.id in store for store in features.train for u in train)
     assert len(features.train[1][train[0].id]) > 1.5 * len(features.train[0][train[0].id])
     rows = np.concatenate([store[u.id] for store in features.train for u in train]).astype(np.float32)
@@ -39,9 +39,33 @@ def test_units_and_their_quantiser_are_cached(tiny_run, monkeypatch):
     _, first, train = prepared(config)
     monkeypatch.setattr(stages, "fit_kmeans", None)
     _, second, _ = prepared(config)
-    assert first.kmeans.hash == second.kmeans.hash
+    assert first.quantiser.hash == second.quantiser.hash
     assert first.train[0][train[0].id].dtype == np.int32
     assert max(first.train[0][u.id].max() for u in train) < 8
+
+
+def test_a_unit_bpe_is_the_audio_vocabulary(tiny_run, monkeypatch):
+    config = tiny_run(frontend__bpe=12, model__audio_init="centroids")
+    encoder, first, train = prepared(config)
+    built = stages.build_model(config, encoder, first)
+    assert built.quantiser.tokens == built.model.frontend.audio_tokens == 12
+    assert built.model.backbone.embedding.audio.shape == (12, 16)
+    assert built.settings["frontend"]["units"] == built.settings["speech"]["bpe"] == 12
+    _, plain, _ = prepared(tiny_run())
+    for store, units in zip(first.train, plain.train, strict=True):
+        for u in train:
+            np.testing.assert_array_equal(first.quantiser.bpe.decode(store[u.id]), units[u.id])
+    monkeypatch.setattr(stages, "train_bpe", None)
+    assert prepared(config)[1].quantiser.hash == first.quantiser.hash
+
+
+def test_a_small_corpus_gives_a_smaller_unit_bpe(tiny_run, caplog):
+    caplog.set_level("INFO")
+    config = tiny_run(frontend__bpe=4096)
+    encoder, features, _ = prepared(config)
+    tokens = features.quantiser.tokens
+    assert 8 < tokens < 4096 and f"unit BPE: {tokens} tokens and not frontend.bpe=4096" in caplog.text
+    assert stages.build_model(config, encoder, features).model.backbone.embedding.audio.shape == (tokens, 16)
 
 
 def test_too_few_frames_for_the_units_and_no_speed(tiny_run):
@@ -49,26 +73,6 @@ def test_too_few_frames_for_the_units_and_no_speed(tiny_run):
         prepared(tiny_run(frontend__units=5000))
     with pytest.raises(ConfigError, match=r"frontend\.speeds=\[\]"):
         prepared(tiny_run(frontend__speeds=[]))
-
-
-def test_a_sample_of_rows_is_seeded_and_bounded():
-    class Store:
-        def __init__(self, start):
-            self.values = np.arange(start, start + 100)[:, None].astype(np.float16)
-
-    stores = [Store(0), Store(100)]
-    sample = stages._sample_rows(stores, 50, seed=0)
-    assert len(sample) == 50 == len(np.unique(sample)) and sample.dtype == np.float32
-    assert (sample < 100).sum() == 25
-    np.testing.assert_array_equal(sample, stages._sample_rows(stores, 50, seed=0))
-    assert not np.array_equal(sample, stages._sample_rows(stores, 50, seed=1))
-    assert len(stages._sample_rows(stores, 5000, seed=0)) == 200
-
-
-def test_merged_store():
-    merged = MergedStore([{"a": 1}, {"a": 2, "b": 3}])
-    assert merged["a"] == 1 and merged["b"] == 3
-    assert "b" in merged and "c" not in merged
 
 
 def test_another_encoder_is_refused(tiny_run):
