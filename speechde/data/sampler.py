@@ -1,4 +1,5 @@
-"""Which clips and translations make a batch: a pure function of seed and step, so that a resumed run draws what it would have drawn.
+"""Which clips and translations make a batch: a pure function of seed and step, so that a resumed run draws what it
+would have drawn.
 
 One language a batch is the default: with the language named in the prefix, clips of other languages are trivial
 negatives, and a batch of them teaches little.

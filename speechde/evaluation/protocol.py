@@ -82,7 +82,7 @@ def evaluate(
     """Score one split in all directions.
 
     Args:
-        utterances: recordings of one split; their languages are those of ``seen``, ``zero_shot`` and ``proxy`` together.
+        utterances: recordings of one split; their languages are those of the three roles together.
         speech: ``(n, dim)`` float32, one row per utterance.
         texts: unique ``(lang, transcript)`` pairs, as from :func:`unique_texts`; pairs nobody speaks are not used.
         text_vectors: ``(m, dim)`` float32, one row per text.

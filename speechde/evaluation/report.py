@@ -79,7 +79,9 @@ def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
     header = ["R@1 [95 % CI]", f"R@1, gallery {size}", "R@5", "MRR", "WER", "T→A R@1", "A→En R@1"]
     header += [f"{name} R@1" for name in controls]
     lines += ["", "## Means over languages", ""]
-    lines += _table(["role", "languages", "chance", *header], [_macro_row(metrics, controls, role) for role in _roles(metrics)])
+    lines += _table(
+        ["role", "languages", "chance", *header], [_macro_row(metrics, controls, role) for role in _roles(metrics)]
+    )
     lines += ["", "## Regions, audio→text R@1 [95 % CI]", "", *_region_table(metrics)]
     lines += ["", "## Languages", ""]
     rows = [_language_row(metrics, controls, lang) for lang in _by_role(metrics)]

@@ -85,7 +85,9 @@ def test_translations_share_the_groups_of_english_transcripts(utterances, datase
 
     views = [{u.id: np.zeros(2, np.int32) for u in [*utterances, spoken]}]
     ids = [*dataset.text_ids, np.array([3])]
-    both = PairDataset([*utterances, spoken], views, ids, dataset.prefix_ids | {"en_us": np.array([2])}, pairs, tokenise)
+    both = PairDataset(
+        [*utterances, spoken], views, ids, dataset.prefix_ids | {"en_us": np.array([2])}, pairs, tokenise
+    )
     assert len(both.unique_text_ids) == 5 and not tokenised  # pairs are read as they are drawn
     batch = both.collate([(5, 0), (0, 0), (0, TRANSLATION), (1, TRANSLATION), (2, TRANSLATION)])
     assert len(batch.group) == 2 == len(batch.speech.values) == len(batch.text.values)
