@@ -39,7 +39,10 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """One item left out (or, in ``Corpus.noted``, used with a remark), with a short stable ``reason`` (counted) and a free ``detail`` (listed)."""
+    """One item left out (or used with a remark, in ``Corpus.noted``).
+
+    ``reason`` is short and stable, to be counted; ``detail`` is free, to be listed.
+    """
 
     id: str
     reason: str

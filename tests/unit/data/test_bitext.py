@@ -229,5 +229,5 @@ def test_find_bitext(tmp_path):
 
     assert found("de_de") == ["WikiMatrix.de-en.tsv.gz", "europarl.de", "news.de.gz", "own.en-de.tsv"]
     assert found("fr_fr") == ["WikiMatrix.en-fr.tsv"] and found("ru_ru") == []
-    with pytest.raises(DataError, match="bitext folder .*nowhere does not exist"):
+    with pytest.raises(DataError, match=r"bitext folder .*nowhere does not exist"):
         find_bitext(tmp_path / "nowhere", "de_de")
