@@ -16,7 +16,7 @@ ConfigStore.instance().store("schema", asdict(RunConfig()))
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> float | None:
-    """Compose, check, run; returns the dev R@1 (what a sweep optimises), or None when only features were made."""
+    """Compose, check, run; returns the dev R@1 (what a sweep optimises), or None after a plan or features alone."""
     values = OmegaConf.to_container(composed, resolve=True)
     values["run_name"] = values["run_name"] or "default"
     try:

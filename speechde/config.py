@@ -227,6 +227,22 @@ class EvalConfig:
 
 
 @dataclass
+class PlanConfig:
+    """The plan printed before a run; see ``speechde.training.plan``. None of it changes the run."""
+
+    device: str | None = None  # a row of training.devices.DATASHEETS, or cpu; None for what is here
+    devices: int = 1  # that encode (frontend.shard, frontend.ray_workers); training uses one
+    utilisation: float = 0.3  # share of the peak that is reached
+    usd_per_device_hour: float | None = None
+    train_clips: int | None = None  # published sizes in place of a corpus, with plan_only=true
+    train_hours: float | None = None
+    dev_clips: int | None = None
+    dev_hours: float | None = None
+    eval_clips: int | None = None
+    eval_hours: float | None = None
+
+
+@dataclass
 class RunConfig:
     """A whole run."""
 
@@ -246,6 +262,8 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    plan_only: bool = False  # print the plan and stop
 
 
 def build(values: Mapping[str, Any]) -> RunConfig:

@@ -76,13 +76,13 @@ def load_speech_encoder(
         layer: 1 to the number of layers, negative from the end; no layer above it is run. The last one includes the
             encoder's final layer norm, where it has one, and never a projection into the space of another model.
         dtype: of the computation; ``None`` takes ``fast_dtype()``.
-        device: where it runs.
+        device: where it runs; ``meta`` builds the shape alone (rate, width, layers), without reading weights.
 
     Raises:
         ConfigError: an architecture that was not validated, or no such layer.
         AssetError: weights or feature extractor are missing.
     """
-    folder = check_folder(Path(folder))
+    folder = check_folder(Path(folder), weights=torch.device(device).type != "meta")
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if model_type not in ENCODERS:
         fix = "To add one: a row in frontends/encoders.py, and one that passes in frontends/test_pretrained.py."

@@ -47,7 +47,7 @@ class PretrainedFrames(ABC):
         folder: a checkpoint in transformers layout: the encoder alone, with a head, or inside a larger model.
         layer: 1 to the number of layers, negative from the end; the layers above are cut off.
         dtype: of the computation; ``None`` takes ``fast_dtype()``.
-        device: where it runs.
+        device: where it runs; ``meta`` builds the shape alone, without reading weights.
         window_seconds: longer clips are cut into windows of this length, which bounds the memory of attention.
             Mel statistics and scaling are those of the window.
 
@@ -74,7 +74,8 @@ class PretrainedFrames(ABC):
         folder = Path(folder)
         self.dtype, self.device = dtype or fast_dtype(), torch.device(device)
         self.extractor = _load_extractor(folder)
-        self.model = _load_model(folder, self.dtype)
+        meta = self.device.type == "meta"
+        self.model = _load_model(folder, self.dtype, meta)
         parent, _, name = self.LAYERS.rpartition(".")
         parent = self.model.get_submodule(parent)
         layers = getattr(parent, name)
@@ -89,7 +90,7 @@ class PretrainedFrames(ABC):
         self.window = self.step + max(0, self.span - self.hop)
         self.rate = SAMPLE_RATE / stride
         self.dim = self.model.config.hidden_size
-        self._key = {"encoder": self.model.config.model_type, "weights": weights_hash(folder),
+        self._key = {"encoder": self.model.config.model_type, "weights": None if meta else weights_hash(folder),
                      "settings": _settings(folder)}  # fmt: skip
 
     def describe(self) -> dict:
@@ -229,8 +230,8 @@ class Gemma3nFrames(MelStem):
         return self.model(columns, ~mask).last_hidden_state
 
 
-def _load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The speech encoder of a checkpoint, every weight of it; nothing else of a larger model is read."""
+def _load_model(folder: Path, dtype: torch.dtype, meta: bool) -> PreTrainedModel:
+    """The speech encoder of a checkpoint, every weight of it (none with ``meta``); nothing else of a larger model."""
     try:
         config = AutoConfig.from_pretrained(folder)
     except ValueError as error:
@@ -241,6 +242,9 @@ def _load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
         config, options = getattr(config, tower), {"key_mapping": TOWER_NAMES}
         if config is None:
             raise AssetError(f"{folder} holds a model without a speech encoder ({tower} is empty); use another size")
+    if meta:
+        with torch.device("meta"):
+            return AutoModel.from_config(config, dtype=dtype)
     # transformers lists the weights of the rest of the model; what must not be missing is checked here
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()

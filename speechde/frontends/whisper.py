@@ -30,6 +30,7 @@ class WhisperFrames:
         folder: a Whisper checkpoint in transformers layout, encoder alone or whole.
         layer: 1 to the number of layers; the last includes the final layer norm. Negative counts from the end.
         dtype: of the computation; ``None`` takes ``fast_dtype()``.
+        device: where it runs; ``meta`` builds the shape alone, without reading weights.
         tail_seconds: silence kept after the clip, so that the last frames see the ending they saw in training.
     """
 
@@ -45,14 +46,15 @@ class WhisperFrames:
     ) -> None:
         self.dtype = dtype or fast_dtype()
         self.device = torch.device(device)
-        self.model = load_whisper_encoder(folder, self.dtype).to(self.device).eval()
+        meta = self.device.type == "meta"
+        self.model = load_whisper_encoder(folder, self.dtype, meta).to(self.device).eval()
         self.layer = layer_number(layer, len(self.model.layers), folder)
         self.features = WhisperFeatureExtractor.from_pretrained(folder)
         self.tail = round(tail_seconds * SAMPLE_RATE)
         self.window = self.model.config.max_source_positions * self.STRIDE
         self.rate = SAMPLE_RATE / self.STRIDE
         self.dim = self.model.config.d_model
-        self._hash = weights_hash(Path(folder))
+        self._hash = None if meta else weights_hash(Path(folder))
 
     def describe(self) -> dict:
         """See ``SpeechEncoder``."""

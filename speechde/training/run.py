@@ -39,6 +39,15 @@ from speechde.losses.contrastive import ContrastiveLoss
 from speechde.training import stages
 from speechde.training.corpora import load_corpus, load_synthetic, load_translations
 from speechde.training.lit_module import LitDualEncoder
+from speechde.training.plan import (
+    Plan,
+    epochs_by_language,
+    format_plan,
+    make_plan,
+    read_sets,
+    save_plan,
+    stated_sets,
+)
 from speechde.training.recall import DevRecall
 from speechde.training.tracking import build_loggers, commit, hardware
 from speechde.types import Corpus, Utterance
@@ -92,34 +101,44 @@ def run_directory(config: RunConfig) -> Path:
 def train(config: RunConfig) -> dict:
     """Run everything and return ``metrics.json`` as a dict (see docs/protocol.md).
 
-    With ``frontend.shard`` only that share of the clips is encoded, and the dict is empty (see docs/scale.md).
+    A plan of the run is printed first; ``plan_only`` stops there and returns ``{"plan": …}``. With ``frontend.shard``
+    only that share of the clips is encoded, and the dict is empty (see docs/scale.md).
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("high")
     cache = Path(config.cache_dir) if config.cache_dir else cache_root()
     pl.seed_everything(config.seed, verbose=False)
+    if sizes := stated_sets(config):
+        return _show(make_plan(config, sizes))
     facts, clock = _facts(config), Clock()
     with clock("fetch"):
         corpus = load_corpus(config.data, cache)
         synthetic = load_synthetic(config.data, corpus, cache)
         translations = load_translations(config.data, corpus)
-        encoder = stages.build_encoder(config.frontend)
     seen_train = corpus.select("train", corpus.seen)
     training = seen_train + (synthetic.utterances if synthetic else [])
     dev = corpus.select("dev", corpus.seen)
     if not seen_train or not dev:
         found = f"{len(seen_train)} train and {len(dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
         raise ConfigError(f"{corpus.name} has {found}; training needs both: set data.seen, and split in a manifest")
-    encode = stages.encoding(config.frontend, encoder)
     sets = stages.training_sets(config.frontend, training, dev)
     test = corpus.select(config.eval.split)
+    pairs = translations.pairs if translations else []
+    epochs = epochs_by_language(config, training, [pair.lang for pair in pairs])
+    plan = make_plan(config, read_sets(config, training, dev, test), epochs)
+    shown = _show(plan)
+    if config.plan_only:
+        return shown
+    with clock("fetch"):
+        encoder = stages.build_encoder(config.frontend)
+    encode = stages.encoding(config.frontend, encoder)
     if config.frontend.share:
         sets.append(stages.evaluation_set(config.frontend.trim_db, test))
         stages.encode_shard(sets, encoder, cache, rate=config.frontend.rate, shard=config.frontend.share, encode=encode)
         return {}
     directory = run_directory(config)
-    directory.mkdir(parents=True, exist_ok=True)
+    save_plan(plan, directory / "plan.json")
     with clock("frames"):
         frames = stages.training_frames(
             sets, encoder, cache, rate=config.frontend.rate, seed=config.seed, encode=encode
@@ -134,7 +153,6 @@ def train(config: RunConfig) -> dict:
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
     log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
     with clock("train"):
-        pairs = translations.pairs if translations else []
         best = _fit(config, directory, built, features, kept, pairs, dev, corpus, cache, facts["commit"])
     with clock("evaluate"):
         items = stages.evaluation_items(built.settings, encoder, built.quantiser, test, cache, encode)
@@ -213,6 +231,11 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     directory = folder.parent / f"evaluation-{corpus.name}-{config.eval.split}"
     finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
     return metrics
+
+
+def _show(plan: Plan) -> dict:
+    print(format_plan(plan), flush=True)
+    return {"plan": asdict(plan)}
 
 
 def _facts(config: RunConfig) -> dict:

@@ -27,6 +27,7 @@ from speechde.frontends.units import KMeans, Quantiser, fit_kmeans
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import text_states
+from speechde.models.loading import load_config, untrained
 from speechde.models.lora import add_lora
 from speechde.models.prompt import Prompt
 from speechde.types import Utterance
@@ -232,17 +233,35 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
         dtype=config.model.dtype,
         attn_implementation=config.model.attn_implementation,
     )
-    f = config.frontend
     scale = float(backbone.embedding.text.weight.detach().float().std() * backbone.embedding.scale)
+    tokens = features.quantiser.tokens if discrete else 0
+    settings = model_settings(config, encoder, tokens, scale)
+    model = assemble(backbone.model, settings)
     if discrete:
-        frontend = {"kind": "discrete", "units": features.quantiser.tokens, "drop": f.drop, "drop_span": f.drop_span}
+        centroids = torch.from_numpy(features.quantiser.centroids)
+        model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
     else:
-        frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": scale, "hidden": f.hidden,
+        model.frontend.set_statistics(torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std))
+    frozen = choose_trained(model, config)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    log.info("model: %.1f M parameters, %.1f M trained, %d tensors frozen", total / 1e6, trained / 1e6, len(frozen))
+    prompt = Prompt(AutoTokenizer.from_pretrained(folder), **settings["prefix"])
+    return TrainedModel(model, prompt, features.quantiser, settings)
+
+
+def model_settings(config: RunConfig, encoder: SpeechEncoder, audio_tokens: int, embedding_std: float) -> dict:
+    """What ``assemble`` builds a model from, and what is stored with it."""
+    f = config.frontend
+    if f.kind == "discrete":
+        frontend = {"kind": "discrete", "units": audio_tokens, "drop": f.drop, "drop_span": f.drop_span}
+    else:
+        frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": embedding_std, "hidden": f.hidden,
                     "stride": f.stride, "layers": f.layers, "heads": f.heads, "dropout": f.dropout, "drop": f.drop,
                     "drop_span": f.drop_span, "noise": f.noise, "downsample": f.downsample,
                     "mask_features": f.mask_features}  # fmt: skip
     prefix = {"mode": config.model.prefix.mode, "speech": config.model.prefix.speech, "text": config.model.prefix.text}
-    settings = {
+    return {
         "frontend": frontend,
         "attention": config.model.attention,
         "head": {"dim": config.model.dim, "projection_init": config.model.projection_init,
@@ -252,20 +271,28 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
         "speech": {"encoder": f.encoder, "layer": f.layer, "rate": f.rate, "trim_db": f.trim_db,
                    "deduplicate": f.deduplicate, "bpe": f.bpe, "encoder_key": encoder.describe()},
     }  # fmt: skip
-    model = assemble(backbone.model, settings)
-    if discrete:
-        centroids = torch.from_numpy(features.quantiser.centroids)
-        model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
-    else:
-        model.frontend.set_statistics(torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std))
+
+
+def choose_trained(model: DualEncoder, config: RunConfig) -> list[str]:
+    """Set what is trained and how; returns the names of the frozen tensors."""
     model.backbone.gradient_checkpointing = config.model.gradient_checkpointing
     frozen = model.backbone.freeze(config.model.freeze) if config.model.freeze else []
     if config.model.lora.rank:  # after freezing: a pattern such as * must not reach the adapters
         add_lora(model.backbone, **asdict(config.model.lora))
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in model.parameters())
-    log.info("model: %.1f M parameters, %.1f M trained, %d tensors frozen", total / 1e6, trained / 1e6, len(frozen))
-    return TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(folder), **prefix), features.quantiser, settings)
+    return frozen
+
+
+def model_shape(config: RunConfig, encoder: SpeechEncoder) -> DualEncoder:
+    """The model of ``build_model`` on the device ``meta``: every shape, no weights read, no memory used.
+
+    A BPE is taken to have as many tokens as ``frontend.bpe`` asks for.
+    """
+    m, tokens = config.model, config.frontend.bpe or config.frontend.units
+    with torch.device("meta"):
+        llm = untrained(load_config(resolve(m.source, weights=False), m.num_layers), m.dtype, m.attn_implementation)
+        model = assemble(llm, model_settings(config, encoder, tokens, 1.0))
+        choose_trained(model, config)
+    return model
 
 
 def _kmeans(config: FrontendConfig, stores: list[FeatureStore], sample: np.ndarray, cache: Path, seed: int) -> KMeans:

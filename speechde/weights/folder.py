@@ -22,11 +22,14 @@ SOURCE_FILE = "speechde_source.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def check_folder(folder: Path) -> Path:
-    """Return ``folder`` if it holds config.json and safetensors weights; ``AssetError`` with the fix otherwise."""
+def check_folder(folder: Path, weights: bool = True) -> Path:
+    """Return ``folder`` if it holds config.json and safetensors weights; ``AssetError`` with the fix otherwise.
+
+    ``weights=False`` asks for config.json alone.
+    """
     if not (folder / "config.json").is_file():
         raise AssetError(f"{folder} holds no config.json; give a folder written by save_pretrained.")
-    if not any(folder.glob("*.safetensors")):
+    if weights and not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
         found = f"only pickled weights ({', '.join(pickles)})" if pickles else "no weights"
         raise AssetError(

@@ -20,15 +20,18 @@ from speechde.weights.packaged import PACKAGED, materialise
 
 PREFIX = "packaged:"
 _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?")
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
+_HUB_FILES = ["*.json", "*.model", "*.txt"]
 
 
-def resolve(name_or_path: str | Path, cache_dir: str | Path | None = None, offline: bool = False) -> Path:
+def resolve(
+    name_or_path: str | Path, cache_dir: str | Path | None = None, offline: bool = False, weights: bool = True
+) -> Path:
     """Return a local folder in transformers layout: config.json, *.safetensors, tokenizer or feature extractor.
 
     ``cache_dir`` (default ``cache_root()``) keeps converted packaged checkpoints; hub files stay in the hub's own
-    cache. ``offline`` forbids every download; ``HF_HUB_OFFLINE=1`` forbids those of the hub only. Raises
-    ``ConfigError`` for an unknown packaged name and ``AssetError`` when nothing usable is found.
+    cache. ``offline`` forbids every download; ``HF_HUB_OFFLINE=1`` forbids those of the hub only. ``weights=False``
+    does without the weights of a local folder or of the hub. Raises ``ConfigError`` for an unknown packaged name and
+    ``AssetError`` when nothing usable is found.
     """
     name = os.fspath(name_or_path)
     if name.startswith(PREFIX):
@@ -38,17 +41,18 @@ def resolve(name_or_path: str | Path, cache_dir: str | Path | None = None, offli
         return materialise(short, Path(cache_dir) if cache_dir else cache_root(), offline)
     local = Path(name).expanduser()
     if local.is_dir():
-        return check_folder(local)
+        return check_folder(local, weights)
     if match := _HUB_ID.fullmatch(name):
-        return check_folder(_from_hub(match["repo"], match["revision"], offline))
+        return check_folder(_from_hub(match["repo"], match["revision"], offline, weights), weights)
     raise AssetError(
         f"checkpoint {name!r} is neither a folder nor a hub id (org/name or org/name@revision). {_packaged()}"
     )
 
 
-def _from_hub(repo: str, revision: str | None, offline: bool) -> Path:
+def _from_hub(repo: str, revision: str | None, offline: bool, weights: bool) -> Path:
+    files = [*_HUB_FILES, *(["*.safetensors"] if weights else [])]
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=_HUB_FILES, local_files_only=offline))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=offline))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AssetError(

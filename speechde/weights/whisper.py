@@ -75,15 +75,18 @@ def convert_whisper(payload: Path, folder: Path) -> None:
     WhisperFeatureExtractor(feature_size=mels).save_pretrained(folder)
 
 
-def load_whisper_encoder(folder: str | Path, dtype: torch.dtype = torch.float32) -> WhisperEncoder:
+def load_whisper_encoder(folder: str | Path, dtype: torch.dtype = torch.float32, meta: bool = False) -> WhisperEncoder:
     """The encoder in ``folder``, in evaluation mode: one written here, or any full Whisper model's folder.
 
-    Every encoder weight must be there and fit; the decoder, if any, is not read.
+    Every encoder weight must be there and fit; the decoder, if any, is not read. ``meta`` builds the shape alone.
     """
     folder = Path(folder)
     config = AutoConfig.from_pretrained(folder)
     if config.model_type != "whisper":
         raise AssetError(f"{folder} holds a {config.model_type!r} model; a Whisper model is required here.")
+    if meta:
+        with torch.device("meta"):
+            return WhisperEncoder(config).to(dtype).eval()
     tensors = {}
     try:
         for path in weight_files(folder):

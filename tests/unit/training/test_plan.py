@@ -1,0 +1,250 @@
+"""The plan against the model that is built, formulas against sums by hand, sampled headers against true lengths."""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from speechde.config import build
+from speechde.data.containers import locator
+from speechde.errors import ConfigError, DataError
+from speechde.frontends.encoders import load_speech_encoder
+from speechde.models.backbone import Backbone
+from speechde.training import devices, plan, run, stages
+from speechde.training.costs import ADAM_BYTES, DECODED_SECONDS, Clips, Cost, Stack, encoder_stack, stack
+
+STATED = {"plan__train_clips": 1000, "plan__train_hours": 2.0, "plan_only": True}
+
+
+class NoPrompt:
+    """Ids by the length of the text."""
+
+    def text_ids(self, text, lang):
+        return list(text)
+
+    def speech_ids(self, lang):
+        return [1, 2]
+
+
+def planned(config):
+    return plan.make_plan(config, plan.stated_sets(config))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("stamps", {}),
+        ("stamps", {"model__freeze": [], "model__dim": 8}),
+        ("stamps", {"model__num_layers": 1}),
+        ("stamps", {"model__lora": {"rank": 2}, "model__dtype": "bfloat16"}),
+        ("stamps_continuous", {}),
+        ("stamps_continuous", {"frontend__downsample": "attention", "model__freeze": ["embedding.text.*"]}),
+        ("stamps_continuous", {"model__speech_layer": 0, "frontend__layers": 0}),
+    ],
+)
+def test_counts_are_those_of_the_built_model(tiny_run, recipe, overrides):
+    config = tiny_run(recipe, **STATED, **overrides)
+    found = planned(config)
+    encoder = stages.build_encoder(config.frontend)
+    quantiser = stages.Quantiser(stages.KMeans(*(np.ones(shape, np.float32) for shape in ((8, 16), 16, 16))))
+    one = np.ones(16, np.float32)
+    features = stages.Features([], None, quantiser, one, one, {}, [], {})
+    model = stages.build_model(config, encoder, features).model
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert found.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert found.memory["weights"] == sum(p.numel() * p.element_size() for p in model.parameters())
+    assert found.memory["gradients and Adam"] == found.trained * (4 + ADAM_BYTES)
+    backbone = [p.requires_grad for name, p in model.backbone.named_parameters() if name != "embedding.audio"]
+    assert found.text_is_frozen == (not any(backbone))
+
+
+LLMS = ["gemma3", "gemma2", "embeddinggemma", "embedding_gemma2", "llama", "mistral", "qwen2", "qwen3", "bert",
+        "xlm-roberta", "modernbert", "mt5", "t5", "t5gemma", "t5gemma2"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LLMS)
+def test_every_llm_has_a_shape(tiny_run, tiny_llm, name):
+    """Every run prints a plan, so none may fail on a model that can be trained."""
+    config = tiny_run(**STATED, model__source=str(tiny_llm(name)), plan__device="l4")
+    backbone = Backbone.load(tiny_llm(name), audio_tokens=8)
+    projection = backbone.output_width**2
+    assert planned(config).parameters == sum(p.numel() for p in backbone.parameters()) + projection
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["wav2vec2", "xls-r", "hubert", "wavlm", "data2vec-audio", "wav2vec2-bert", "parakeet_ctc", "gemma3n", "gemma4"],
+)
+def test_an_encoder_without_its_weights(tiny_speech_encoder, name):
+    """Shape, rate and parameters are those of the real one, and it knows that it has no weights."""
+    folder = tiny_speech_encoder(name)
+    real, shape = (load_speech_encoder(folder, layer=1, device=device) for device in ("cpu", "meta"))
+    assert (shape.rate, shape.dim, shape.layer) == (real.rate, real.dim, real.layer)
+    assert encoder_stack(shape) == encoder_stack(real)
+    assert shape.describe()["weights"] is None and real.describe()["weights"]
+
+
+def test_whisper_layers_above_the_chosen_one_are_not_counted(tiny_whisper):
+    encoders = [load_speech_encoder(tiny_whisper, layer=n, device="meta") for n in (1, 2)]
+    layer = sum(p.numel() for p in encoders[0].model.layers[1].parameters())
+    one, two = (encoder_stack(encoder)[0].parameters for encoder in encoders)
+    assert two - one == layer
+
+
+def test_flops_by_hand():
+    toy = Stack(parameters=100, trained=100, layers=2, width=8)
+    assert toy.forward(5) == 2 * 100 * 5 + 4 * 2 * 8 * 25
+    assert toy.training(5) == 3 * toy.forward(5)  # 6·N·D
+    assert toy.training(5, checkpointed=True) == 4 * toy.forward(5)
+    frozen = replace(toy, trained=0)
+    assert frozen.training(5) == 2 * (2 * 100 * 5) + 3 * (4 * 2 * 8 * 25)  # gradients pass through, none is kept
+    lora = replace(toy, parameters=110, trained=10)
+    assert lora.training(1) == 2 * 2 * 110 + 2 * 10 + 3 * 4 * 2 * 8
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "bert"])
+def test_the_rule_agrees_with_counted_flops(tiny_llm, name):
+    """Up to norms and biases, which are parameters but no products, and to the width of attention."""
+    backbone = Backbone.load(tiny_llm(name), attn_implementation="eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        backbone(torch.randn(1, 8, 16), torch.ones(1, 8, dtype=torch.bool))
+    assert stack(backbone).forward(8) == pytest.approx(counter.get_total_flops(), rel=0.15)
+    assert 0.5 * stack(backbone).parameters < stack(backbone, 1).parameters < 0.6 * stack(backbone).parameters
+
+
+def test_sampled_hours_are_the_true_hours(clips, make_wav, tmp_path):
+    """Plain files and members of an archive; a seeded sample; unreadable clips take their share off."""
+    lengths = [0.3, 0.5, 0.9, 0.7]
+    paths = [make_wav(f"{i}.wav", seconds) for i, seconds in enumerate(lengths)]
+    with tarfile.open(tmp_path / "clips.tar", "w") as archive:
+        archive.add(paths[3], "d.wav")
+    audio = [*map(str, paths[:3]), locator(tmp_path / "clips.tar", "d.wav")]
+    utterances = [replace(clips[0], id=str(i), audio=path, text="x" * (i + 1)) for i, path in enumerate(audio)]
+    found = plan.survey(utterances, NoPrompt(), 100, seed=0, max_seconds=0.7)
+    assert found.hours == pytest.approx(sum(lengths) / 3600)
+    assert found.seconds == pytest.approx(0.5) and found.longest == pytest.approx(0.7)
+    assert (found.tokens, found.prefix, found.texts, found.sampled, found.unreadable) == (2.5, 2, 4, 4, 0)
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    bad = [replace(clips[0], audio=str(tmp_path / name)) for name in ("bad.wav", "absent.wav")]
+    found = plan.survey(utterances + bad, NoPrompt(), 100, seed=0)
+    assert (found.count, found.sampled, found.unreadable) == (6, 6, 2)
+    assert found.hours == pytest.approx(sum(lengths) / 3600)
+    with pytest.raises(DataError, match=r"none of 2 sampled clips .*wav"):
+        plan.survey(bad, NoPrompt(), 100, seed=0)
+    halves = [plan.survey(utterances, NoPrompt(), 2, seed=seed) for seed in (0, 0, 1, 2, 3)]
+    assert halves[0] == halves[1] and len({half.hours for half in halves}) > 1
+    assert all(half.sampled == 2 and half.count == 4 for half in halves)
+
+
+def test_only_the_plan(tiny_run, monkeypatch, tmp_path, capsys):
+    """No run directory, no features, no weights."""
+    config = tiny_run("stamps", plan_only=True)
+    for owner, name in ((Backbone, "load"), (stages, "load_speech_encoder"), (run.stages, "build_model")):
+        monkeypatch.setattr(owner, name, None)
+    monkeypatch.setattr("speechde.frontends.whisper.weights_hash", None)
+    before = sorted(tmp_path.rglob("*"))
+    found = run.train(config)["plan"]
+    assert sorted(tmp_path.rglob("*")) == before
+    printed = capsys.readouterr().out
+    assert "headers and texts of 25 clips, 0 unreadable" in printed
+    assert found["sets"]["train"]["count"] == 10 and found["sets"]["evaluation"]["count"] == 9
+    assert found["sets"]["train"]["hours"] == pytest.approx(10 * 0.3 / 3600)
+    assert "epochs     of the recorded clips: es_419 0.8, fr_fr 0.8" in printed  # 2 steps × 4 of 10 clips
+
+
+def test_a_run_prints_and_keeps_its_plan(tiny_run, capsys):
+    config = tiny_run()
+    run.train(config)
+    assert capsys.readouterr().out.index("plan (estimates") >= 0
+    assert (run.run_directory(config) / "plan.json").is_file()
+
+
+def test_stated_sizes(tiny_run, monkeypatch):
+    monkeypatch.setattr(run, "load_corpus", None)
+    sizes = {"plan__dev_clips": 10, "plan__dev_hours": 0.5, "plan__device": "h100", "plan__devices": 8}
+    found = run.train(tiny_run(**STATED, **sizes, plan__usd_per_device_hour=2.0))["plan"]
+    assert set(found["sets"]) == {"train", "dev"} and found["sets"]["train"]["seconds"] == pytest.approx(7.2)
+    encoding, training = (next(s for s in found["stages"] if s["name"].startswith(n)) for n in ("encoding", "training"))
+    assert (encoding["devices"], training["devices"]) == (8, 1)
+    assert encoding["seconds"] == pytest.approx((2 * 3600 * (1 + 1 / 0.9 + 1 / 1.1) + 1800) / DECODED_SECONDS / 8)
+    again = planned(tiny_run(**STATED, **sizes, plan__usd_per_device_hour=2.0))
+    assert again.device_hours == pytest.approx(sum(s.seconds * s.devices for s in again.stages) / 3600)
+    assert "USD when every device is kept" in plan.format_plan(again)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"plan__train_hours": None}, r"plan\.train_clips=1000 and plan\.train_hours=None belong together"),
+        ({"plan__eval_clips": 5}, r"plan\.eval_clips=5 and plan\.eval_hours=None"),
+        ({"plan_only": False}, r"add plan_only=true"),
+        ({"plan__train_clips": None, "plan__train_hours": None, "plan__dev_clips": 1, "plan__dev_hours": 1.0},
+         r"set plan\.train_clips and plan\.train_hours too"),
+        ({"plan__device": "h10"}, r"plan\.device: 'h10' is not known; allowed: a10, .*Did you mean 'h100'\?"),
+        ({"frontend__speeds": []}, r"frontend\.speeds=\[\]"),
+        ({"plan__devices": 0}, r"plan\.devices=0"),
+        ({"plan__utilisation": 0.0}, r"plan\.utilisation=0\.0"),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_plan(tiny_run, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        run.train(tiny_run(**(STATED | overrides)))
+
+
+def test_more_layers_cost_more_and_checkpointing_saves_memory(tiny_run):
+    def of(**overrides):
+        return planned(tiny_run(**STATED, plan__device="rtx4090", model__freeze=[], **overrides))
+
+    whole, half, checkpointed = of(), of(model__num_layers=1), of(model__gradient_checkpointing=True)
+    flops = [next(s.flops for s in p.stages if s.name == "training") for p in (whole, half, checkpointed)]
+    assert flops[1] < 0.6 * flops[0] and flops[2] == pytest.approx(4 / 3 * flops[0])
+    assert checkpointed.memory["activations"] < whole.memory["activations"]
+    assert "fits in 24.0 GB" in plan.format_plan(whole)
+
+
+def test_translations_take_their_share_of_the_batch(tiny_run):
+    config = tiny_run(**STATED, model__freeze=[])
+    encoder = load_speech_encoder(config.frontend.encoder, device="meta")
+    cost = Cost(config, encoder, stages.model_shape(config, encoder), plan.stated_sets(config))
+    clip, text = cost.speech_stack.training(cost.speech), cost.text_stack.training(cost.text)
+    assert cost.training() == pytest.approx(2 * 4 * (clip + text))  # 2 steps of 4 pairs
+    config.data.translations.share = 0.25
+    found = planned(config)
+    assert next(s.flops for s in found.stages if s.name == "training") == pytest.approx(2 * (3 * clip + 5 * text))
+    assert "25% of them translations" in plan.format_plan(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40", None),
+        ("Tesla T4", None),
+    ],
+)
+def test_names_of_devices(name, row):
+    assert devices.recognise(name) == row
+
+
+def test_a_timed_device(monkeypatch):
+    monkeypatch.setattr(devices, "SIZE", 64)
+    monkeypatch.setattr(devices, "TIMED_SECONDS", 0.01)
+    found = devices.find_device(None, torch.float32, cuda=False)
+    assert found.peak > 1e7 and found.memory > 1e8 and "timed 64×64 product in float32" in found.source
+    assert devices.find_device("a100", torch.float32, cuda=False).peak == 156e12  # TF32
+
+
+def test_an_empty_set_costs_nothing(tiny_run):
+    assert plan.stated("dev", None, None, 4.0) == Clips(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
+    found = planned(tiny_run(**STATED))
+    assert next(s for s in found.stages if s.name.startswith("dev recall")).flops == 0
+    assert build({"plan": {"devices": 2}}).plan.devices == 2
