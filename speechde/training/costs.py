@@ -163,7 +163,7 @@ class Cost:
         return clips.count * speech + clips.texts * self.text_stack.forward(clips.tokens)
 
     def stages(self, speed: float, devices: int) -> list[Stage]:
-        """The stages of a run at ``speed`` FLOP/s a device. Clips to encode can be shared among devices; training is not."""
+        """The stages of a run at ``speed`` FLOP/s a device; encoding can be shared among devices, training is not."""
         t, f = self.config.trainer, self.config.frontend
         train, dev, evaluation = (self.sets[name] for name in ("train", "dev", "evaluation"))
         parts = [self.encoding(train, f.speeds), self.encoding(dev)]
