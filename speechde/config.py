@@ -87,6 +87,7 @@ class FrontendConfig:
     layer: int = -1
     rate: float = 25.0  # frames per second given to k-means or to the adapter
     trim_db: float = 40.0
+    mean_norm: float = 0.0  # share of its own mean that is subtracted from each clip's frames
     speeds: list[float] = field(default_factory=lambda: [1.0])  # recorded versions of each training clip
     drop: float = 0.0
     drop_span: int = 1

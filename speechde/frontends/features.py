@@ -35,10 +35,14 @@ BATCH_SECONDS = 30.0  # padded audio a batch
 
 @dataclass(frozen=True)
 class View:
-    """How a clip is changed before the encoder: ``speed`` (1 = as recorded) and ``trim_db`` (see ``trim_silence``)."""
+    """How a clip is changed: ``speed`` (1 = as recorded) and ``trim_db`` (see ``trim_silence``) before the encoder.
+
+    ``mean_norm`` is the share of their mean that is subtracted from its frames (see ``subtract_mean``).
+    """
 
     speed: float = 1.0
     trim_db: float = 40.0
+    mean_norm: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,15 @@ def extract_frames(
         DataError: no clip could be used; the message lists the first reasons.
     """
     factor = pooling_factor(encoder.rate, rate)
-    folders = _frames(utterances, encoder, cache_dir, view or View(), label, encode)
+    view = view or View()
+    folders = _frames(utterances, encoder, cache_dir, view, label, encode)
     if not any(Piece(folder).ids for folder in folders):
         dropped = FeatureStore.open(folders).dropped
         for folder in folders:  # a repaired installation would find them and not try again
             shutil.rmtree(folder)
         reasons = "; ".join(f"{d.id}: {d.reason} {d.detail}" for d in dropped[:3])
         raise DataError(f"none of {len(utterances)} clips could be used ({reasons}); check the audio paths and files")
-    return FeatureStore.open(_pooled(folders, factor, label))
+    return FeatureStore.open(_finished(folders, factor, view.mean_norm, label))
 
 
 def extract_shard(
@@ -101,8 +106,9 @@ def extract_shard(
     Args:
         shard: ``(number, count)``; piece i, counted from 0, belongs to shard i % count + 1.
     """
-    factor = pooling_factor(encoder.rate, rate)
-    return len(_pooled(_frames(utterances, encoder, cache_dir, view or View(), label, encode, shard), factor, label))
+    factor, view = pooling_factor(encoder.rate, rate), view or View()
+    folders = _frames(utterances, encoder, cache_dir, view, label, encode, shard)
+    return len(_finished(folders, factor, view.mean_norm, label))
 
 
 def _frames(
@@ -127,12 +133,26 @@ def _frames(
     return [job.folder for job in jobs]
 
 
-def _pooled(folders: list[Path], factor: int, label: str) -> list[Path]:
-    """Folders of the same pieces averaged over ``factor`` consecutive frames, kept beside them."""
-    if factor == 1:
-        return folders
-    pooled = [folder.with_name(f"{folder.name}-pool{factor}") for folder in folders]
-    return _derive(folders, pooled, lambda frames: pool_frames(frames, factor), label=f"{label}, 1/{factor} rate")
+def _finished(folders: list[Path], factor: int, mean_norm: float, label: str) -> list[Path]:
+    """Folders of the same pieces averaged over ``factor`` frames, and less a share of the mean; kept beside them."""
+    if factor > 1:
+        pooled = [folder.with_name(f"{folder.name}-pool{factor}") for folder in folders]
+        label = f"{label}, 1/{factor} rate"
+        folders = _derive(folders, pooled, lambda frames: pool_frames(frames, factor), label=label)
+    if mean_norm:
+        normed = [folder.with_name(f"{folder.name}-mean{mean_norm:g}") for folder in folders]
+        folders = _derive(folders, normed, lambda frames: subtract_mean(frames, mean_norm), label=f"{label}, mean norm")
+    return folders
+
+
+def subtract_mean(frames: np.ndarray, share: float) -> np.ndarray:
+    """``(time, dim)`` frames less a share of their mean over time, in the same number format.
+
+    What a clip has in common with itself is its speaker and channel more than its words, so other speakers' clips of
+    the same words come nearer (utterance mean normalisation). A short clip's mean is also its words: hence a share.
+    """
+    wide = frames.astype(np.float32)
+    return (wide - share * wide.mean(0)).astype(frames.dtype)
 
 
 def encode_pieces(encoder: SpeechEncoder, jobs: Sequence[Job], view: View) -> Iterator[int]:

@@ -134,7 +134,7 @@ def train(config: RunConfig) -> dict:
         encoder = stages.build_encoder(config.frontend)
     encode = stages.encoding(config.frontend, encoder)
     if config.frontend.share:
-        sets.append(stages.evaluation_set(config.frontend.trim_db, test))
+        sets.append(stages.evaluation_set(config.frontend.trim_db, config.frontend.mean_norm, test))
         stages.encode_shard(sets, encoder, cache, rate=config.frontend.rate, shard=config.frontend.share, encode=encode)
         return {}
     directory = run_directory(config)
@@ -206,7 +206,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         raise DataError(f"{corpus.name} has no clip in the split {config.eval.split!r}; set eval.split")
     encode = stages.encoding(frontend, encoder)
     if frontend.share:
-        sets = [stages.evaluation_set(speech["trim_db"], utterances)]
+        sets = [stages.evaluation_set(speech["trim_db"], speech["mean_norm"], utterances)]
         stages.encode_shard(sets, encoder, cache, rate=speech["rate"], shard=frontend.share, encode=encode)
         return {}
     with clock("frames"):

@@ -115,16 +115,16 @@ def training_sets(config: FrontendConfig, train: list[Utterance], dev: list[Utte
     """
     if not config.speeds:
         raise ConfigError("frontend.speeds=[] leaves no training clip; use [1.0] for clips as recorded")
-    plain = View(1.0, config.trim_db)
+    plain = View(1.0, config.trim_db, config.mean_norm)
     recorded, made = ([u for u in train if u.synthetic == synthetic] for synthetic in (False, True))
-    sets = [ClipSet("train", recorded, View(speed, config.trim_db)) for speed in config.speeds]
+    sets = [ClipSet("train", recorded, View(speed, config.trim_db, config.mean_norm)) for speed in config.speeds]
     sets.append(ClipSet("synthetic", made, plain))
     return [each for each in sets if each.clips] + [ClipSet("dev", dev, plain)]
 
 
-def evaluation_set(trim_db: float, utterances: list[Utterance]) -> ClipSet:
-    """Clips to evaluate, trimmed as the model's training clips were."""
-    return ClipSet("evaluation", utterances, View(1.0, trim_db))
+def evaluation_set(trim_db: float, mean_norm: float, utterances: list[Utterance]) -> ClipSet:
+    """Clips to evaluate, treated as the model's training clips were."""
+    return ClipSet("evaluation", utterances, View(1.0, trim_db, mean_norm))
 
 
 def encode_shard(
@@ -213,7 +213,7 @@ def evaluation_items(
 ) -> FeatureStore:
     """Stored speech items of clips to evaluate, made as the model's training items were (``settings["speech"]``)."""
     speech = settings["speech"]
-    clips = evaluation_set(speech["trim_db"], utterances)
+    clips = evaluation_set(speech["trim_db"], speech["mean_norm"], utterances)
     options = {"rate": speech["rate"], "view": clips.view, "label": clips.label, "encode": encode}
     store = extract_frames(clips.clips, encoder, cache, **options)
     return store if quantiser is None else quantise(store, quantiser, cache)
@@ -269,7 +269,7 @@ def model_settings(config: RunConfig, encoder: SpeechEncoder, audio_tokens: int,
                  "normalise": config.loss.similarity == "cosine"},
         "prefix": prefix,
         "speech": {"encoder": f.encoder, "layer": f.layer, "rate": f.rate, "trim_db": f.trim_db,
-                   "deduplicate": f.deduplicate, "bpe": f.bpe, "encoder_key": encoder.describe()},
+                   "mean_norm": f.mean_norm, "deduplicate": f.deduplicate, "bpe": f.bpe, "encoder_key": encoder.describe()},
     }  # fmt: skip
 
 
