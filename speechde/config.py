@@ -89,6 +89,7 @@ class FrontendConfig:
     trim_db: float = 40.0
     mean_norm: float = 0.0  # share of its own mean that is subtracted from each clip's frames
     speeds: list[float] = field(default_factory=lambda: [1.0])  # recorded versions of each training clip
+    snrs: list[float] = field(default_factory=list)  # further versions: white noise at so many dB below the clip
     drop: float = 0.0
     drop_span: int = 1
     units: int = 1024
@@ -116,6 +117,11 @@ class FrontendConfig:
                 f"frontend.bpe={self.bpe} is below frontend.units={self.units}, all of which are tokens; raise "
                 "frontend.bpe (4096, say) or lower frontend.units"
             )
+
+    @property
+    def versions(self) -> list[tuple[float, float | None]]:
+        """Speed and signal-to-noise ratio (None: no noise added) of each version of the training clips."""
+        return [*((speed, None) for speed in self.speeds), *((1.0, snr) for snr in self.snrs)]
 
     @property
     def share(self) -> tuple[int, int] | None:
@@ -314,7 +320,7 @@ def _first(schema: type) -> str:
     return dataclasses.fields(schema)[0].name
 
 
-GROUPS = ("recipe", "debug")  # config groups that are no key of the configuration
+GROUPS = ("recipe", "size", "debug")  # config groups that are no key of the configuration
 
 
 def check_overrides(arguments: list[str]) -> None:

@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from speechde.cache import fingerprint
-from speechde.data.audio import AudioError, check_waveform, load_audio, perturb_speed, trim_silence
+from speechde.data.audio import AudioError, add_noise, check_waveform, load_audio, perturb_speed, trim_silence
 from speechde.data.containers import split_locator
 from speechde.errors import DataError
 from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
@@ -37,12 +38,14 @@ BATCH_SECONDS = 30.0  # padded audio a batch
 class View:
     """How a clip is changed: ``speed`` (1 = as recorded) and ``trim_db`` (see ``trim_silence``) before the encoder.
 
-    ``mean_norm`` is the share of their mean that is subtracted from its frames (see ``subtract_mean``).
+    ``snr_db`` adds white noise there, None none. ``mean_norm`` is the share of their mean that is subtracted from its
+    frames (see ``subtract_mean``).
     """
 
     speed: float = 1.0
     trim_db: float = 40.0
     mean_norm: float = 0.0
+    snr_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -237,7 +240,7 @@ def _piece_key(clips: Sequence[Utterance], encoder: SpeechEncoder, view: View) -
         {
             "encoder": encoder.describe(),
             "pool": 1,
-            "view": [view.speed, view.trim_db],
+            "view": [view.speed, view.trim_db, *([] if view.snr_db is None else [view.snr_db])],
             "clips": [_clip_key(utterance) for utterance in clips],
         }
     )
@@ -268,6 +271,8 @@ def _decoded(chunks: Sequence[Sequence[Utterance]], view: View) -> Iterator[list
         waveform = trim_silence(waveform, view.trim_db)
         if view.speed != 1.0:
             waveform = perturb_speed(waveform, view.speed)
+        if view.snr_db is not None:  # seeded by the clip, so that it is the same whatever else is in the list
+            waveform = add_noise(waveform, view.snr_db, np.random.default_rng(crc32(utterance.id.encode())))
         return utterance, waveform, seconds
 
     with ThreadPoolExecutor(2) as pool:

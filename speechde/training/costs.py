@@ -127,14 +127,15 @@ class Cost:
         self.pooled = pooling_factor(encoder.rate, config.frontend.rate) > 1
         f = config.frontend
         self.per_frame = (UNITS_PER_FRAME if f.deduplicate else 1.0) if f.kind == "discrete" else 1 / f.stride
-        slower = float(np.mean([1 / speed for speed in f.speeds]))
+        self.speeds = [speed for speed, _ in f.versions]
+        slower = float(np.mean([1 / speed for speed in self.speeds]))
         share = config.data.synthetic.share if sets.get("synthetic") else 0.0
         recorded, made = sets["train"], sets.get("synthetic") or sets["train"]
         self.translated = config.data.translations.share  # of a batch; each side is taken as long as a transcript
         self.seconds = (1 - share) * recorded.seconds * slower + share * made.seconds
         self.prefix = recorded.prefix
         self.speech = self.positions(self.seconds, f.drop)
-        self.longest = self.positions(max(recorded.longest / min(f.speeds), made.longest), f.drop)
+        self.longest = self.positions(max(recorded.longest / min(self.speeds), made.longest), f.drop)
         self.text = (1 - share) * recorded.tokens + share * made.tokens
 
     def positions(self, seconds: float, drop: float = 0.0) -> float:
@@ -166,7 +167,7 @@ class Cost:
         """The stages of a run at ``speed`` FLOP/s a device; encoding can be shared among devices, training is not."""
         t, f = self.config.trainer, self.config.frontend
         train, dev, evaluation = (self.sets[name] for name in ("train", "dev", "evaluation"))
-        parts = [self.encoding(train, f.speeds), self.encoding(dev)]
+        parts = [self.encoding(train, self.speeds), self.encoding(dev)]
         if "synthetic" in self.sets:
             parts.append(self.encoding(self.sets["synthetic"]))
         flops, audio = (sum(values) for values in zip(*parts, strict=True))
@@ -229,11 +230,13 @@ class Cost:
         """Bytes of every kind of file: float16 frames, int32 units, two checkpoints (weights and Adam), the model."""
         f = self.config.frontend
         hours = {name: clips.hours for name, clips in self.sets.items()}
-        seconds = 3600 * (sum(hours.values()) + hours["train"] * (sum(1 / s for s in f.speeds) - 1))
+        seconds = 3600 * (sum(hours.values()) + hours["train"] * (sum(1 / s for s in self.speeds) - 1))
         own = 2 * self.source.dim * seconds * self.source.rate
         out = {f"frames at {self.source.rate:g} Hz": own}
         if self.pooled:
             out[f"frames at {f.rate:g} Hz"] = own * f.rate / self.source.rate
+        if f.mean_norm:
+            out["frames less their mean"] = own * f.rate / self.source.rate
         if f.kind == "discrete":
             out["units"] = 4 * seconds * f.rate * self.per_frame
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)

@@ -198,7 +198,7 @@ def make_plan(config: RunConfig, sets: dict[str, Clips], epochs: dict[str, float
     cost = Cost(config, encoder, model, sets)
     return Plan(
         sets={name: clips for name, clips in sets.items() if clips.count},
-        views=len(f.speeds),
+        views=len(f.versions),
         encoder_parameters=cost.encoder.parameters,
         encoder_rate=encoder.rate,
         parameters=numel(model),
@@ -235,7 +235,7 @@ def format_plan(plan: Plan) -> str:
     )
     lines = [f"plan (estimates; from {basis})"]
     for name, clips in plan.sets.items():
-        views = f" × {plan.views} speeds" if name == "train" and plan.views > 1 else ""
+        views = f" × {plan.views} versions" if name == "train" and plan.views > 1 else ""
         lines.append(f"  {name:<11}{clips.count:>9,} clips  {clips.hours:8.1f} h{views}")
     pairs, text = plan.steps * plan.batch_size, "frozen, computed once" if plan.text_is_frozen else "trained"
     positions = (1 - plan.translated) * plan.speech_positions + (1 + plan.translated) * plan.text_positions

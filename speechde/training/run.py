@@ -206,7 +206,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         raise DataError(f"{corpus.name} has no clip in the split {config.eval.split!r}; set eval.split")
     encode = stages.encoding(frontend, encoder)
     if frontend.share:
-        sets = [stages.evaluation_set(speech["trim_db"], speech["mean_norm"], utterances)]
+        sets = [stages.evaluation_set(speech["trim_db"], speech.get("mean_norm", 0.0), utterances)]
         stages.encode_shard(sets, encoder, cache, rate=speech["rate"], shard=frontend.share, encode=encode)
         return {}
     with clock("frames"):

@@ -77,7 +77,8 @@ class ClipSet:
     @property
     def label(self) -> str:
         """Of the progress bar."""
-        return f"train ×{self.view.speed:g}" if self.role == "train" else self.role
+        noise = "" if self.view.snr_db is None else f", noise at {self.view.snr_db:g} dB"
+        return f"train ×{self.view.speed:g}{noise}" if self.role == "train" else self.role
 
 
 def build_encoder(config: FrontendConfig) -> SpeechEncoder:
@@ -117,7 +118,8 @@ def training_sets(config: FrontendConfig, train: list[Utterance], dev: list[Utte
         raise ConfigError("frontend.speeds=[] leaves no training clip; use [1.0] for clips as recorded")
     plain = View(1.0, config.trim_db, config.mean_norm)
     recorded, made = ([u for u in train if u.synthetic == synthetic] for synthetic in (False, True))
-    sets = [ClipSet("train", recorded, View(speed, config.trim_db, config.mean_norm)) for speed in config.speeds]
+    views = [View(speed, config.trim_db, config.mean_norm, snr) for speed, snr in config.versions]
+    sets = [ClipSet("train", recorded, view) for view in views]
     sets.append(ClipSet("synthetic", made, plain))
     return [each for each in sets if each.clips] + [ClipSet("dev", dev, plain)]
 
@@ -213,7 +215,7 @@ def evaluation_items(
 ) -> FeatureStore:
     """Stored speech items of clips to evaluate, made as the model's training items were (``settings["speech"]``)."""
     speech = settings["speech"]
-    clips = evaluation_set(speech["trim_db"], speech["mean_norm"], utterances)
+    clips = evaluation_set(speech["trim_db"], speech.get("mean_norm", 0.0), utterances)
     options = {"rate": speech["rate"], "view": clips.view, "label": clips.label, "encode": encode}
     store = extract_frames(clips.clips, encoder, cache, **options)
     return store if quantiser is None else quantise(store, quantiser, cache)
@@ -269,7 +271,8 @@ def model_settings(config: RunConfig, encoder: SpeechEncoder, audio_tokens: int,
                  "normalise": config.loss.similarity == "cosine"},
         "prefix": prefix,
         "speech": {"encoder": f.encoder, "layer": f.layer, "rate": f.rate, "trim_db": f.trim_db,
-                   "mean_norm": f.mean_norm, "deduplicate": f.deduplicate, "bpe": f.bpe, "encoder_key": encoder.describe()},
+                   "mean_norm": f.mean_norm, "deduplicate": f.deduplicate, "bpe": f.bpe,
+                   "encoder_key": encoder.describe()},
     }  # fmt: skip
 
 

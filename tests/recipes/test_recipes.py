@@ -56,6 +56,20 @@ def test_composes_into_the_typed_configuration(recipe_values, name):
     assert build(asdict(config)) == config
 
 
+def test_breadth_is_fleurs21_on_other_data(recipe_values):
+    breadth, fleurs21 = (recipe_values(name) for name in ("breadth", "fleurs21"))
+    assert {key for key in fleurs21 if breadth[key] != fleurs21[key]} == {"data", "recipe_name"}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("fleurs21")])
+def test_full_size_changes_models_and_length_alone(recipe_values, name):
+    usual, full = recipe_values(name), recipe_values(name, "size=full")
+    assert {key for key in usual if full[key] != usual[key]} == {"frontend", "model", "trainer"}
+    config = build(full)
+    assert (config.frontend.encoder, config.trainer.batch_size) == ("facebook/w2v-bert-2.0", 1024)
+    assert config.trainer.steps % config.trainer.eval_every == 0
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
     built = []

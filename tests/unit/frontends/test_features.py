@@ -85,11 +85,24 @@ def test_lower_rates_are_pooled_from_the_same_frames(clips, encoder, tmp_path):
     assert half.seconds == full.seconds and half.dropped == full.dropped
 
 
-@pytest.mark.parametrize("change", ["trim", "speed", "clip", "order", "layer", "less"])
+@pytest.mark.parametrize("rate", [50.0, 25.0])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_share_of_the_mean_is_subtracted_after_pooling(clips, encoder, tmp_path, rate, share):
+    plain = extract(clips, encoder, tmp_path, rate)
+    normed = extract(clips, encoder, tmp_path, rate, view=View(mean_norm=share))
+    assert len(encoder.given) == 4 and normed.key != plain.key
+    for clip in clips:
+        mean = plain[clip.id].astype(np.float32).mean(0)
+        np.testing.assert_allclose(normed[clip.id], plain[clip.id] - share * mean, atol=2e-2)
+        np.testing.assert_allclose(normed[clip.id].astype(np.float32).mean(0), (1 - share) * mean, atol=2e-2)
+    assert normed[clips[0].id].dtype == np.float16 and normed.seconds == plain.seconds
+
+
+@pytest.mark.parametrize("change", ["trim", "speed", "noise", "clip", "order", "layer", "less"])
 def test_what_changes_the_frames_makes_a_new_store(clips, encoder, tiny_whisper, tmp_path, change):
     first = extract(clips, encoder, tmp_path)
     before = {u.id: np.array(first[u.id]) for u in clips}
-    view = {"trim": View(1.0, 20.0), "speed": View(0.9)}.get(change)
+    view = {"trim": View(1.0, 20.0), "speed": View(0.9), "noise": View(snr_db=10.0)}.get(change)
     if change == "clip":
         stat = os.stat(clips[0].audio)
         os.utime(clips[0].audio, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))
@@ -100,6 +113,14 @@ def test_what_changes_the_frames_makes_a_new_store(clips, encoder, tiny_whisper,
         np.testing.assert_array_equal(first[clip.id], before[clip.id])
     if change == "speed":
         assert len(second["u3"]) > len(first["u3"]) and second.seconds == first.seconds
+
+
+def test_noise_is_the_same_whatever_else_is_in_the_list(clips, encoder, tmp_path):
+    noisy = View(snr_db=5.0)
+    every, one = extract(clips, encoder, tmp_path, view=noisy), extract(clips[1:2], encoder, tmp_path, view=noisy)
+    np.testing.assert_allclose(every[clips[1].id], one[clips[1].id], atol=2e-2)
+    plain = extract(clips, encoder, tmp_path)
+    assert np.abs(plain[clips[1].id].astype(np.float32) - every[clips[1].id]).max() > 0.1
 
 
 def test_bad_clips_are_dropped_and_counted(clips, encoder, tmp_path):
