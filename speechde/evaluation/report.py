@@ -178,7 +178,7 @@ def _data_lines(data: Mapping) -> list[str]:
             kind = f"**{synthetic} of {total} recordings synthetic**"
         counts = ", ".join(f"{key} {_inline(value)}" for key, value in part.items() if key != "synthetic")
         lines.append(f"{name}: {kind}; {counts}")
-    facts = [f"{key} {_inline(value)}" for key, value in data.items() if key not in SPLITS]
+    facts = [f"{key} {_inline(value)}" for key, value in data.items() if key not in SPLITS and value not in ({}, "")]
     return [*lines, *facts]
 
 
