@@ -29,6 +29,7 @@ class SyntheticConfig:
 
     texts: str = choice("names", "names", "names+keywords")
     share: float = 0.0
+    apart: bool = False  # that share of the batches, instead of a share of each batch
     limit: int | None = None  # texts per language
     archive: str | None = None  # the .deb of unicode-cldr-core, where apt-get does not exist
 

@@ -32,6 +32,8 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         one_language: all clips of a batch share their language.
         exponent: languages are drawn with probability ∝ clips ** exponent (0 = all alike, 1 = as in the data).
         synthetic_share: share of each batch that is synthetic speech, where the language has any.
+        synthetic_apart: that share of the batches is synthetic instead, and the others are not. Texts to be read aloud
+            differ in style from transcripts, so that in a batch of both, each kind is a trivial negative of the other.
         views: number of recorded versions of each non-synthetic clip (speeds), drawn uniformly.
         translations: language of each translation pair.
         translation_share: share of each batch that is translation pairs; the rest is clips.
@@ -47,6 +49,7 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         one_language: bool = True,
         exponent: float = 0.5,
         synthetic_share: float = 0.0,
+        synthetic_apart: bool = False,
         views: int = 1,
         translations: Sequence[str] = (),
         translation_share: float = 0.0,
@@ -65,7 +68,7 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
             raise DataError("no training clip; check data.seen and the train split")
         self.clips, self.pairs = batch_size - pairs, pairs
         self.steps, self.seed, self.views = steps, seed, views
-        self.one_language, self.synthetic_share = one_language, synthetic_share
+        self.one_language, self.synthetic_share, self.synthetic_apart = one_language, synthetic_share, synthetic_apart
         self.epoch = 0
         self.languages = sorted({u.lang for u in utterances})
         self._real = [self._indices(utterances, lang, synthetic=False) for lang in self.languages]
@@ -99,10 +102,13 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         else:
             drawn = rng.multinomial(self.clips, self.probabilities)
             sizes = {lang: int(size) for lang, size in enumerate(drawn) if size}
+        share = self.synthetic_share
+        if self.synthetic_apart:
+            share = float(rng.random() < share)
         chosen: list[tuple[int, int]] = []
         for lang, size in sizes.items():
             pools = (self._real[lang], self.views), (self._synthetic[lang], 1)
-            for (pool, views), count in zip(pools, self._counts(lang, size), strict=True):
+            for (pool, views), count in zip(pools, self._counts(lang, size, share), strict=True):
                 picked = rng.choice(pool, count, replace=False)
                 chosen += [(int(index), int(rng.integers(views))) for index in picked]
         return chosen + self._translations(rng, [self.languages[lang] for lang in sizes])
@@ -136,19 +142,27 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
             if not clips:
                 continue
             if self.one_language:
-                drawn = probability * self._counts(lang, self.clips)[synthetic]
+                drawn = probability * self._expected(lang, self.clips)[synthetic]
             else:  # the part of one language in a multinomial draw is binomial
                 drawn = sum(
-                    _binomial(size, self.clips, probability) * self._counts(lang, size)[synthetic]
+                    _binomial(size, self.clips, probability) * self._expected(lang, size)[synthetic]
                     for size in range(self.clips + 1)
                 )
             epochs[name] = float(total_steps * drawn / clips)
         return epochs
 
-    def _counts(self, lang: int, size: int) -> tuple[int, int]:
+    def _expected(self, lang: int, size: int) -> tuple[float, float]:
+        """``_counts`` on average over the kinds of batch."""
+        share = self.synthetic_share
+        if not self.synthetic_apart:
+            return self._counts(lang, size, share)
+        kinds = self._counts(lang, size, 0.0), self._counts(lang, size, 1.0)
+        return tuple((1 - share) * recorded + share * made for recorded, made in zip(*kinds, strict=True))
+
+    def _counts(self, lang: int, size: int, share: float) -> tuple[int, int]:
         """Recorded and synthetic clips among the ``size`` of one language."""
         real, synthetic = len(self._real[lang]), len(self._synthetic[lang])
-        from_synthetic = round(size * self.synthetic_share) if synthetic else 0
+        from_synthetic = round(size * share) if synthetic else 0
         if not real:
             from_synthetic = size
         return min(size - from_synthetic, real), min(from_synthetic, synthetic)

@@ -138,6 +138,7 @@ def epochs_by_language(
         one_language=t.one_language,
         exponent=t.language_exponent,
         synthetic_share=config.data.synthetic.share,
+        synthetic_apart=config.data.synthetic.apart,
         translations=translations,
         translation_share=config.data.translations.share,
     )

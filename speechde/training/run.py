@@ -276,6 +276,7 @@ def _fit(
         one_language=t.one_language,
         exponent=t.language_exponent,
         synthetic_share=config.data.synthetic.share,
+        synthetic_apart=config.data.synthetic.apart,
         views=len(features.train),
         translations=[pair.lang for pair in translations],
         translation_share=config.data.translations.share,

@@ -95,6 +95,17 @@ def test_synthetic_share():
             assert len(languages(batch, utterances)) == 1
 
 
+@pytest.mark.parametrize("one_language", [True, False])
+def test_synthetic_speech_apart(one_language):
+    """A batch is recorded or synthetic as a whole, and the share is that of the batches."""
+    utterances = make(synthetic=30)
+    one = sampler(utterances, synthetic_share=0.25, synthetic_apart=True, batch_size=4, one_language=one_language)
+    kinds = [{utterances[index].synthetic for index, _ in one.batch(step)} for step in range(400)]
+    assert all(len(kind) == 1 for kind in kinds)
+    assert np.mean([kind == {True} for kind in kinds]) == pytest.approx(0.25, abs=0.06)
+    assert one.batch(7) == one.batch(7)
+
+
 def test_share_without_synthetic_speech_and_the_other_way_round():
     assert len(sampler(exponent=0, batch_size=4, synthetic_share=0.5).batch(0)) == 4
     only = [u for u in make(synthetic=8) if u.synthetic]
