@@ -142,6 +142,8 @@ def test_no_clip_is_an_error():
         {"exponent": 0, "batch_size": 32},  # more than two of the languages have
         {"synthetic_share": 0.25, "batch_size": 8},
         {"one_language": False, "batch_size": 12, "exponent": 0.3, "synthetic_share": 0.5},
+        {"synthetic_share": 0.4, "synthetic_apart": True, "batch_size": 8},
+        {"synthetic_share": 0.4, "synthetic_apart": True, "batch_size": 8, "one_language": False},
     ],
 )
 def test_effective_epochs_are_the_drawn_ones(options):
