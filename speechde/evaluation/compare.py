@@ -80,8 +80,10 @@ def compare_runs(a: Path, b: Path, direction: str = "audio_to_text", common: boo
     if not shared:
         raise DataError(f"{a} and {b} have no {direction} query in common; compare runs evaluated on the same data")
     if changed := [key for key in shared if all_a[key][0] != all_b[key][0]]:
-        raise DataError(f"{len(changed)} queries have another transcript in {b} than in {a} (first: {changed[0][1]!r}); "
-                        "compare runs evaluated on the same data")  # fmt: skip
+        raise DataError(
+            f"{len(changed)} queries have another transcript in {b} than in {a} (first: {changed[0][1]!r}); "
+            "compare runs evaluated on the same data"
+        )
     langs = sorted({lang for lang, _ in shared})
     sizes = {lang: (rows_a[lang]["gallery"], rows_b[lang]["gallery"]) for lang in langs}
     if other := [lang for lang in langs if len(set(sizes[lang])) > 1 and not common]:
@@ -104,8 +106,10 @@ def format_comparison(comparison: Comparison) -> str:
     """The comparison as Markdown; percentages, and points of difference."""
     lines = [f"A: {comparison.a}", f"B: {comparison.b}", ""]
     queries = sum(row.queries for row in comparison.languages)
-    lines.append(f"{comparison.direction}, {queries} queries in both; A − B in points of R@1, 95 % interval of a paired "
-                 "bootstrap over sentences; p of a sign test over sentences, not corrected for the number of rows.")  # fmt: skip
+    lines.append(
+        f"{comparison.direction}, {queries} queries in both; A − B in points of R@1, 95 % interval of a paired "
+        "bootstrap over sentences; p of a sign test over sentences, not corrected for the number of rows."
+    )
     if any(comparison.left_out):
         only = "{} queries of A alone and {} of B alone are left out".format(*comparison.left_out)
         lines += ["", f"**Common queries only**: {only}; each run's ranks are in its own gallery."]

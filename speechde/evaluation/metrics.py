@@ -76,13 +76,15 @@ def rank_and_retrieve(
     retrieved = np.empty(len(queries), np.int64)
     with np.errstate(invalid="ignore", over="ignore"):
         slack = TIE * np.linalg.norm(gallery, axis=1)
+        bounded = np.isfinite(slack).all()
+        slack[~np.isfinite(slack)] = 0
         items = [slice(start, start + block) for start in range(0, len(gallery), block)]
         for start in range(0, len(queries), block):
             rows = slice(start, start + block)
             # Ranks do not depend on the length of the query; unit length makes the tie bound one number per item.
             norms = np.linalg.norm(queries[rows], axis=1, keepdims=True)
             part = queries[rows] / np.where(norms == 0, 1, norms)
-            finite = np.isfinite(slack).all() and np.isfinite(norms).all()
+            finite = bounded and np.isfinite(norms).all()
             right, answer = _Best(len(part)), _Best(len(part))
             for columns in items:
                 own, its, equal = labels.correct(rows, columns)
@@ -93,14 +95,17 @@ def rank_and_retrieve(
             beaten = np.zeros(len(part), np.int64)
             for columns in items:
                 scores = part @ gallery[columns].T
-                scores += slack[columns]
                 if not finite:  # otherwise the lengths bound every sum
                     scores[np.isnan(scores)] = np.inf
                 for own, its, equal in labels.left_out(rows, columns):
                     row, column = np.nonzero(equal)
                     scores[own[row], its[column]] = -np.inf
-                answer.update(scores, slice(None), np.arange(columns.start, columns.start + scores.shape[1]))
-                beaten += np.count_nonzero(scores >= right.score[:, None], axis=1)
+                # Most blocks of a large gallery have nothing that scores as high, and the maximum is quick to find.
+                close = np.flatnonzero(scores.max(axis=1) + slack[columns].max() >= right.score)
+                if len(close):
+                    scores = scores[close] + slack[columns]
+                    answer.update(scores, close, np.arange(columns.start, columns.start + scores.shape[1]))
+                    beaten[close] += (scores >= right.score[close, None]).sum(axis=1)
             # Where every correct score is NaN the count has the correct items too.
             beaten = np.where(right.score == -np.inf, offered[rows] - correct[rows], beaten)
             ranks[rows] = 1 + beaten
@@ -125,7 +130,7 @@ class _Best:
     def __init__(self, count: int) -> None:
         self.score, self.item = np.full(count, -np.inf, np.float32), np.full(count, -1)
 
-    def update(self, scores: np.ndarray, rows: np.ndarray | slice, items: np.ndarray) -> None:
+    def update(self, scores: np.ndarray, rows: np.ndarray, items: np.ndarray) -> None:
         """Take in ``scores (rows, items)``; earlier items win equal scores, and any item wins none."""
         column = scores.argmax(axis=1)
         top = scores[np.arange(len(scores)), column]

@@ -60,7 +60,8 @@ def evaluate_model(
 def finish_report(metrics: dict, records: list[dict], directory: Path, report_dir: Path | None) -> None:
     """Write ``results/`` of the run directory, copy it to ``report_dir``, and print the table.
 
-    ``diagnostics`` are taken out of the metrics. A control run (same recipe and seed, ``model.init=random``) whose metrics lie beside this run's becomes a column.
+    ``diagnostics`` are taken out of the metrics. A control run (same recipe and seed, ``model.init=random``) whose
+    metrics lie beside this run's becomes a column.
     """
     diagnostics = metrics.pop("diagnostics", {})
     controls = _controls(directory)
