@@ -17,18 +17,21 @@ recordings, because recordings of one sentence succeed and fail together.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import comb
 
 import jiwer
 import numpy as np
+from sacrebleu.metrics import BLEU
 
 from speechde.errors import DataError
 
 TIE = 1e-6
+BLOCK = 1024  # queries, and items, whose scores are held at once
 # FLEURS languages written without spaces between words: words cannot be counted, so characters are.
 CHARACTER_LANGS = frozenset({"cmn_hans_cn", "ja_jp", "km_kh", "lo_la", "my_mm", "th_th", "yue_hant_hk"})
 Seed = int | Sequence[int]
+Apart = tuple[np.ndarray, np.ndarray] | None
 
 
 def rank_and_retrieve(
@@ -36,16 +39,21 @@ def rank_and_retrieve(
     gallery: np.ndarray,
     query_group: np.ndarray,
     gallery_group: np.ndarray,
-    chunk: int = 1024,
+    block: int = BLOCK,
+    apart: Apart = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rank of the best correct item of every query, and the item that is retrieved (one ``chunk`` of queries a time).
+    """Rank of the best correct item of every query, and the item that is retrieved.
+
+    The score matrix is made a block at a time: first the blocks' parts that hold correct items, for the best correct
+    score of each query, then every block, to count what scores as high.
 
     Args:
         queries: ``(n, dim)`` float32.
         gallery: ``(m, dim)`` float32.
         query_group: ``(n,)`` integer label of each query.
         gallery_group: ``(m,)`` integer label of each item; equal labels are correct.
-        chunk: queries scored at once; memory is ``chunk * m`` scores.
+        block: queries, and items, scored at once; memory beside the input is a few times ``block * block`` scores.
+        apart: a second pair of labels, ``(n,)`` and ``(m,)``: items with a query's label are not in its gallery.
 
     Returns:
         ``ranks (n,)`` int64, 1 is best, and ``retrieved (n,)`` int64 gallery positions. The retrieved item is correct
@@ -55,32 +63,53 @@ def rank_and_retrieve(
         DataError: shapes do not fit, or a query has no correct item.
     """
     queries, gallery = np.asarray(queries, np.float32), np.asarray(gallery, np.float32)
-    query_group, gallery_group = _groups(query_group, gallery_group)
+    labels = _Labels(query_group, gallery_group, apart)
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
         raise DataError(f"queries {queries.shape} and gallery {gallery.shape} must be (n, dim) and (m, dim)")
-    if (len(queries), len(gallery)) != (len(query_group), len(gallery_group)):
+    if (len(queries), len(gallery)) != labels.shape:
         raise DataError(
-            f"{len(query_group)} query and {len(gallery_group)} gallery labels for {len(queries)} queries "
+            f"{labels.shape[0]} query and {labels.shape[1]} gallery labels for {len(queries)} queries "
             f"and {len(gallery)} items; give one label each"
         )
-    _correct_counts(query_group, gallery_group)
+    correct, offered = labels.counts()
     ranks = np.empty(len(queries), np.int64)
     retrieved = np.empty(len(queries), np.int64)
     with np.errstate(invalid="ignore", over="ignore"):
         slack = TIE * np.linalg.norm(gallery, axis=1)
-        # Ranks do not depend on the length of the query; unit length makes the tie bound one number per item.
-        norms = np.linalg.norm(queries, axis=1, keepdims=True)
-        queries = queries / np.where(norms == 0, 1, norms)
-        for start in range(0, len(queries), chunk):
-            part = slice(start, start + chunk)
-            scores = queries[part] @ gallery.T
-            correct = query_group[part, None] == gallery_group[None, :]
-            nan = np.isnan(scores)
-            right = np.where(correct & ~nan, scores, -np.inf)
-            wrong = np.where(correct, -np.inf, np.where(nan, np.inf, scores + slack))
-            beaten = ((wrong >= right.max(axis=1, keepdims=True)) & ~correct).sum(axis=1)
-            ranks[part] = 1 + beaten
-            retrieved[part] = np.where(beaten == 0, right.argmax(axis=1), wrong.argmax(axis=1))
+        bounded = np.isfinite(slack).all()
+        slack[~np.isfinite(slack)] = 0
+        items = [slice(start, start + block) for start in range(0, len(gallery), block)]
+        for start in range(0, len(queries), block):
+            rows = slice(start, start + block)
+            # Ranks do not depend on the length of the query; unit length makes the tie bound one number per item.
+            norms = np.linalg.norm(queries[rows], axis=1, keepdims=True)
+            part = queries[rows] / np.where(norms == 0, 1, norms)
+            finite = bounded and np.isfinite(norms).all()
+            right, answer = _Best(len(part)), _Best(len(part))
+            for columns in items:
+                own, its, equal = labels.correct(rows, columns)
+                if len(own):
+                    scores = part[own] @ gallery[columns][its].T
+                    scores[~equal | np.isnan(scores)] = -np.inf
+                    right.update(scores, own, its + columns.start)
+            beaten = np.zeros(len(part), np.int64)
+            for columns in items:
+                scores = part @ gallery[columns].T
+                if not finite:  # otherwise the lengths bound every sum
+                    scores[np.isnan(scores)] = np.inf
+                for own, its, equal in labels.left_out(rows, columns):
+                    row, column = np.nonzero(equal)
+                    scores[own[row], its[column]] = -np.inf
+                # Most blocks of a large gallery have nothing that scores as high, and the maximum is quick to find.
+                close = np.flatnonzero(scores.max(axis=1) + slack[columns].max() >= right.score)
+                if len(close):
+                    scores = scores[close] + slack[columns]
+                    answer.update(scores, close, np.arange(columns.start, columns.start + scores.shape[1]))
+                    beaten[close] += (scores >= right.score[close, None]).sum(axis=1)
+            # Where every correct score is NaN the count has the correct items too.
+            beaten = np.where(right.score == -np.inf, offered[rows] - correct[rows], beaten)
+            ranks[rows] = 1 + beaten
+            retrieved[rows] = np.where(beaten == 0, right.item, answer.item)
     return ranks, retrieved
 
 
@@ -89,10 +118,77 @@ def ranks(
     gallery: np.ndarray,
     query_group: np.ndarray,
     gallery_group: np.ndarray,
-    chunk: int = 1024,
+    block: int = BLOCK,
 ) -> np.ndarray:
     """``(n,)`` int64 rank of the best correct item of every query; see :func:`rank_and_retrieve`."""
-    return rank_and_retrieve(queries, gallery, query_group, gallery_group, chunk)[0]
+    return rank_and_retrieve(queries, gallery, query_group, gallery_group, block)[0]
+
+
+class _Best:
+    """Highest score of each query so far and the first item that has it."""
+
+    def __init__(self, count: int) -> None:
+        self.score, self.item = np.full(count, -np.inf, np.float32), np.full(count, -1)
+
+    def update(self, scores: np.ndarray, rows: np.ndarray, items: np.ndarray) -> None:
+        """Take in ``scores (rows, items)``; earlier items win equal scores, and any item wins none."""
+        column = scores.argmax(axis=1)
+        top = scores[np.arange(len(scores)), column]
+        better = (top > self.score[rows]) | (self.item[rows] < 0)
+        self.score[rows] = np.where(better, top, self.score[rows])
+        self.item[rows] = np.where(better, items[column], self.item[rows])
+
+
+class _Labels:
+    """Which items are correct for a query, and which are not in its gallery."""
+
+    def __init__(self, query_group: np.ndarray, gallery_group: np.ndarray, apart: Apart) -> None:
+        self.group = np.asarray(query_group), np.asarray(gallery_group)
+        self.apart = None if apart is None else (np.asarray(apart[0]), np.asarray(apart[1]))
+        self.shape = len(self.group[0]), len(self.group[1])
+        if 0 in self.shape:
+            raise DataError(f"{self.shape[0]} queries and {self.shape[1]} gallery items; need at least 1 of each")
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """``(n,)`` correct items of each query, and ``(n,)`` items in its gallery; no correct item is a DataError."""
+        correct, offered = _times(*self.group), np.full(self.shape[0], self.shape[1])
+        if self.apart is not None:
+            pairs = [np.stack(side, axis=1) for side in zip(self.group, self.apart, strict=True)]
+            _, both = np.unique(np.concatenate(pairs), axis=0, return_inverse=True)
+            correct -= _times(*np.split(both.ravel(), [self.shape[0]]))
+            offered -= _times(*self.apart)
+        missing = np.flatnonzero(correct == 0)
+        if len(missing):
+            raise DataError(
+                f"{len(missing)} queries have no correct item in the gallery (first: query {missing[0]}, "
+                f"group {self.group[0][missing[0]]}); add their items or leave these queries out"
+            )
+        return correct, offered
+
+    def correct(self, rows: slice, columns: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows and columns of a block that hold correct items, and which of their pairs are correct."""
+        own, its, equal = _equal(self.group, rows, columns)
+        if self.apart is not None:
+            equal &= self.apart[0][rows][own][:, None] != self.apart[1][columns][its]
+        return own, its, equal
+
+    def left_out(self, rows: slice, columns: slice) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What cannot push a rank down, as :meth:`correct` gives it: items of the query's group, or of its apart."""
+        for labels in filter(None, (self.group, self.apart)):
+            yield _equal(labels, rows, columns)
+
+
+def _equal(labels: tuple[np.ndarray, np.ndarray], rows: slice, columns: slice) -> tuple:
+    own, its = labels[0][rows], labels[1][columns]
+    row, column = np.flatnonzero(np.isin(own, its)), np.flatnonzero(np.isin(its, own))
+    return row, column, own[row][:, None] == its[column]
+
+
+def _times(labels: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """``(n,)`` how often each label is among the items' labels."""
+    names, sizes = np.unique(items, return_counts=True)
+    index = np.minimum(np.searchsorted(names, labels), len(names) - 1)
+    return np.where(names[index] == labels, sizes[index], 0)
 
 
 def recall_at(ranks: np.ndarray, k: int) -> float:
@@ -105,16 +201,15 @@ def mean_reciprocal_rank(ranks: np.ndarray) -> float:
     return float(np.mean(1.0 / np.asarray(ranks)))
 
 
-def chance_recall(query_group: np.ndarray, gallery_group: np.ndarray, k: int = 1) -> float:
+def chance_recall(query_group: np.ndarray, gallery_group: np.ndarray, k: int = 1, apart: Apart = None) -> float:
     """Exact expected recall at ``k`` of a uniformly random order of the gallery.
 
-    A query with ``c`` correct items among ``m`` succeeds with probability ``1 - C(m - c, k) / C(m, k)``.
+    A query with ``c`` correct items among ``m`` succeeds with probability ``1 - C(m - c, k) / C(m, k)``; ``apart`` as
+    in :func:`rank_and_retrieve`.
     """
-    counts = _correct_counts(*_groups(query_group, gallery_group))
-    size = len(np.asarray(gallery_group))
-    k = min(k, size)
-    values, times = np.unique(counts, return_counts=True)
-    hits = [1 - comb(size - int(c), k) / comb(size, k) for c in values]
+    counts = np.stack(_Labels(query_group, gallery_group, apart).counts(), axis=1)
+    values, times = np.unique(counts, axis=0, return_counts=True)
+    hits = [1 - comb(size - c, min(k, size)) / comb(size, min(k, size)) for c, size in values.tolist()]
     return float(np.average(hits, weights=times))
 
 
@@ -156,12 +251,12 @@ def fixed_gallery_recall(
     Each draw keeps the items of ``size`` groups and the queries of these groups; chance is ``1 / size`` on average.
     """
     queries, gallery = np.asarray(queries, np.float32), np.asarray(gallery, np.float32)
-    query_group, gallery_group = _groups(query_group, gallery_group)
+    query_group, gallery_group = np.asarray(query_group), np.asarray(gallery_group)
     names = np.unique(gallery_group)
     if not 1 <= size <= len(names):
         raise DataError(f"fixed gallery of {size} groups; allowed: 1 to {len(names)}, the groups there are")
     query_index, item_index = np.searchsorted(names, query_group), np.searchsorted(names, gallery_group)
-    _correct_counts(query_group, gallery_group)
+    _Labels(query_group, gallery_group, None).counts()
     rng = np.random.default_rng(seed)
     hits = []
     while len(hits) < draws:
@@ -187,28 +282,30 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], lang: 
     Units are words, and characters without whitespace for ``CHARACTER_LANGS`` (a character error rate). It is a
     fraction, and may exceed 1.
     """
-    if len(references) != len(hypotheses) or not len(references):
-        raise DataError(f"{len(references)} references, {len(hypotheses)} hypotheses; give as many of each, at least 1")
+    _check_pairs(references, hypotheses)
     pairs = [[normalise_text(text) for text in texts] for texts in (references, hypotheses)]
     if lang in CHARACTER_LANGS:
         return float(jiwer.cer(*([text.replace(" ", "") for text in texts] for texts in pairs)))
     return float(jiwer.wer(*pairs))
 
 
-def _groups(query_group: np.ndarray, gallery_group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.asarray(query_group), np.asarray(gallery_group)
+def bleu(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Corpus BLEU, 0 to 100 (Papineni et al. 2002), as sacrebleu computes it by default (Post 2018)."""
+    return float(_bleu(references, hypotheses)[0])
 
 
-def _correct_counts(query_group: np.ndarray, gallery_group: np.ndarray) -> np.ndarray:
-    """``(n,)`` number of correct items of each query; a query without one is a DataError."""
-    if not len(query_group) or not len(gallery_group):
-        raise DataError(f"{len(query_group)} queries and {len(gallery_group)} gallery items; need at least 1 of each")
-    names, sizes = np.unique(gallery_group, return_counts=True)
-    index = np.minimum(np.searchsorted(names, query_group), len(names) - 1)
-    missing = np.flatnonzero(names[index] != query_group)
-    if len(missing):
-        raise DataError(
-            f"{len(missing)} queries have no correct item in the gallery (first: query {missing[0]}, "
-            f"group {query_group[missing[0]]}); add their items or leave these queries out"
-        )
-    return sizes[index]
+def bleu_signature() -> str:
+    """What :func:`bleu` depends on, in sacrebleu's words: case, tokeniser, smoothing, version."""
+    return _bleu(["a"], ["a"])[1]
+
+
+def _bleu(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[float, str]:
+    _check_pairs(references, hypotheses)
+    scorer = BLEU()
+    score = scorer.corpus_score(list(hypotheses), [list(references)]).score
+    return score, str(scorer.get_signature())
+
+
+def _check_pairs(references: Sequence[str], hypotheses: Sequence[str]) -> None:
+    if len(references) != len(hypotheses) or not len(references):
+        raise DataError(f"{len(references)} references, {len(hypotheses)} hypotheses; give as many of each, at least 1")

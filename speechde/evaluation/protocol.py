@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from zlib import crc32
 
 import numpy as np
@@ -21,11 +21,19 @@ from speechde.languages import LANGUAGES
 from speechde.types import Utterance
 
 DIRECTIONS = ("audio_to_text", "text_to_audio", "audio_to_english_text")
+# in the output only where they can be scored
+MORE_DIRECTIONS = ("audio_to_audio", "text_to_english_text")
 ROLES = ("seen", "zero_shot", "proxy")  # the last is in the output only when there are such languages
 # The smallest FLEURS test gallery (om_et): the largest size that every one of its languages can be scored at.
 FIXED_GALLERY_SIZE = 36
 FIXED_GALLERY_DRAWS = 100
-AVERAGED = ("recall@1", "recall@5", "mrr", "wer", "chance", "recall@1_fixed")
+AVERAGED = ("recall@1", "recall@5", "mrr", "wer", "bleu", "chance", "recall@1_fixed")
+# numbers that not every direction has
+ONLY = {
+    "wer": ("audio_to_text",),
+    "bleu": ("audio_to_english_text", "text_to_english_text"),
+    "recall@1_fixed": (*DIRECTIONS, "text_to_english_text"),
+}
 
 
 def clean(text: str) -> str:
@@ -54,17 +62,26 @@ def data_counts(utterances: Sequence[Utterance]) -> dict:
 
 
 @dataclass
+class _Side:
+    """Queries or items of one language."""
+
+    vectors: np.ndarray  # (n, dim)
+    group: np.ndarray  # (n,)
+    sentences: np.ndarray  # (n,) rows of the texts
+    names: list[str]
+
+    def take(self, rows: np.ndarray) -> _Side:
+        return _Side(self.vectors[rows], self.group[rows], self.sentences[rows], [self.names[row] for row in rows])
+
+
+@dataclass
 class _Task:
     """One language in one direction; query and item labels are equal where the item is correct."""
 
     lang: str
-    queries: np.ndarray  # (n, dim)
-    gallery: np.ndarray  # (m, dim)
-    query_group: np.ndarray  # (n,)
-    gallery_group: np.ndarray  # (m,)
-    sentences: np.ndarray  # (n,) what the bootstrap resamples
-    query_name: Callable[[int], str]
-    item_name: Callable[[int], str]
+    queries: _Side
+    items: _Side
+    apart: m.Apart = None  # speaker of each query and item: nobody is looked for among own recordings
 
 
 def evaluate(
@@ -93,9 +110,10 @@ def evaluate(
         seed: of the bootstrap and of the fixed galleries.
 
     Returns:
-        The metrics (``audio_to_text``, ``text_to_audio``, ``audio_to_english_text``, ``fixed_gallery``) and one record
-        per query: ``direction``, ``lang``, ``id``, ``rank``, ``retrieved``. A recording goes by its id, a text by
-        itself. The retrieved item is an incorrect one when it ties with the correct one.
+        The metrics (a key for each direction, ``fixed_gallery``, ``bleu_signature``) and one record per query:
+        ``direction``, ``lang``, ``id``, ``sentence``, ``rank``, ``retrieved``. A recording goes by its id, a text by
+        itself; ``sentence`` is the transcript of the query. The retrieved item is an incorrect one when it ties with
+        the correct one.
 
     Raises:
         DataError: shapes, languages, splits or texts do not fit together.
@@ -105,39 +123,46 @@ def evaluate(
     _check_vectors("speech", speech, len(utterances))
     text_row = _rows("texts", [(lang, clean(text)) for lang, text in texts], text_vectors)
     english_row = {} if english is None else _rows("english", [clean(text) for text in english[0]], english[1])
+    names = [clean(text) for _, text in texts]
     by_lang = defaultdict(list)
     for row, utterance in enumerate(utterances):
         by_lang[utterance.lang].append(row)
 
-    tasks: dict[str, list[_Task]] = {direction: [] for direction in DIRECTIONS}
+    tasks: dict[str, list[_Task]] = {direction: [] for direction in (*DIRECTIONS, *MORE_DIRECTIONS)}
     for lang in sorted(by_lang):
         rows = np.array(by_lang[lang])
         spoken = [utterances[row] for row in rows]
         own = _lookup(text_row, [(lang, clean(u.text)) for u in spoken], "texts", "unique_texts")
         items = np.unique(own)
-        ids = [u.id for u in spoken]
-        names = [texts[item][1] for item in items]
-        audio = (speech[rows], own, own, ids.__getitem__)
-        text = (text_vectors[items], items, items, names.__getitem__)
-        tasks["audio_to_text"].append(_task(lang, audio, text))
-        tasks["text_to_audio"].append(_task(lang, text, audio))
-        translated = np.array([_has_translation(u) for u in spoken])
-        if english is not None and translated.any():
-            wanted = [clean(u.translation) for u in spoken if _has_translation(u)]
+        audio = _Side(speech[rows], own, own, [u.id for u in spoken])
+        text = _Side(text_vectors[items], items, items, [names[item] for item in items])
+        tasks["audio_to_text"].append(_Task(lang, audio, text))
+        tasks["text_to_audio"].append(_Task(lang, text, audio))
+        if task := _across_speakers(lang, audio, [u.speaker for u in spoken]):
+            tasks["audio_to_audio"].append(task)
+        translated = np.flatnonzero([_has_translation(u) for u in spoken])
+        if english is not None and len(translated):
+            wanted = [clean(spoken[row].translation) for row in translated]
             target = _lookup(english_row, wanted, "english", "unique_translations")
             items = np.unique(target)
-            ids = [u.id for u in spoken if _has_translation(u)]
-            names = [english[0][item] for item in items]
-            audio = (speech[rows[translated]], target, own[translated], ids.__getitem__)
-            text = (np.asarray(english[1], np.float32)[items], items, items, names.__getitem__)
-            tasks["audio_to_english_text"].append(_task(lang, audio, text))
+            vectors = np.asarray(english[1], np.float32)[items]
+            answers = _Side(vectors, items, items, [clean(english[0][item]) for item in items])
+            audio = replace(audio.take(translated), group=target)
+            tasks["audio_to_english_text"].append(_Task(lang, audio, answers))
+            _, first = np.unique(audio.sentences, return_index=True)  # of several translations the first
+            source = text.take(np.searchsorted(text.sentences, audio.sentences[first]))
+            tasks["text_to_english_text"].append(_Task(lang, replace(source, group=target[first]), answers))
 
-    groups = [len(np.unique(task.gallery_group)) for each in tasks.values() for task in each]
+    groups = [len(np.unique(task.items.group)) for each in DIRECTIONS for task in tasks[each]]
     size = min(FIXED_GALLERY_SIZE, *groups)
-    output: dict = {"fixed_gallery": {"size": size, "draws": FIXED_GALLERY_DRAWS, "seed": seed}}
+    output: dict = {
+        "fixed_gallery": {"size": size, "draws": FIXED_GALLERY_DRAWS, "seed": seed},
+        "bleu_signature": m.bleu_signature(),
+    }
     records: list[dict] = []
     for direction, each in tasks.items():
-        output[direction] = _score_direction(direction, each, roles, size, seed, records)
+        if each or direction in DIRECTIONS:
+            output[direction] = _score_direction(direction, each, names, roles, size, seed, records)
     return output, records
 
 
@@ -152,43 +177,55 @@ def macro_recall(metrics: Mapping, langs: Iterable[str]) -> float:
 
 
 def _score_direction(
-    direction: str, tasks: list[_Task], roles: dict[str, str], size: int, seed: int, records: list[dict]
+    direction: str,
+    tasks: list[_Task],
+    names: list[str],
+    roles: dict[str, str],
+    size: int,
+    seed: int,
+    records: list[dict],
 ) -> dict:
     """Rows per language and macro rows of one direction; appends one record per query."""
+    keys = [key for key in AVERAGED if direction in ONLY.get(key, (direction,))]
     rows: dict[str, dict] = {}
     means: dict[str, np.ndarray] = {}
     for task in tasks:
         lang_seed = (seed, crc32(task.lang.encode()))
-        arrays = (task.queries, task.gallery, task.query_group, task.gallery_group)
-        ranks, retrieved = m.rank_and_retrieve(*arrays)
-        means[task.lang] = m.bootstrap_means(ranks <= 1, task.sentences, seed=lang_seed)
-        found = [task.item_name(item) for item in retrieved]
+        groups = (task.queries.group, task.items.group)
+        arrays = (task.queries.vectors, task.items.vectors, *groups)
+        ranks, retrieved = m.rank_and_retrieve(*arrays, apart=task.apart)
+        means[task.lang] = m.bootstrap_means(ranks <= 1, task.queries.sentences, seed=lang_seed)
+        found = [task.items.names[item] for item in retrieved]
         rows[task.lang] = row = {
             "role": roles[task.lang],
             "queries": len(ranks),
-            "gallery": len(task.gallery),
-            "chance": m.chance_recall(task.query_group, task.gallery_group),
+            "gallery": len(task.items.names),
+            "chance": m.chance_recall(*groups, apart=task.apart),
             "recall@1": m.recall_at(ranks, 1),
             "ci95": list(m.interval(means[task.lang])),
             "recall@5": m.recall_at(ranks, 5),
             "mrr": m.mean_reciprocal_rank(ranks),
-            "recall@1_fixed": m.fixed_gallery_recall(*arrays, size, FIXED_GALLERY_DRAWS, lang_seed),
         }
-        if direction == "audio_to_text":
-            position = {group: item for item, group in enumerate(task.gallery_group)}
-            truth = [task.item_name(position[group]) for group in task.query_group]
-            row["wer"] = m.word_error_rate(truth, found, task.lang)
+        if "recall@1_fixed" in keys:
+            row["recall@1_fixed"] = m.fixed_gallery_recall(*arrays, size, FIXED_GALLERY_DRAWS, lang_seed)
+        if "wer" in keys or "bleu" in keys:
+            position = {group: item for item, group in enumerate(task.items.group)}
+            truth = [task.items.names[position[group]] for group in task.queries.group]
+            if "wer" in keys:
+                row["wer"] = m.word_error_rate(truth, found, task.lang)
+            else:
+                row["bleu"] = m.bleu(truth, found)
         records += [
             {
                 "direction": direction,
                 "lang": task.lang,
-                "id": task.query_name(query),
+                "id": task.queries.names[query],
+                "sentence": names[task.queries.sentences[query]],
                 "rank": int(rank),
                 "retrieved": found[query],
             }
             for query, rank in enumerate(ranks)
         ]
-    keys = [key for key in AVERAGED if direction == "audio_to_text" or key != "wer"]
 
     def macro(role: str, region: str | None = None) -> dict:
         langs = [lang for lang in rows if roles[lang] == role and region in (None, _region(lang))]
@@ -210,17 +247,26 @@ def _region(lang: str) -> str:
 def _macro(rows: dict[str, dict], means: dict[str, np.ndarray], langs: list[str], keys: list[str]) -> dict:
     """Mean over ``langs``; the numbers are None when there are none."""
     if not langs:
-        return {"languages": 0, "ci95": None, **dict.fromkeys(keys)}
+        return {"languages": 0, "ci95": None, **dict.fromkeys(keys), "recall@1_micro": None}
     # Languages are fixed and sentences random: the interval speaks of other sentences, not of other languages.
     low_high = m.interval(np.mean([means[lang] for lang in langs], axis=0))
     averages = {key: float(np.mean([rows[lang][key] for lang in langs])) for key in keys}
+    queries = [rows[lang]["queries"] for lang in langs]
+    averages["recall@1_micro"] = float(np.average([rows[lang]["recall@1"] for lang in langs], weights=queries))
     return {"languages": len(langs), "ci95": list(low_high), **averages}
 
 
-def _task(lang: str, query_side: tuple, item_side: tuple) -> _Task:
-    queries, query_group, sentences, query_name = query_side
-    gallery, gallery_group, _, item_name = item_side
-    return _Task(lang, queries, gallery, query_group, gallery_group, sentences, query_name, item_name)
+def _across_speakers(lang: str, audio: _Side, speakers: list[str]) -> _Task | None:
+    """Recordings whose speaker is known, each as a query when somebody else says the same; None without any."""
+    voices, voice = np.unique(speakers, return_inverse=True)
+    known = np.flatnonzero(voices[voice] != "")
+    several = defaultdict(set)
+    for row in known:
+        several[audio.group[row]].add(voice[row])
+    asked = np.array([row for row in known if len(several[audio.group[row]]) > 1], int)
+    if not len(asked):
+        return None
+    return _Task(lang, audio.take(asked), audio.take(known), (voice[asked], voice[known]))
 
 
 def _has_translation(utterance: Utterance) -> bool:

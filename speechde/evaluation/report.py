@@ -69,14 +69,14 @@ def write_report(
 
 
 def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
-    """The text of ``table.md``; percentages but for MRR."""
+    """The text of ``table.md``; percentages but for MRR and BLEU."""
     size = metrics["fixed_gallery"]["size"]
     lines = [f"# {metrics['recipe']} ({metrics['mode']}, seed {metrics['seed']})", ""]
     lines += [f"- data, {part}" for part in _data_lines(metrics["data"])]
     lines += [f"- commit {metrics['commit']}; hardware {_inline(metrics['hardware'])}"]
     if metrics.get("command"):
         lines += [f"- command `{metrics['command']}`"]
-    header = ["R@1 [95 % CI]", f"R@1, gallery {size}", "R@5", "MRR", "WER", "T→A R@1", "A→En R@1"]
+    header = ["R@1 [95 % CI]", f"R@1, gallery {size}", "R@5", "MRR", "WER", "T→A R@1", "A→En R@1", "A→En BLEU"]
     header += [f"{name} R@1" for name in controls]
     lines += ["", "## Means over languages", ""]
     lines += _table(
@@ -91,6 +91,8 @@ def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
             "",
             "\\* character error rate: the language has no spaces between words. Means over languages mix both.",
         ]
+    if metrics.get("bleu_signature"):
+        lines += ["", f"BLEU: sacrebleu `{metrics['bleu_signature']}`."]
     return "\n".join([*lines, "", "## Wall time", "", *_stage_table(metrics["wall_seconds"]), ""])
 
 
@@ -215,16 +217,20 @@ def _scores(row: Mapping, wer_mark: str = "") -> list[str]:
 
 def _language_row(metrics: Mapping, controls: Mapping[str, Mapping], lang: str) -> list[str]:
     row, *others = (metrics[direction]["per_language"].get(lang, {}) for direction in DIRECTIONS)
-    others += [control["audio_to_text"]["per_language"].get(lang, {}) for control in controls.values()]
+    bleu = _points(others[1].get("bleu"))
+    controlled = [control["audio_to_text"]["per_language"].get(lang, {}) for control in controls.values()]
     facts = [lang, _name(lang), ROLE_NAMES[row["role"]], str(row["queries"]), str(row["gallery"])]
     scores = _scores(row, " \\*" if lang in CHARACTER_LANGS else "")
-    return [*facts, *scores, *(_percent(other.get("recall@1")) for other in others)]
+    recalls = [[_percent(other.get("recall@1")) for other in some] for some in (others, controlled)]
+    return [*facts, *scores, *recalls[0], bleu, *recalls[1]]
 
 
 def _macro_row(metrics: Mapping, controls: Mapping[str, Mapping], role: str) -> list[str]:
     row, *others = (metrics[direction][role] for direction in DIRECTIONS)
-    others += [control["audio_to_text"].get(role, {"recall@1": None}) for control in controls.values()]
-    return [ROLE_NAMES[role], str(row["languages"]), *_scores(row), *(_percent(other["recall@1"]) for other in others)]
+    controlled = [control["audio_to_text"].get(role, {"recall@1": None}) for control in controls.values()]
+    recalls = [[_percent(other["recall@1"]) for other in some] for some in (others, controlled)]
+    facts = [ROLE_NAMES[role], str(row["languages"])]
+    return [*facts, *_scores(row), *recalls[0], _points(others[1].get("bleu")), *recalls[1]]
 
 
 def _macro_label(metrics: Mapping, role: str) -> str:
@@ -264,6 +270,10 @@ def _name(lang: str) -> str:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _points(score: float | None) -> str:
+    return "–" if score is None else f"{score:.1f}"
 
 
 def _table(header: list[str], rows: list[list[str]]) -> list[str]:

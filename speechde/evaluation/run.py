@@ -13,6 +13,7 @@ from rich.markdown import Markdown
 
 from speechde.cache import atomic_write
 from speechde.evaluation import protocol
+from speechde.evaluation.diagnostics import diagnose, errors_markdown
 from speechde.evaluation.report import markdown, write_report
 from speechde.export.folder import TrainedModel
 from speechde.models.embed import embed_speech, embed_texts
@@ -33,8 +34,10 @@ def evaluate_model(
 ) -> tuple[dict, list[dict]]:
     """Embed one split and score it; see ``protocol.evaluate`` for what comes back.
 
+    The metrics have one key more, ``diagnostics``, which :func:`finish_report` writes to a file of its own.
+
     Args:
-        items: stored speech items by utterance id.
+        items: stored speech items by utterance id; a store that knows the ``seconds`` of its clips has them used.
     """
     present = {u.lang for u in utterances}
     roles = {"seen": seen, "zero_shot": zero_shot, "proxy": proxy}
@@ -47,22 +50,33 @@ def evaluate_model(
     english = None
     if translations:
         english = translations, embed_texts(model, [prompt.text_ids(text, "en_us") for text in translations])
-    return protocol.evaluate(utterances, speech, texts, vectors, english, **roles, seed=seed)
+    metrics, records = protocol.evaluate(utterances, speech, texts, vectors, english, **roles, seed=seed)
+    role = {lang: role for role, langs in roles.items() for lang in langs}
+    seconds = getattr(items, "seconds", None)
+    metrics["diagnostics"] = diagnose(utterances, speech, texts, vectors, records, role, seconds)
+    return metrics, records
 
 
 def finish_report(metrics: dict, records: list[dict], directory: Path, report_dir: Path | None) -> None:
     """Write ``results/`` of the run directory, copy it to ``report_dir``, and print the table.
 
-    A control run (same recipe and seed, ``model.init=random``) whose metrics lie beside this run's becomes a column.
+    ``diagnostics`` are taken out of the metrics. A control run (same recipe and seed, ``model.init=random``) whose
+    metrics lie beside this run's becomes a column.
     """
+    diagnostics = metrics.pop("diagnostics", {})
     controls = _controls(directory)
     if controls:
         metrics["controls"] = {name: control["audio_to_text"] for name, control in controls.items()}
     curves = learning_curve(directory / "csv")
     for target in filter(None, (directory / "results", report_dir)):
         write_report(target, metrics, curves, controls)
-    with atomic_write(directory / "results" / "queries.jsonl") as temporary:
-        temporary.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), "utf-8")
+    for name, text in (
+        ("queries.jsonl", "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)),
+        ("diagnostics.json", json.dumps(diagnostics, indent=2) + "\n"),
+        ("errors.md", errors_markdown(records)),
+    ):
+        with atomic_write(directory / "results" / name) as temporary:
+            temporary.write_text(text, "utf-8")
     Console(width=200).print(Markdown(markdown(metrics, controls)))
     print(f"report: {(report_dir or directory / 'results') / 'table.md'}")
 

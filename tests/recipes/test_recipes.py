@@ -23,20 +23,21 @@ from speechde.training.run import evaluate, run_directory, train
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.stem for path in (ROOT / "conf/recipe").glob("*.yaml"))
-MEANS = {"languages", "ci95", "recall@1", "recall@5", "mrr", "chance", "recall@1_fixed"}
+MEANS = {"languages", "ci95", "recall@1", "recall@1_micro", "recall@5", "mrr", "chance", "recall@1_fixed"}
 ROW = {"role", "queries", "gallery", "chance", "recall@1", "ci95", "recall@5", "mrr", "recall@1_fixed"}
 
 
 def check_metrics(metrics):
     """The stable keys of docs/protocol.md."""
     top = {"recipe", "mode", "seed", "commit", "hardware", "data", "wall_seconds", "fixed_gallery", *DIRECTIONS}
+    top.add("bleu_signature")
     assert top <= set(metrics)
     assert set(metrics["wall_seconds"]) == {"fetch", "frames", "kmeans", "train", "evaluate", "total"}
     assert set(metrics["fixed_gallery"]) == {"size", "draws", "seed"}
     for split in ("train", "dev", "test"):
         assert {"recordings", "synthetic"} <= set(metrics["data"][split])
     for direction in DIRECTIONS:
-        extra = {"wer"} if direction == "audio_to_text" else set()
+        extra = {"audio_to_text": {"wer"}, "audio_to_english_text": {"bleu"}}.get(direction, set())
         assert set(metrics[direction]["per_language"]) == {"es_419", "fr_fr", "ro_ro"}
         for row in metrics[direction]["per_language"].values():
             assert set(row) == ROW | extra
@@ -83,7 +84,7 @@ def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
     assert metrics["data"]["train"] == {"recordings": 10, "synthetic": 0, "transcripts": 10, "languages": 2}
     share = config.data.translations.share
     assert metrics["data"].get("translations", {}).get("pairs", 0) == (7 if share else 0)
-    for file in ("table.md", "recall.png", "curves.png", "queries.jsonl"):
+    for file in ("table.md", "recall.png", "curves.png", "queries.jsonl", "diagnostics.json", "errors.md"):
         assert (directory / "results" / file).stat().st_size > 100
 
     loaded = TrainedModel.load(directory / "model")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from itertools import permutations
 from math import comb
 
@@ -96,7 +97,7 @@ def test_constant_encoder_is_not_above_chance(scale):
     query, item = unit(rng.normal(size=(2, dim))) * scale
     item = item - 0.999 * (item @ query) / (query @ query) * query
     group = np.arange(n)
-    found = m.ranks(np.tile(query, (n, 1)), np.tile(item, (n, 1)), group, group, chunk=100)
+    found = m.ranks(np.tile(query, (n, 1)), np.tile(item, (n, 1)), group, group, block=100)
     assert (found == n).all()
     assert m.recall_at(found, 1) == 0.0 <= m.chance_recall(group, group)
 
@@ -107,21 +108,90 @@ def test_ranks_do_not_depend_on_the_length_of_queries():
     assert (m.ranks(queries * lengths, *rest) == m.ranks(queries, *rest)).all()
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 60, 1024])
-def test_chunked_equals_the_full_matrix(chunk):
-    queries, gallery, query_group, gallery_group = random_case()
-    scores = queries @ gallery.T
-    expected = []
-    for row, group in zip(scores, query_group, strict=True):
-        right = gallery_group == group
-        expected.append(1 + int((row[~right] >= row[right].max()).sum()))
-    assert m.ranks(queries, gallery, query_group, gallery_group, chunk).tolist() == expected
+def naive(queries, gallery, query_group, gallery_group, apart=None):
+    """The definition, one query and one item at a time, over scores that float32 holds exactly."""
+    speakers, voices = apart or (np.full(len(queries), -1), np.full(len(gallery), -2))
+    found = []
+    for query, group, speaker in zip(queries, query_group, speakers, strict=True):
+        best, wrong = -np.inf, []
+        for item, other, voice in zip(gallery, gallery_group, voices, strict=True):
+            score = float(query @ item)
+            if voice == speaker:
+                continue
+            if other != group:
+                wrong.append(np.inf if np.isnan(score) else score)
+            elif not np.isnan(score):
+                best = max(best, score)
+        found.append(1 + sum(score >= best for score in wrong))
+    return found
+
+
+def signs(rows, dim, rng):
+    """Vectors of a few nonzero signs and of length 2: scores are multiples of a quarter, and many are equal."""
+    vectors = np.zeros((rows, dim), np.float32)
+    for vector in vectors:
+        vector[rng.choice(dim, 4, replace=False)] = rng.choice([-1, 1], 4)
+    return vectors
+
+
+def exact_case(name):
+    """Queries, gallery and labels with many ties; half of the labels have several queries and several items."""
+    rng = np.random.default_rng(5)
+    queries, gallery = signs(40, 6, rng), signs(23, 6, rng)
+    groups = 1 if name == "one group" else 23 if name == "one to one" else 9
+    gallery_group = np.r_[np.arange(groups), rng.integers(0, groups, 23 - groups)] + 100
+    query_group = rng.choice(gallery_group, 40)
+    if name == "nan":
+        queries[[3, 11]], gallery[[0, 8]] = np.nan, np.nan
+    if name == "all correct items nan":
+        gallery[gallery_group == gallery_group[0]] = np.nan
+    return queries, gallery, query_group, gallery_group
+
+
+@pytest.mark.parametrize("block", [1, 3, 7, 40, 1024])
+@pytest.mark.parametrize("name", ["groups", "one to one", "one group", "nan", "all correct items nan"])
+def test_blocks_equal_the_definition(name, block):
+    case = exact_case(name)
+    found, retrieved = m.rank_and_retrieve(*case, block)
+    assert found.tolist() == naive(*case)
+    assert ((case[3][retrieved] == case[2]) == (found == 1)).all()
+    # in a tie the first item is retrieved, whatever the block
+    assert retrieved.tolist() == m.rank_and_retrieve(*case, 10**6)[1].tolist()
+
+
+@pytest.mark.parametrize("block", [1, 3, 7, 1024])
+def test_items_apart_are_not_in_the_gallery(block):
+    rng = np.random.default_rng(2)
+    vectors, group, speaker = signs(30, 6, rng), np.arange(30) % 5, np.arange(30) % 4
+    found, retrieved = m.rank_and_retrieve(vectors, vectors, group, group, block, apart=(speaker, speaker))
+    assert found.tolist() == naive(vectors, vectors, group, group, (speaker, speaker))
+    assert (speaker[retrieved] != speaker).all()
+    assert found.tolist() != naive(vectors, vectors, group, group)
+    with pytest.raises(DataError, match="no correct item"):
+        m.rank_and_retrieve(vectors, vectors, group, group, block, apart=(group, group))
+
+
+def test_only_blocks_of_scores_are_held():
+    rng = np.random.default_rng(0)
+    group = rng.permutation(4000)
+    vectors = unit(rng.normal(size=(4000, 16))).astype(np.float32)
+    tracemalloc.start()
+    found = m.ranks(vectors, vectors, group, group, block=256)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found == 1).all()
+    assert peak < 4_000_000  # one row of blocks alone has 256 * 4000 * 4 bytes
+
+
+def test_chance_without_items_apart():
+    # The first query has one correct of two items left, the second one of three.
+    assert m.chance_recall([0, 1], [0, 0, 1, 2], apart=([5, 6], [5, 7, 5, 8])) == pytest.approx((1 / 2 + 1 / 4) / 2)
 
 
 def test_retrieved_item_is_correct_exactly_at_rank_one():
     queries, gallery, query_group, gallery_group = random_case()
     gallery[3] = gallery[0]
-    found, retrieved = m.rank_and_retrieve(queries, gallery, query_group, gallery_group, chunk=7)
+    found, retrieved = m.rank_and_retrieve(queries, gallery, query_group, gallery_group, block=7)
     assert 0 < (found == 1).sum() < len(found)
     assert ((gallery_group[retrieved] == query_group) == (found == 1)).all()
     _, tied = m.rank_and_retrieve(np.ones((1, 2)), np.ones((2, 2)), [0], [0, 1])
@@ -216,3 +286,17 @@ def test_word_error_rate_refuses_unequal_or_empty_lists():
         m.word_error_rate(["a"], [])
     with pytest.raises(DataError, match="0 references"):
         m.word_error_rate([], [])
+
+
+def test_bleu_by_hand():
+    # 5 of 6 words, 3 of 5 pairs, 2 of 4 triples, 1 of 3 quadruples; equal lengths
+    expected = 100 * (5 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** (1 / 4)
+    assert m.bleu(["the cat sat on the mat"], ["the cat sat on a mat"]) == pytest.approx(expected)
+    assert m.bleu(["the cat sat on it"], ["the cat sat on it"]) == pytest.approx(100)
+    with pytest.raises(DataError, match="1 references, 0 hypotheses"):
+        m.bleu(["a"], [])
+
+
+def test_bleu_signature_names_tokeniser_and_version():
+    assert {"nrefs:1", "case:mixed", "tok:13a", "smooth:exp"} <= set(m.bleu_signature().split("|"))
+    assert "version:" in m.bleu_signature()

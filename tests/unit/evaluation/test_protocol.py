@@ -68,7 +68,7 @@ def test_audio_to_english_leaves_out_languages_without_translations():
     assert result["seen"]["languages"] == 1
     assert result["zero_shot"] == {
         "languages": 0,
-        **dict.fromkeys(("ci95", "recall@1", "recall@5", "mrr", "chance", "recall@1_fixed")),
+        **dict.fromkeys(("ci95", "recall@1", "recall@1_micro", "recall@5", "mrr", "bleu", "chance", "recall@1_fixed")),
     }
 
 
@@ -91,6 +91,7 @@ def test_seen_and_zero_shot_are_averaged_apart():
     both = run(seen=["ca_es", "sw_ke"], zero_shot=[])[0]["audio_to_text"]
     assert both["seen"]["recall@1"] == pytest.approx((2 / 3 + 1 / 2) / 2)
     assert both["seen"]["languages"] == 2
+    assert both["seen"]["recall@1_micro"] == pytest.approx((2 + 1) / (3 + 2))
     assert both["zero_shot"]["recall@1"] is None
     assert result["per_region"]["SSA"]["zero_shot"] == result["zero_shot"]
     assert result["per_region"]["SSA"]["seen"]["languages"] == 0
@@ -98,7 +99,7 @@ def test_seen_and_zero_shot_are_averaged_apart():
 
 def test_keys_are_stable():
     metrics, _ = run(english=None)
-    assert set(metrics) == {*protocol.DIRECTIONS, "fixed_gallery"}
+    assert set(metrics) == {*protocol.DIRECTIONS, "fixed_gallery", "bleu_signature"}
     assert metrics["fixed_gallery"] == {"size": 2, "draws": 100, "seed": 0}
     for direction in protocol.DIRECTIONS:
         assert set(metrics[direction]) == {"per_language", "per_region", "seen", "zero_shot"}
@@ -110,15 +111,69 @@ def test_keys_are_stable():
 
 def test_records_name_every_query():
     _, records = run()
-    assert len(records) == 5 + 4 + 3
+    assert len(records) == 5 + 4 + 3 + 2
     assert {
         "direction": "audio_to_text",
         "lang": "ca_es",
         "id": "ca_es-1",
+        "sentence": "un gat",
         "rank": 2,
         "retrieved": "dos gossos",
     } in records
-    assert {"direction": "text_to_audio", "lang": "ca_es", "id": "un gat", "rank": 1, "retrieved": "ca_es-0"} in records
+    (cat,) = [r for r in records if r["direction"] == "text_to_audio" and r["id"] == "un gat"]
+    assert (cat["sentence"], cat["rank"], cat["retrieved"]) == ("un gat", 1, "ca_es-0")
+    english = [r for r in records if r["direction"] == "audio_to_english_text"]
+    assert [r["sentence"] for r in english] == ["un gat", "un gat", "dos gossos"]
+
+
+def test_text_to_english_asks_each_transcript_once():
+    vectors = np.array([DOG, HALF, DOG, CAT, CAT], np.float32)
+    result = run(vectors=vectors)[0]["text_to_english_text"]
+    row = result["per_language"]["ca_es"]
+    # "un gat" lies nearer to the dogs
+    assert (row["queries"], row["gallery"], row["recall@1"]) == (2, 2, 0.5)
+    assert list(result["per_language"]) == ["ca_es"]
+
+
+def test_bleu_of_what_was_retrieved():
+    texts = ["she sat on the old mat", "they ran to the far hill"]
+    utterances = [utterance("ca_es", number, f"t{number}", text) for number, text in enumerate(texts)]
+    vectors = np.array([CAT, DOG])
+    arguments = {"texts": protocol.unique_texts(utterances), "vectors": vectors, "zero_shot": []}
+    for speech, expected in ((vectors, 100), (vectors[::-1], 0)):
+        metrics, _ = run(utterances, speech, english=(texts, vectors), **arguments)
+        row = metrics["audio_to_english_text"]["per_language"]["ca_es"]
+        assert (row["bleu"] > 99) if expected else (row["bleu"] < 15)
+        assert metrics["audio_to_english_text"]["seen"]["bleu"] == row["bleu"]
+    assert "bleu" not in metrics["audio_to_text"]["per_language"]["ca_es"]
+
+
+def spoken(number, text, speaker):
+    return Utterance(f"ca_es-{number}", "ca_es", text, "", text, "test", speaker)
+
+
+def across(speakers, speech=(CAT, CAT, DOG, HALF)):
+    names = ["gat", "gat", "gos", "gos"]
+    utterances = [spoken(i, text, speaker) for i, (text, speaker) in enumerate(zip(names, speakers, strict=True))]
+    texts = protocol.unique_texts(utterances)
+    return run(utterances, np.array(speech), texts, np.array([CAT, DOG]), None, zero_shot=[])
+
+
+def test_audio_to_audio_leaves_out_own_recordings():
+    metrics, records = across(["ana", "pau", "ana", "pau"])
+    row = metrics["audio_to_audio"]["per_language"]["ca_es"]
+    # Ana's two are searched among Pau's two and the other way round; each finds its sentence.
+    assert (row["queries"], row["gallery"], row["recall@1"], row["chance"]) == (4, 4, 1.0, 0.5)
+    assert "recall@1_fixed" not in row and "wer" not in row
+    found = {r["id"]: r["retrieved"] for r in records if r["direction"] == "audio_to_audio"}
+    assert found == {"ca_es-0": "ca_es-1", "ca_es-1": "ca_es-0", "ca_es-2": "ca_es-3", "ca_es-3": "ca_es-2"}
+
+
+def test_audio_to_audio_needs_two_known_speakers_of_a_sentence():
+    for speakers in (["", "", "", ""], ["ana", "ana", "pau", "pau"], ["ana", "", "pau", ""]):
+        assert "audio_to_audio" not in across(speakers)[0]
+    row = across(["ana", "pau", "ana", ""])[0]["audio_to_audio"]["per_language"]["ca_es"]
+    assert (row["queries"], row["gallery"]) == (2, 3)
 
 
 def test_constant_encoder_scores_zero():

@@ -110,6 +110,17 @@ def test_controls_stand_beside(tmp_path):
     assert cells(text, "seen")[-1] == f"{100 * control['audio_to_text']['seen']['recall@1']:.1f}"
 
 
+def test_bleu_stands_beside_with_its_signature(tmp_path):
+    metrics = run_metrics()
+    metrics["audio_to_english_text"]["per_language"]["sw_ke"] = {"recall@1": 0.25, "bleu": 12.34}
+    metrics["audio_to_english_text"]["zero_shot"]["bleu"] = 12.34
+    text = table(tmp_path, metrics)
+    assert cells(text, "code")[-2:] == ["A→En R@1", "A→En BLEU"]
+    assert cells(text, "sw_ke")[-2:] == ["25.0", "12.3"] and cells(text, "zero-shot")[-1] == "12.3"
+    assert cells(text, "seen")[-1] == "–"
+    assert f"sacrebleu `{metrics['bleu_signature']}`" in text
+
+
 def test_synthetic_speech_is_called_synthetic_where_counts_are(tmp_path):
     line = "recordings 18, transcripts 18"
     (synthetic,) = [row for row in table(tmp_path, run_metrics()).splitlines() if line in row]

@@ -48,7 +48,7 @@ def test_evaluate_model(oracle, utterances):
             "ro_ro": 1.0,
         }
     assert metrics["audio_to_text"]["per_language"]["ro_ro"]["role"] == "zero_shot"
-    assert len(records) == 8 + 4 + 8
+    assert len(records) == 8 + 4 + 8 + 4
 
 
 def test_languages_without_recordings_and_translations_are_left_out(oracle, utterances):
@@ -56,6 +56,15 @@ def test_languages_without_recordings_and_translations_are_left_out(oracle, utte
     metrics, _ = scored(oracle, bare, seen=("fr_fr", "ca_es"), zero_shot=("ro_ro", "el_gr"))
     assert set(metrics["audio_to_text"]["per_language"]) == {"fr_fr", "ro_ro"}
     assert metrics["audio_to_english_text"]["per_language"] == {}
+
+
+def test_a_store_that_knows_seconds_has_recall_by_length(oracle, utterances):
+    class Store(dict):
+        seconds = {u.id: float(i) for i, u in enumerate(utterances)}  # noqa: RUF012
+
+    items = Store({u.id: np.array([int(u.sentence_id)]) for u in utterances})
+    metrics, _ = run.evaluate_model(oracle, items, utterances, seen=LANGS, zero_shot=())
+    assert metrics["diagnostics"]["seen"]["recall_by_length"] == [1.0] * 4
 
 
 def write_log(folder, version, rows):
@@ -107,6 +116,11 @@ def test_finish_report_writes_and_copies(oracle, utterances, tmp_path, capsys):
     assert "controls" not in written
     for name in ("table.md", "recall.png", "curves.png"):
         assert (tmp_path / "report" / name).is_file() and (tmp_path / "a-s0/results" / name).is_file()
+    assert "diagnostics" not in written
+    diagnostics = json.loads((tmp_path / "a-s0/results/diagnostics.json").read_text("utf-8"))
+    assert diagnostics["per_language"]["ro_ro"]["alignment"] == pytest.approx(0)
+    assert diagnostics["seen"]["languages"] == 1 and "recall_by_length" not in diagnostics["seen"]
+    assert "## ro_ro\n\nEvery query is right." in (tmp_path / "a-s0/results/errors.md").read_text("utf-8")
     lines = (tmp_path / "a-s0/results/queries.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(line) for line in lines] == records
     assert "report/table.md" in capsys.readouterr().out
