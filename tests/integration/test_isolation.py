@@ -75,7 +75,7 @@ def test_what_training_is_given(tiny_run, clips, spy, recipe):
 def test_kmeans_is_given_frames_of_training_clips_alone(tiny_run, clips, spy):
     config = tiny_run()
     run.train(config)
-    stores = [FeatureStore.open([folder]) for folder in (Path(config.cache_dir) / "frames").glob("*-pool2")]
+    stores = [FeatureStore.open([folder]) for folder in (Path(config.cache_dir) / "frames").glob("*-pool2-mean0.5")]
     train = np.concatenate([s.gather(s.ids) for s in stores if set(s.ids) == set(ids(clips, "train"))])
     (rows,) = spy.rows
     assert len(rows) == len(train)

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 from speechde.errors import ConfigError
 from speechde.export.folder import TrainedModel, assemble
 from speechde.frontends.base import pad_sequences
-from speechde.frontends.units import fit_kmeans
+from speechde.frontends.units import Quantiser, fit_kmeans
 from speechde.models.attention import BIDIRECTIONAL_DECODERS, ENCODERS
 from speechde.models.backbone import Backbone
 from speechde.models.embed import embed_speech, embed_texts
@@ -269,8 +269,8 @@ def test_lora_trains_adapters_and_audio_rows_and_merges_into_a_plain_model(tiny_
 )
 def test_save_and_load_give_identical_embeddings(tiny_llm, tmp_path, name, kind):
     folder, prefix = tiny_llm(name), {"mode": "name", "speech": "[{language} Speech] ", "text": "query: "}
-    settings = {"frontend": {"kind": "discrete", "units": 12, "drop": 0.0, "drop_span": 1}, "prefix": prefix,
-                "attention": "bidirectional", "head": {"dim": 5}}  # fmt: skip
+    frontend = {"kind": "discrete", "units": 12, "deduplicate": True, "drop": 0.0, "drop_span": 1}
+    settings = {"frontend": frontend, "prefix": prefix, "attention": "bidirectional", "head": {"dim": 5}}
     llm = Backbone.load(folder, dtype="bfloat16" if kind == "bfloat16" else "float32").model
     model = assemble(llm, settings).eval()
     if kind == "lora":
@@ -279,8 +279,8 @@ def test_save_and_load_give_identical_embeddings(tiny_llm, tmp_path, name, kind)
             for parameter_name, parameter in model.named_parameters():
                 if "lora_B" in parameter_name:
                     parameter.normal_(std=0.1)
-    kmeans = fit_kmeans(np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32), 12)
-    trained = TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(folder), **prefix), kmeans, settings)
+    quantiser = Quantiser(fit_kmeans(np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32), 12))
+    trained = TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(folder), **prefix), quantiser, settings)
 
     def embeddings(one):
         units = [np.arange(n, dtype=np.int32) % 12 for n in (4, 9)]
