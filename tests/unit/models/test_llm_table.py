@@ -269,8 +269,8 @@ def test_lora_trains_adapters_and_audio_rows_and_merges_into_a_plain_model(tiny_
 )
 def test_save_and_load_give_identical_embeddings(tiny_llm, tmp_path, name, kind):
     folder, prefix = tiny_llm(name), {"mode": "name", "speech": "[{language} Speech] ", "text": "query: "}
-    frontend = {"kind": "discrete", "units": 12, "deduplicate": True, "drop": 0.0, "drop_span": 1}
-    settings = {"frontend": frontend, "prefix": prefix, "attention": "bidirectional", "head": {"dim": 5}}
+    settings = {"frontend": {"kind": "discrete", "units": 12, "drop": 0.0, "drop_span": 1}, "prefix": prefix,
+                "speech": {"deduplicate": True}, "attention": "bidirectional", "head": {"dim": 5}}  # fmt: skip
     llm = Backbone.load(folder, dtype="bfloat16" if kind == "bfloat16" else "float32").model
     model = assemble(llm, settings).eval()
     if kind == "lora":
