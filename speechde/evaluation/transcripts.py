@@ -48,7 +48,9 @@ class Transcriber:
     def __init__(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         config = AutoConfig.from_pretrained(folder)
         if config.architectures != ["WhisperForConditionalGeneration"]:
-            raise AssetError(f"{folder} holds {config.architectures}; eval.asr needs a whole Whisper model to transcribe")
+            raise AssetError(
+                f"{folder} holds {config.architectures}; eval.asr needs a whole Whisper model to transcribe"
+            )
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.dtype = dtype or fast_dtype()
         self.model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=self.dtype, use_safetensors=True)
