@@ -55,6 +55,7 @@ class Transcriber:
         self.dtype = dtype or fast_dtype()
         self.model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=self.dtype, use_safetensors=True)
         self.model.to(self.device).eval()
+        self.model.generation_config.max_length = None  # max_new_tokens is what counts
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.features = WhisperFeatureExtractor.from_pretrained(folder)
         self.window = 2 * HOP * config.max_source_positions  # samples
