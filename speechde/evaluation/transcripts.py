@@ -55,8 +55,8 @@ class Transcriber:
         self.dtype = dtype or fast_dtype()
         self.model = WhisperForConditionalGeneration.from_pretrained(folder, dtype=self.dtype, use_safetensors=True)
         self.model.to(self.device).eval()
-        self.model.generation_config.max_length = None  # max_new_tokens is what counts
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._special = {id_ for id_, token in self.tokenizer.added_tokens_decoder.items() if token.special}
         self.features = WhisperFeatureExtractor.from_pretrained(folder)
         self.window = 2 * HOP * config.max_source_positions  # samples
         self._hash = weights_hash(Path(folder))
@@ -82,8 +82,7 @@ class Transcriber:
     def _windows(self, windows: Sequence[np.ndarray], language: str | None) -> list[str]:
         padded = [np.pad(window, (0, self.window - len(window))) for window in windows]
         mels = self.features(padded, sampling_rate=SAMPLE_RATE, padding="do_not_pad", return_tensors="pt")
-        seconds = max(len(window) for window in windows) / SAMPLE_RATE
-        longest = self.model.config.max_target_positions - 4  # the four tokens of the task
+        limits = [TOKENS + TOKENS_PER_SECOND * len(window) // SAMPLE_RATE for window in windows]
         ids = self.model.generate(
             mels.input_features.to(self.device, self.dtype),
             attention_mask=None,
@@ -91,9 +90,11 @@ class Transcriber:
             task="transcribe",
             num_beams=1,
             do_sample=False,
-            max_new_tokens=min(longest, TOKENS + int(TOKENS_PER_SECOND * seconds)),
+            max_length=min(self.model.config.max_target_positions, 4 + max(limits)),  # with the tokens of the task
         )
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        words = [[id_ for id_ in row if id_ not in self._special] for row in ids.tolist()]
+        # each its own limit, so that a transcript does not depend on what shares its batch
+        return [self.tokenizer.decode(row[:limit]).strip() for row, limit in zip(words, limits, strict=True)]
 
 
 @dataclass
