@@ -1,7 +1,7 @@
 """Baselines: other ways to answer the same queries from the same galleries (``eval.baselines``; docs/protocol.md).
 
-Seconds per query are the wall time from the clip to its ranked gallery; what is computed once for a gallery is not
-counted.
+Seconds per query are wall time on this machine from the clip to its ranked gallery; frames and transcripts keep the
+seconds that they took when they were made. What is computed once for a gallery is not counted.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from rapidfuzz import fuzz, process
 
-from speechde.errors import ConfigError, unknown_value
+from speechde.errors import unknown_value
 from speechde.evaluation import metrics as m
 from speechde.evaluation import protocol
 from speechde.evaluation.dtw import dtw_distances
 from speechde.evaluation.rivals import Rival, SentenceEncoder, TextEncoder
-from speechde.evaluation.scene import Answer, Language, Scene, Skipped, own_ranks, score
+from speechde.evaluation.scene import Answer, Language, Scene, Skipped, score
 from speechde.export.folder import TrainedModel, assemble
 from speechde.models.backbone import Backbone
 from speechde.weights import resolve
@@ -33,10 +33,10 @@ def run_baselines(scene: Scene, model_seconds: float) -> dict:
         model_seconds: in which the model's adapter and LLM embedded all queries from their frames.
     """
     count = len(scene.utterances)
-    own = {lang.lang: own_ranks(scene, "audio_to_text", lang.lang) for lang in scene.languages}
-    ranks = {
-        lang.lang: np.array([own[lang.lang][scene.utterances[i].id] for i in lang.rows]) for lang in scene.languages
-    }
+    ranks = {}
+    for lang in scene.languages:
+        own = scene.own_ranks["audio_to_text", lang.lang]
+        ranks[lang.lang] = np.array([own[scene.utterances[row].id] for row in lang.rows])
     output = {"model": score(scene, Answer(ranks, model_seconds + count * scene.encoder_seconds))}
     for name in scene.request.names:
         try:
@@ -76,17 +76,8 @@ def untrained(scene: Scene) -> Answer:
     return Answer(answer.ranks, seconds)
 
 
-def initialised(trained: TrainedModel, initial: Mapping | None) -> TrainedModel:
-    """A model as it was before its first step; ``initial`` is the configuration group ``model`` of its run.
-
-    Raises:
-        ConfigError: ``initial`` is not known.
-    """
-    if initial is None:
-        raise ConfigError(
-            "eval.baselines: 'untrained' needs the configuration that the model was trained with; keep model/ in its "
-            "run directory, beside results/metrics.json, or leave 'untrained' out"
-        )
+def initialised(trained: TrainedModel, initial: Mapping) -> TrainedModel:
+    """A model as it was before its first step; ``initial`` is the configuration group ``model`` of its run."""
     torch.manual_seed(trained.settings["training"]["seed"])
     names = ("init", "num_layers", "attention", "dropout", "dtype", "attn_implementation")
     backbone = Backbone.load(resolve(initial["source"]), **{name: initial[name] for name in names})

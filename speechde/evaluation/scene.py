@@ -7,6 +7,7 @@ bootstrap over sentences (``compare``).
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,7 @@ from zlib import crc32
 
 import numpy as np
 
+from speechde.errors import ConfigError
 from speechde.evaluation import metrics as m
 from speechde.evaluation import protocol
 from speechde.evaluation.transcripts import Transcriber, Transcripts, transcribe_clips
@@ -43,6 +45,13 @@ class Request:
     frames: Callable[[], Mapping[str, np.ndarray]]
     initial: Mapping | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:  # before the evaluation, and not after it
+        if "untrained" in self.names and self.initial is None:
+            raise ConfigError(
+                "eval.baselines: 'untrained' needs the configuration that the model was trained with; keep model/ in "
+                "its run directory, beside results/metrics.json, or leave 'untrained' out"
+            )
 
 
 class Skipped(Exception):
@@ -83,6 +92,14 @@ class Scene:
         return [Language(lang, at, np.unique(own[at]), own[at]) for lang, at in rows.items()]
 
     @cached_property
+    def own_ranks(self) -> dict[tuple[str, str], dict[str, int]]:
+        """Ranks of the model's queries by id, for each direction and language."""
+        ranks: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+        for record in self.records:
+            ranks[record["direction"], record["lang"]][record["id"]] = record["rank"]
+        return ranks
+
+    @cached_property
     def transcripts(self) -> Transcripts:
         """Of all recordings, by ``request.asr``."""
         transcriber = Transcriber(resolve(self.request.asr))
@@ -91,13 +108,13 @@ class Scene:
             self.notes.append(f"the cascade detected the language of {', '.join(made.detected)}: it cannot be given")
         return made
 
-    @property
+    @cached_property
     def durations(self) -> dict[str, float]:
         """Seconds of each clip by id; its length in items where the store does not know them."""
         known = getattr(self.items, "seconds", None)
         return known or {u.id: float(len(self.items[u.id])) for u in self.utterances}
 
-    @property
+    @cached_property
     def encoder_seconds(self) -> float:
         """Mean seconds that the speech encoder took for a clip when its frames were made; 0 where it is not known."""
         speed = getattr(self.items, "speed", None)
@@ -115,17 +132,17 @@ class Scene:
 
 @dataclass
 class Answer:
-    """Ranks of every query by language, in the order of ``utterance``; seconds from clip to ranks, of all queries."""
+    """Ranks of every query by language, in the order of the utterances.
+
+    ``seconds`` are from clip to ranks, of all queries together. ``queries`` are positions of the utterances that ask,
+    by language, and ``chance`` is theirs; None where every recording asks for its transcript.
+    """
 
     ranks: dict[str, np.ndarray]
     seconds: float
     direction: str = "audio_to_text"
-    queries: dict[str, list[int]] | None = None  # positions of the utterances; None: all of a language
+    queries: dict[str, list[int]] | None = None
     chance: dict[str, float] | None = None
-
-
-def own_ranks(scene: Scene, direction: str, lang: str) -> dict[str, int]:
-    return {r["id"]: r["rank"] for r in scene.records if (r["direction"], r["lang"]) == (direction, lang)}
 
 
 def score(scene: Scene, answer: Answer) -> dict:
@@ -138,7 +155,7 @@ def score(scene: Scene, answer: Answer) -> dict:
             continue
         at = lang.rows if answer.queries is None else np.array(answer.queries[lang.lang])
         sentences = lang.sentences[np.searchsorted(lang.rows, at)]
-        ranks, own = answer.ranks[lang.lang], own_ranks(scene, answer.direction, lang.lang)
+        ranks, own = answer.ranks[lang.lang], scene.own_ranks[answer.direction, lang.lang]
         lead = np.array([own[scene.utterances[i].id] == 1 for i in at], float) - (ranks == 1)
         seed = scene.request.seed, crc32(lang.lang.encode())
         means[lang.lang] = m.bootstrap_means(ranks == 1, sentences, seed=seed)

@@ -191,7 +191,7 @@ def test_untrained_is_where_training_started(recipe, tiny_run, monkeypatch):
     changed = [name for name, value in trained.model.state_dict().items() if not torch.equal(value, start[name])]
     assert changed, "training changed nothing"
     with pytest.raises(ConfigError, match="untrained"):
-        baselines.initialised(trained, None)
+        Request(["untrained"], "asr", None, dict)
 
 
 def test_with_evaluate(tiny_run, tiny_asr, clips):

@@ -9,6 +9,7 @@ import datasets
 import mteb
 import numpy as np
 import pytest
+import typer
 from mteb.mocks import (
     MockAny2AnyRetrievalA2ATask,
     MockAny2AnyRetrievalA2TTask,
@@ -17,6 +18,7 @@ from mteb.mocks import (
     MockMultilingualRetrievalTask,
 )
 from mteb.models.models_protocols import EncoderProtocol
+from typer.testing import CliRunner
 
 from speechde.cli import mteb as command
 from speechde.data.audio import load_audio
@@ -135,6 +137,14 @@ def test_language_of_a_subset():
     assert adapter.language_of(fleurs_task, "ro_ro") == "ro_ro"
     assert adapter.language_of(fleurs_task, "default") is None
     assert adapter.language_of(text_task, "default") == "en_us"
+
+
+def test_the_command_can_be_registered():
+    app = typer.Typer()
+    app.command()(command.mteb)
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120", "NO_COLOR": "1"}).output
+    assert "RUN" in shown and "--tasks" in shown and "--langs" in shown and "--output" in shown
+    assert CliRunner().invoke(app, ["run"]).exit_code == 2, "tasks must be given"
 
 
 def test_unknown_task_and_no_model(tmp_path):
