@@ -85,7 +85,7 @@ class Transcriber:
         limits = [TOKENS + TOKENS_PER_SECOND * len(window) // SAMPLE_RATE for window in windows]
         ids = self.model.generate(
             mels.input_features.to(self.device, self.dtype),
-            attention_mask=None,
+            attention_mask=torch.ones_like(mels.input_features[:, 0], dtype=torch.long, device=self.device),
             language=language,
             task="transcribe",
             num_beams=1,
