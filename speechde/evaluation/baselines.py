@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -188,8 +189,17 @@ def _by_vectors(scene: Scene, queries: np.ndarray, texts: np.ndarray, since: flo
 
 def _by_scores(scene: Scene, scores: Callable[[Language], np.ndarray]) -> Answer:
     start = time.perf_counter()
-    ranks = {lang.lang: m.ranks_of_scores(scores(lang), lang.sentences, lang.items) for lang in scene.languages}
+    ranks = {
+        lang.lang: np.concatenate([m.ranks_of_scores(scores(p), p.sentences, p.items) for p in _blocks(lang)])
+        for lang in scene.languages
+    }
     return Answer(ranks, time.perf_counter() - start)
+
+
+def _blocks(lang: Language) -> list[Language]:
+    """The language in parts of at most ``metrics.BLOCK`` queries, whose scores are held at once."""
+    starts = range(0, len(lang.rows), m.BLOCK)
+    return [replace(lang, rows=lang.rows[s:][: m.BLOCK], sentences=lang.sentences[s:][: m.BLOCK]) for s in starts]
 
 
 def _speech_to_speech(scene: Scene, distances: Callable[[list[np.ndarray], list[np.ndarray]], np.ndarray]) -> Answer:

@@ -113,6 +113,17 @@ def test_cascade_by_characters(made):
     assert recalls(baselines.run_baselines(view, 1.0), "cascade_chars") == {"fr_fr": 0.0, "ro_ro": 0.0}
 
 
+def test_scores_in_blocks_are_those_of_the_whole(made, monkeypatch):
+    texts = [f"Text, {i}" if i % 3 else "x" for i in range(2)]
+    rows = []
+    for block in (1, 3, 1024):
+        monkeypatch.setattr(baselines.m, "BLOCK", block)
+        view, _ = made("cascade_chars")
+        heard(view, lambda text: texts[int(text[-1])])
+        rows.append(baselines.run_baselines(view, 1.0)["cascade_chars"]["per_language"])
+    assert rows[0] == rows[1] == rows[2] and rows[0]["fr_fr"]["recall@1"] == 0.5
+
+
 def test_cascade_by_embeddings(made, tiny_llm, monkeypatch):
     monkeypatch.setattr(baselines, "resolve", lambda name: name)
     monkeypatch.setattr(baselines, "TextEncoder", lambda name: TextEncoder(tiny_llm("bert")))
