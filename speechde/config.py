@@ -227,11 +227,22 @@ class LoggerConfig:
     group: str | None = None
 
 
+BASELINES = ("chance", "untrained", "oracle", "cascade_chars", "cascade_text", "cascade_e5", "mean_pooled", "dtw")
+BASELINE_KINDS = ("cascade", "rival")  # with the name of a model behind a colon
+
+
 @dataclass
 class EvalConfig:
     """The final evaluation."""
 
     split: str = choice("test", "dev", "test")
+    baselines: list[str] = field(default_factory=list)  # of BASELINES, cascade:MODEL, rival:MODEL; docs/protocol.md
+    asr: str = "packaged:whisper-base"  # the Whisper model that transcribes for the cascades
+
+    def __post_init__(self) -> None:  # refused before anything is fetched
+        for name in self.baselines:
+            if name not in BASELINES and not re.fullmatch(rf"({'|'.join(BASELINE_KINDS)}):.+", name):
+                raise unknown_value("eval.baselines", name, [*BASELINES, *(f"{kind}:MODEL" for kind in BASELINE_KINDS)])
 
 
 @dataclass

@@ -20,7 +20,15 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import CONFIG_MAPPING, AutoModel, PreTrainedTokenizerFast, WhisperConfig, WhisperFeatureExtractor
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModel,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging
 
@@ -138,6 +146,48 @@ def tiny_whisper(tmp_path_factory):
         init_std=0.3,
     )
     WhisperEncoder(config).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_asr(tmp_path_factory):
+    """Folder of a random whole Whisper model of that size, which writes bytes; it knows French and Romanian."""
+    folder = tmp_path_factory.mktemp("asr")
+    torch.manual_seed(2)
+    names = ["endoftext", "startoftranscript", "fr", "ro", "translate", "transcribe", "notimestamps"]
+    inner = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+    inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    inner.add_special_tokens([f"<|{name}|>" for name in names])
+    ids = {name: inner.token_to_id(f"<|{name}|>") for name in names}
+    special = dict.fromkeys(("eos_token_id", "bos_token_id", "pad_token_id"), ids["endoftext"])
+    special["decoder_start_token_id"] = ids["startoftranscript"]
+    config = WhisperConfig(
+        vocab_size=inner.get_vocab_size(),
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        max_source_positions=30,
+        max_target_positions=64,
+        init_std=0.3,
+        **special,
+    )
+    model = WhisperForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        **special,
+        is_multilingual=True,
+        no_timestamps_token_id=ids["notimestamps"],
+        lang_to_id={f"<|{name}|>": ids[name] for name in ("fr", "ro")},
+        task_to_id={name: ids[name] for name in ("transcribe", "translate")},
+        # one byte per letter: a random model writes invalid UTF-8 otherwise
+        suppress_tokens=[i for i in range(len(inner.get_vocab())) if not inner.id_to_token(i).isascii()],
+    )
+    model.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>").save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=80).save_pretrained(folder)
     return folder
 

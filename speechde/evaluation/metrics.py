@@ -124,6 +124,28 @@ def ranks(
     return rank_and_retrieve(queries, gallery, query_group, gallery_group, block)[0]
 
 
+def ranks_of_scores(
+    scores: np.ndarray, query_group: np.ndarray, gallery_group: np.ndarray, apart: Apart = None
+) -> np.ndarray:
+    """``(n,)`` int64 ranks from a matrix of scores ``(n, m)``, for systems that are no dot product.
+
+    As :func:`rank_and_retrieve`: equal scores and NaN count against the query. There is no tolerance, because equal
+    strings have equal scores.
+    """
+    labels = _Labels(query_group, gallery_group, apart)
+    labels.counts()
+    scores = np.array(scores, np.float64)
+    equal = labels.group[0][:, None] == labels.group[1]
+    right = equal & ~np.isnan(scores)
+    scores[np.isnan(scores)] = np.inf
+    if labels.apart is not None:
+        own = labels.apart[0][:, None] == labels.apart[1]
+        right &= ~own
+        scores[own] = -np.inf
+    best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
+    return 1 + ((scores >= best) & ~equal & (scores > -np.inf)).sum(axis=1)
+
+
 class _Best:
     """Highest score of each query so far and the first item that has it."""
 

@@ -138,8 +138,10 @@ def evaluate(
         text = _Side(text_vectors[items], items, items, [names[item] for item in items])
         tasks["audio_to_text"].append(_Task(lang, audio, text))
         tasks["text_to_audio"].append(_Task(lang, text, audio))
-        if task := _across_speakers(lang, audio, [u.speaker for u in spoken]):
-            tasks["audio_to_audio"].append(task)
+        asked, known, voice = across_speakers(own, [u.speaker for u in spoken])
+        if len(asked):
+            apart = voice[asked], voice[known]
+            tasks["audio_to_audio"].append(_Task(lang, audio.take(asked), audio.take(known), apart))
         translated = np.flatnonzero([_has_translation(u) for u in spoken])
         if english is not None and len(translated):
             wanted = [clean(spoken[row].translation) for row in translated]
@@ -229,7 +231,7 @@ def _score_direction(
 
     def macro(role: str, region: str | None = None) -> dict:
         langs = [lang for lang in rows if roles[lang] == role and region in (None, _region(lang))]
-        return _macro(rows, means, langs, keys)
+        return macro_mean(rows, means, langs, keys)
 
     regions = sorted({_region(lang) for lang in rows})
     used = [role for role in ROLES if role != "proxy" or role in roles.values()]
@@ -244,8 +246,11 @@ def _region(lang: str) -> str:
     return LANGUAGES[lang].region if lang in LANGUAGES else "other"
 
 
-def _macro(rows: dict[str, dict], means: dict[str, np.ndarray], langs: list[str], keys: list[str]) -> dict:
-    """Mean over ``langs``; the numbers are None when there are none."""
+def macro_mean(rows: dict[str, dict], means: dict[str, np.ndarray], langs: list[str], keys: list[str]) -> dict:
+    """Mean of ``keys`` over the rows of ``langs``, with the interval of their bootstrap ``means``.
+
+    The numbers are None when there are no languages.
+    """
     if not langs:
         return {"languages": 0, "ci95": None, **dict.fromkeys(keys), "recall@1_micro": None}
     # Languages are fixed and sentences random: the interval speaks of other sentences, not of other languages.
@@ -256,17 +261,23 @@ def _macro(rows: dict[str, dict], means: dict[str, np.ndarray], langs: list[str]
     return {"languages": len(langs), "ci95": list(low_high), **averages}
 
 
-def _across_speakers(lang: str, audio: _Side, speakers: list[str]) -> _Task | None:
-    """Recordings whose speaker is known, each as a query when somebody else says the same; None without any."""
+def across_speakers(sentences: np.ndarray, speakers: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which recordings of a language ask, and are asked for, across speakers.
+
+    Args:
+        sentences: ``(n,)`` label of the sentence of each recording.
+        speakers: of each recording; empty where it is not known.
+
+    Returns:
+        Positions of the recordings whose sentence another known speaker has recorded too (none: not scored), of all
+        recordings of known speakers, and ``(n,)`` labels of the speakers.
+    """
     voices, voice = np.unique(speakers, return_inverse=True)
     known = np.flatnonzero(voices[voice] != "")
     several = defaultdict(set)
     for row in known:
-        several[audio.group[row]].add(voice[row])
-    asked = np.array([row for row in known if len(several[audio.group[row]]) > 1], int)
-    if not len(asked):
-        return None
-    return _Task(lang, audio.take(asked), audio.take(known), (voice[asked], voice[known]))
+        several[sentences[row]].add(voice[row])
+    return np.array([row for row in known if len(several[sentences[row]]) > 1], int), known, voice
 
 
 def _has_translation(utterance: Utterance) -> bool:

@@ -91,9 +91,34 @@ def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
             "",
             "\\* character error rate: the language has no spaces between words. Means over languages mix both.",
         ]
+    if metrics.get("baselines"):
+        lines += ["", *baselines_markdown(metrics["baselines"])]
     if metrics.get("bleu_signature"):
         lines += ["", f"BLEU: sacrebleu `{metrics['bleu_signature']}`."]
     return "\n".join([*lines, "", "## Wall time", "", *_stage_table(metrics["wall_seconds"]), ""])
+
+
+def baselines_markdown(baselines: Mapping) -> list[str]:
+    """Means by role of the model and every baseline, the seconds of a query, and recall@1 by language."""
+    rows = {name: row for name, row in baselines.items() if name != "notes"}
+    lines = ["## Baselines, on the same queries and galleries", ""]
+    table = []
+    for name, row in rows.items():
+        direction = "" if row["direction"] == "audio_to_text" else " (audio→audio)"
+        for role in ROLES:
+            if mean := row.get(role):
+                low, high = (f"{100 * bound:+.1f}" for bound in mean["lead_ci95"])
+                lead = "–" if name == "model" else f"{100 * mean['lead']:+.1f} [{low}, {high}]"
+                scores = [_recall(mean), lead, _percent(mean["recall@5"]), f"{mean['mrr']:.3f}"]
+                table.append([name + direction, ROLE_NAMES[role], *scores, f"{row['seconds_per_query']:.2g}"])
+    header = ["baseline", "role", "R@1 [95 % CI]", "model − baseline [95 % CI]", "R@5", "MRR", "seconds a query"]
+    lines += [*_table(header, table), ""]
+    roles = {lang: part["role"] for row in rows.values() for lang, part in row["per_language"].items()}
+    langs = sorted(roles, key=lambda lang: (ROLES.index(roles[lang]), lang))
+    recalls = [[_percent(row["per_language"].get(lang, {}).get("recall@1")) for row in rows.values()] for lang in langs]
+    cells = [[lang, ROLE_NAMES[roles[lang]], *recall] for lang, recall in zip(langs, recalls, strict=True)]
+    lines += _table(["code", "role", *(f"{name} R@1" for name in rows)], cells)
+    return [*lines, *(line for note in baselines.get("notes", []) for line in ("", f"- {note}."))]
 
 
 def recall_figure(metrics: Mapping) -> Figure:

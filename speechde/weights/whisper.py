@@ -48,23 +48,10 @@ _LAYER = {
 
 def convert_whisper(payload: Path, folder: Path) -> None:
     """Write the encoder of the CTranslate2 file ``payload`` into ``folder`` as ``WhisperEncoder`` weights."""
-    variables = read_encoder(payload)
+    variables = read_variables(payload)
     try:
-        tensors = _rename(variables)
-        width, mels, _ = tensors["conv1.weight"].shape
-        layers = sum(name.endswith(".fc1.weight") for name in tensors)
-        config = WhisperConfig(
-            num_mel_bins=mels,
-            d_model=width,
-            encoder_layers=layers,
-            decoder_layers=layers,
-            encoder_attention_heads=int(variables["num_heads"]),
-            decoder_attention_heads=int(variables["num_heads"]),
-            encoder_ffn_dim=tensors["layers.0.fc1.weight"].shape[0],
-            decoder_ffn_dim=tensors["layers.0.fc1.weight"].shape[0],
-            max_source_positions=tensors["embed_positions.weight"].shape[0],
-            architectures=["WhisperEncoder"],
-        )
+        tensors = encoder_tensors(variables)
+        config = encoder_config(variables)
     except KeyError as error:
         raise AssetError(
             f"{payload.name} holds no variable encoder/{error.args[0]}; it is no Whisper model."
@@ -72,7 +59,7 @@ def convert_whisper(payload: Path, folder: Path) -> None:
     except ValueError as error:
         raise AssetError(f"{payload.name} holds encoder variables of unexpected shape ({error}).") from error
     save_model(folder, config, tensors)
-    WhisperFeatureExtractor(feature_size=mels).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=config.num_mel_bins).save_pretrained(folder)
 
 
 def load_whisper_encoder(folder: str | Path, dtype: torch.dtype = torch.float32, meta: bool = False) -> WhisperEncoder:
@@ -102,8 +89,8 @@ def load_whisper_encoder(folder: str | Path, dtype: torch.dtype = torch.float32,
     return encoder.to(dtype).eval()
 
 
-def read_encoder(path: Path) -> dict[str, np.ndarray]:
-    """Variables of a CTranslate2 file below ``encoder/``, named without that prefix."""
+def read_variables(path: Path, prefix: str = "encoder/") -> dict[str, np.ndarray]:
+    """Variables of a CTranslate2 file below ``prefix``, named without it."""
     reader = Reader(path)
     (version,) = reader.unpack("I")
     if version != _VERSION:
@@ -119,14 +106,34 @@ def read_encoder(path: Path) -> dict[str, np.ndarray]:
         shape = reader.unpack(f"{rank}I")
         kind, size = reader.unpack("BI")
         data = reader.take(size)
-        if name.startswith("encoder/"):
+        if name.startswith(prefix):
             if kind not in _TYPES or prod(shape) * np.dtype(_TYPES[kind]).itemsize != size:
                 raise reader.error(f"{name}: type {kind} and shape {shape} do not make {size} bytes")
-            variables[name.removeprefix("encoder/")] = np.frombuffer(data, _TYPES[kind]).reshape(shape)
+            variables[name.removeprefix(prefix)] = np.frombuffer(data, _TYPES[kind]).reshape(shape)
     return variables
 
 
-def _rename(variables: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def encoder_config(variables: dict[str, np.ndarray]) -> WhisperConfig:
+    """The sizes of the encoder (``read_variables``); those of the decoder are taken to be the same."""
+    width, mels, _ = variables["conv1/weight"].shape
+    layers = sum(name.endswith("/ffn/linear_0/weight") for name in variables)
+    heads, inner = int(variables["num_heads"]), len(variables["layer_0/ffn/linear_0/weight"])
+    return WhisperConfig(
+        num_mel_bins=mels,
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=inner,
+        decoder_ffn_dim=inner,
+        max_source_positions=len(variables["position_encodings/encodings"]),
+        architectures=["WhisperEncoder"],
+    )
+
+
+def encoder_tensors(variables: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """The encoder's variables (``read_variables``) as ``WhisperEncoder`` names and splits them."""
     tensors = {new: variables[old] for old, new in _OUTER.items()}
     layers = {name.split("/")[0] for name in variables} - {name.split("/")[0] for name in _OUTER}
     for i in range(sum(name.startswith("layer_") for name in layers)):

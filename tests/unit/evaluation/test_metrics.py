@@ -300,3 +300,25 @@ def test_bleu_by_hand():
 def test_bleu_signature_names_tokeniser_and_version():
     assert {"nrefs:1", "case:mixed", "tok:13a", "smooth:exp"} <= set(m.bleu_signature().split("|"))
     assert "version:" in m.bleu_signature()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_ranks_of_scores_are_those_of_the_vectors(apart):
+    rng = np.random.default_rng(0)
+    queries, gallery = rng.normal(size=(40, 6)).astype(np.float32), rng.normal(size=(90, 6)).astype(np.float32)
+    own, its = np.arange(40) % 30, np.arange(90) % 30
+    voices = (np.arange(40) // 30, np.arange(90) // 30) if apart else None
+    expected = m.rank_and_retrieve(queries, gallery, own, its, apart=voices)[0]
+    np.testing.assert_array_equal(m.ranks_of_scores(queries @ gallery.T, own, its, voices), expected)
+
+
+def test_ranks_of_scores_by_hand():
+    groups = np.array([0, 0, 0]), np.array([0, 1, 2, 0])
+    nan = np.nan
+    scores = [[3, 1, 2, 0], [1, 1, 0, 0], [nan, 1, nan, 0]]  # right; a tie; NaN of the best, and of an incorrect one
+    assert m.ranks_of_scores(scores, *groups).tolist() == [1, 2, 3]
+    assert m.ranks_of_scores([[nan, 1, 2, nan]], groups[0][:1], groups[1]).tolist() == [3]
+    apart = np.array([7]), np.array([7, 8, 7, 8])
+    assert m.ranks_of_scores([[9, 2, 9, 1]], groups[0][:1], groups[1], apart).tolist() == [2]
+    with pytest.raises(DataError, match="no correct item"):
+        m.ranks_of_scores(np.ones((1, 2)), np.array([5]), np.array([0, 1]))

@@ -11,7 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, BertConfig, WhisperFeatureExtractor
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
 
 from speechde.cache import cache_root, sha256_file
 from speechde.errors import AssetError
@@ -181,7 +187,7 @@ def test_failed_conversion_leaves_nothing(wheels, tmp_path, monkeypatch):
     assert left_in_cache(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["whisper-base-encoder", "multilingual-e5-small", "gemma-3-270m"])
+@pytest.mark.parametrize("name", ["whisper-base-encoder", "whisper-base", "multilingual-e5-small", "gemma-3-270m"])
 def test_pins_are_complete(name):
     entry = PACKAGED[name]
     hashes = [entry.sha256, *(wheel.sha256 for wheel in entry.wheels)]
@@ -206,6 +212,16 @@ def test_real_whisper_encoder():
         states = encoder(features).last_hidden_state
     assert states.shape == (1, 1500, 512) and states.isfinite().all()
     assert weights_hash(folder) == sha256_file(folder / "model.safetensors")
+
+
+def test_real_whisper_has_a_decoder():
+    folder = converted("whisper-base")
+    model = WhisperForConditionalGeneration.from_pretrained(folder)
+    known = model.generation_config.lang_to_id
+    assert len(known) == 99 and known["<|ro|>"] == AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<|ro|>")
+    encoder = load_whisper_encoder(converted("whisper-base-encoder"))
+    for name, values in load_whisper_encoder(folder).state_dict().items():
+        torch.testing.assert_close(values, encoder.state_dict()[name])
 
 
 def test_real_e5_finds_translations():

@@ -12,7 +12,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from speechde.errors import AssetError
 from speechde.weights import load_whisper_encoder
-from speechde.weights.whisper import convert_whisper, read_encoder
+from speechde.weights.whisper import convert_whisper, read_variables
 
 CODES = {"float32": 0, "int8": 1, "int16": 2, "int32": 3, "float16": 4}
 
@@ -135,19 +135,19 @@ def test_every_truncation_is_an_asset_error(tmp_path, encoder):
     for end in [0, 3, 5, 20, 26, 30, len(whole) // 2, len(whole) - 1]:
         (tmp_path / "cut.bin").write_bytes(whole[:end])
         with pytest.raises(AssetError, match=r"cut\.bin is damaged"):
-            read_encoder(tmp_path / "cut.bin")
+            read_variables(tmp_path / "cut.bin")
 
 
 def test_wrong_format_version_and_sizes(tmp_path, encoder):
     with pytest.raises(AssetError, match="version 7"):
-        read_encoder(write_ct2(tmp_path / "a", {}, version=7))
+        read_variables(write_ct2(tmp_path / "a", {}, version=7))
     with pytest.raises(AssetError, match="TransformerSpec"):
-        read_encoder(write_ct2(tmp_path / "b", {}, spec="TransformerSpec"))
+        read_variables(write_ct2(tmp_path / "b", {}, spec="TransformerSpec"))
     damaged = bytearray(write_ct2(tmp_path / "c", {"encoder/x": np.ones(4, np.float32)}).read_bytes())
     damaged[damaged.index(b"encoder/x\0") + 11] = 5  # the only dimension, 4
     (tmp_path / "c").write_bytes(damaged)
     with pytest.raises(AssetError, match="do not make 16 bytes"):
-        read_encoder(tmp_path / "c")
+        read_variables(tmp_path / "c")
 
 
 @pytest.mark.parametrize("lost", ["encoder/conv1/weight", "encoder/num_heads", "encoder/layer_1/ffn/linear_1/bias"])
