@@ -75,8 +75,13 @@ class DataConfig:
     zero_shot: list[str] | None = None  # None: every other language
     split_seed: int = 0
     limit: int | None = None  # sentences kept, for a quick look; None for all
+    train_share: float = 1.0  # of the training sentences, to measure what data is worth
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     translations: TranslationsConfig = field(default_factory=TranslationsConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.train_share <= 1:
+            raise ConfigError(f"data.train_share={self.train_share} is not a share; use more than 0 and at most 1")
 
 
 @dataclass

@@ -19,7 +19,7 @@ from speechde.errors import DataError, unknown_value
 from speechde.evaluation import metrics as m
 from speechde.evaluation.protocol import DIRECTIONS, MORE_DIRECTIONS, ROLES
 
-Queries = dict[tuple[str, str], tuple[str, int]]  # (lang, id) → (sentence, rank)
+Queries = dict[tuple[str, str], tuple[str, float]]  # (lang, id) → (sentence, share of the runs that hit)
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,14 @@ class Comparison:
         return asdict(self)
 
 
-def compare_runs(a: Path, b: Path, direction: str = "audio_to_text", common: bool = False) -> Comparison:
+def compare_runs(
+    a: Path | Sequence[Path], b: Path | Sequence[Path], direction: str = "audio_to_text", common: bool = False
+) -> Comparison:
     """Compare two run directories, which hold ``results/queries.jsonl`` and ``results/metrics.json``.
 
     Args:
+        a, b: a run, or the runs of one configuration with several seeds: what counts is then the share of the seeds
+            that answer a query.
         direction: one of the directions of the protocol.
         common: compare the queries that both have; without it, runs of other queries or galleries are refused.
 
@@ -69,7 +73,8 @@ def compare_runs(a: Path, b: Path, direction: str = "audio_to_text", common: boo
     known = (*DIRECTIONS, *MORE_DIRECTIONS)
     if direction not in known:
         raise unknown_value("direction", direction, known)
-    (rows_a, all_a), (rows_b, all_b) = (_read(Path(run), direction) for run in (a, b))
+    (rows_a, all_a), (rows_b, all_b) = (_read_seeds(runs, direction) for runs in (a, b))
+    a, b = (" + ".join(map(str, _paths(runs))) for runs in (a, b))
     alone = [sorted(set(one) - set(other)) for one, other in ((all_a, all_b), (all_b, all_a))]
     shared = sorted(set(all_a) & set(all_b))
     if any(alone) and not common:
@@ -93,8 +98,8 @@ def compare_runs(a: Path, b: Path, direction: str = "audio_to_text", common: boo
     order = sorted(set(roles.values()), key=lambda role: (role not in ROLES, [ROLES.index(r) for r in role.split("/")]))
     members = {role: [part for part in parts if roles[part.lang] == role] for role in order}
     return Comparison(
-        str(a),
-        str(b),
+        a,
+        b,
         direction,
         (len(alone[0]), len(alone[1])),
         tuple(_row(part.lang, role, [part]) for role in order for part in members[role]),
@@ -135,7 +140,7 @@ class _Paired:
 
     def __init__(self, lang: str, keys: Sequence[tuple[str, str]], a: Queries, b: Queries) -> None:
         self.lang = lang
-        self.hits = np.array([[run[key][1] == 1 for key in keys] for run in (a, b)], float)  # (2, queries)
+        self.hits = np.array([[run[key][1] for key in keys] for run in (a, b)])  # (2, queries)
         self.difference = self.hits[0] - self.hits[1]
         _, sentence = np.unique([a[key][0] for key in keys], return_inverse=True)
         by_sentence = np.bincount(sentence, weights=self.difference)
@@ -162,6 +167,22 @@ def _row(name: str, role: str, parts: Sequence[_Paired]) -> Row:
     )
 
 
+def _paths(runs: Path | Sequence[Path]) -> list[Path]:
+    return [Path(runs)] if isinstance(runs, (str, Path)) else [Path(run) for run in runs]
+
+
+def _read_seeds(runs: Path | Sequence[Path], direction: str) -> tuple[Mapping[str, Mapping], Queries]:
+    """As ``_read``, hits averaged over runs that must all have the same queries."""
+    paths = _paths(runs)
+    rows, first = _read(paths[0], direction)
+    others = [_read(path, direction)[1] for path in paths[1:]]
+    for path, queries in zip(paths[1:], others, strict=True):
+        if queries.keys() != first.keys():
+            raise DataError(f"{paths[0]} and {path} are no seeds of one configuration: they answer other queries")
+    every = [first, *others]
+    return rows, {key: (first[key][0], sum(q[key][1] for q in every) / len(every)) for key in first}
+
+
 def _read(run: Path, direction: str) -> tuple[Mapping[str, Mapping], Queries]:
     """Rows by language, and queries, of one direction of a run."""
     paths = [run / "results" / name for name in ("metrics.json", "queries.jsonl")]
@@ -178,7 +199,7 @@ def _read(run: Path, direction: str) -> tuple[Mapping[str, Mapping], Queries]:
                 continue
             if "sentence" not in record:
                 raise DataError(f"{paths[1]}:{number} has no 'sentence'; write it anew (evaluate.py checkpoint={run})")
-            queries[record["lang"], record["id"]] = record["sentence"], record["rank"]
+            queries[record["lang"], record["id"]] = record["sentence"], float(record["rank"] == 1)
     if unknown := {lang for lang, _ in queries} - set(rows):
         raise DataError(f"{paths[0]} has no {direction} row for {sorted(unknown)}; its files are of two evaluations")
     return rows, queries

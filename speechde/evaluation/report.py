@@ -79,13 +79,13 @@ def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
     header = ["R@1 [95 % CI]", f"R@1, gallery {size}", "R@5", "MRR", "WER", "T→A R@1", "A→En R@1", "A→En BLEU"]
     header += [f"{name} R@1" for name in controls]
     lines += ["", "## Means over languages", ""]
-    lines += _table(
+    lines += markdown_table(
         ["role", "languages", "chance", *header], [_macro_row(metrics, controls, role) for role in _roles(metrics)]
     )
     lines += ["", "## Regions, audio→text R@1 [95 % CI]", "", *_region_table(metrics)]
     lines += ["", "## Languages", ""]
     rows = [_language_row(metrics, controls, lang) for lang in _by_role(metrics)]
-    lines += _table(["code", "name", "role", "queries", "gallery", "chance", *header], rows)
+    lines += markdown_table(["code", "name", "role", "queries", "gallery", "chance", *header], rows)
     if any(lang in CHARACTER_LANGS for lang in _by_role(metrics)):
         lines += [
             "",
@@ -112,12 +112,12 @@ def baselines_markdown(baselines: Mapping) -> list[str]:
                 scores = [_recall(mean), lead, _percent(mean["recall@5"]), f"{mean['mrr']:.3f}"]
                 table.append([name + direction, ROLE_NAMES[role], *scores, f"{row['seconds_per_query']:.2g}"])
     header = ["baseline", "role", "R@1 [95 % CI]", "model − baseline [95 % CI]", "R@5", "MRR", "seconds a query"]
-    lines += [*_table(header, table), ""]
+    lines += [*markdown_table(header, table), ""]
     roles = {lang: part["role"] for row in rows.values() for lang, part in row["per_language"].items()}
     langs = sorted(roles, key=lambda lang: (ROLES.index(roles[lang]), lang))
     recalls = [[_percent(row["per_language"].get(lang, {}).get("recall@1")) for row in rows.values()] for lang in langs]
     cells = [[lang, ROLE_NAMES[roles[lang]], *recall] for lang, recall in zip(langs, recalls, strict=True)]
-    lines += _table(["code", "role", *(f"{name} R@1" for name in rows)], cells)
+    lines += markdown_table(["code", "role", *(f"{name} R@1" for name in rows)], cells)
     return [*lines, *(line for note in baselines.get("notes", []) for line in ("", f"- {note}."))]
 
 
@@ -272,12 +272,12 @@ def _region_table(metrics: Mapping) -> list[str]:
             cells += [str(parts[role]["languages"]), _recall(parts[role])]
         table.append(cells)
     names = [ROLE_NAMES[role] for role in _roles(metrics)]
-    return _table(["region", *(f"{name} {what}" for name in names for what in ("languages", "R@1"))], table)
+    return markdown_table(["region", *(f"{name} {what}" for name in names for what in ("languages", "R@1"))], table)
 
 
 def _stage_table(seconds: Mapping[str, float]) -> list[str]:
     total = seconds["total"] or 1
-    return _table(
+    return markdown_table(
         ["stage", "seconds", "share of total"],
         [[stage, f"{seconds[stage]:.1f}", _percent(seconds[stage] / total)] for stage in STAGES],
     )
@@ -301,7 +301,7 @@ def _points(score: float | None) -> str:
     return "–" if score is None else f"{score:.1f}"
 
 
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
 
 

@@ -74,10 +74,10 @@ def finish_report(metrics: dict, records: list[dict], directory: Path, report_di
     metrics lie beside this run's becomes a column.
     """
     diagnostics = metrics.pop("diagnostics", {})
-    controls = _controls(directory)
+    controls = control_runs(directory)
     if controls:
         metrics["controls"] = {name: control["audio_to_text"] for name, control in controls.items()}
-    curves = learning_curve(directory / "csv")
+    metrics["curves"] = curves = learning_curve(directory / "csv")
     for target in filter(None, (directory / "results", report_dir)):
         write_report(target, metrics, curves, controls)
     for name, text in (
@@ -87,8 +87,13 @@ def finish_report(metrics: dict, records: list[dict], directory: Path, report_di
     ):
         with atomic_write(directory / "results" / name) as temporary:
             temporary.write_text(text, "utf-8")
+    show_report(metrics, controls, report_dir or directory / "results")
+
+
+def show_report(metrics: dict, controls: dict[str, dict], folder: Path) -> None:
+    """Print the table of a run, and where its files are."""
     Console(width=200).print(Markdown(markdown(metrics, controls)))
-    print(f"report: {(report_dir or directory / 'results') / 'table.md'}")
+    print(f"report: {folder / 'table.md'}")
 
 
 def learning_curve(folder: Path) -> list[dict]:
@@ -107,7 +112,7 @@ def learning_curve(folder: Path) -> list[dict]:
     return [points[step] for step in sorted(points)]
 
 
-def _controls(directory: Path) -> dict[str, dict]:
+def control_runs(directory: Path) -> dict[str, dict]:
     """Metrics of the run whose overrides are this run's and ``model.init=random``, in whatever order they are named."""
     overrides, seed = _overrides(directory)
     for path in sorted(directory.parent.glob("*/results/metrics.json")):

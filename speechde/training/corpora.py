@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -33,7 +34,16 @@ def load_corpus(config: DataConfig, cache: Path) -> Corpus:
         sentences = sorted({u.sentence_id for u in corpus.utterances})
         kept = set(sentences[:: max(1, len(sentences) // config.limit)][: config.limit])
         corpus.utterances = [u for u in corpus.utterances if u.sentence_id in kept]
+    if config.train_share < 1:
+        corpus.utterances = [
+            u for u in corpus.utterances if u.split != "train" or _position(u.sentence_id) < config.train_share
+        ]
     return corpus
+
+
+def _position(sentence: str) -> float:
+    """A place in [0, 1) that only the sentence's id decides: every share holds all smaller ones."""
+    return int(hashlib.sha256(sentence.encode()).hexdigest()[:16], 16) / 2**64
 
 
 def _stamps(config: DataConfig, cache: Path) -> Corpus:

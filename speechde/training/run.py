@@ -1,7 +1,7 @@
 """One training run, end to end: data → frames → units → training → zero-shot evaluation → report.
 
 The run directory, ``runs/<recipe>/<overrides>-s<seed>/``, is named by what was asked for and never by the clock, so a
-run that was killed resumes where it stopped, and a finished one is evaluated again without training.
+run that was killed resumes where it stopped, and a finished one is not run again.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.training import stages
 from speechde.training.corpora import load_corpus, load_synthetic, load_translations
+from speechde.training.finished import finished
 from speechde.training.lit_module import LitDualEncoder
 from speechde.training.plan import (
     Plan,
@@ -102,12 +103,16 @@ def run_directory(config: RunConfig) -> Path:
 def train(config: RunConfig) -> dict:
     """Run everything and return ``metrics.json`` as a dict (see docs/protocol.md).
 
-    A plan of the run is printed first; ``plan_only`` stops there and returns ``{"plan": …}``. With ``frontend.shard``
-    only that share of the clips is encoded, and the dict is empty (see docs/scale.md).
+    A run that has all its results is not run again (see ``training.finished``). A plan is printed first; ``plan_only``
+    stops there and returns ``{"plan": …}``. With ``frontend.shard`` only that share of the clips is encoded, and the
+    dict is empty (see docs/scale.md).
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("high")
+    directory = run_directory(config)
+    if done := finished(config, directory):
+        return done
     cache = Path(config.cache_dir) if config.cache_dir else cache_root()
     pl.seed_everything(config.seed, verbose=False)
     if sizes := stated_sets(config):
@@ -138,7 +143,6 @@ def train(config: RunConfig) -> dict:
         sets.append(stages.evaluation_set(config.frontend.trim_db, config.frontend.mean_norm, test))
         stages.encode_shard(sets, encoder, cache, rate=config.frontend.rate, shard=config.frontend.share, encode=encode)
         return {}
-    directory = run_directory(config)
     save_plan(plan, directory / "plan.json")
     with clock("frames"):
         frames = stages.training_frames(

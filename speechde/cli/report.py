@@ -1,0 +1,34 @@
+"""``speechde report PATH…``: any set of runs on one page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechde.cache import atomic_write
+
+SUMMARY = "summary.json"
+
+
+def report(
+    paths: Annotated[list[Path], typer.Argument(help="Run directories, or folders that hold runs or results.")],
+    out: Annotated[Path, typer.Option(help="Folder for index.html, README.md and summary.json.")] = Path("report"),
+    title: Annotated[str, typer.Option(help="Heading of the page.")] = "speechde: runs compared",
+) -> None:
+    """Rank runs, draw them and compare each with the default of its recipe: one HTML page, and one in Markdown."""
+    from speechde.evaluation.pages import html, markdown
+    from speechde.evaluation.summary import find_runs, summarise
+
+    summary = summarise(find_runs(paths))
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("index.html", html(summary, title)),
+        ("README.md", markdown(summary, title)),
+        (SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"),
+    ):
+        with atomic_write(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    print(f"report: {out / 'index.html'}")
