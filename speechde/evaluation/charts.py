@@ -53,7 +53,9 @@ def bars(differences: Sequence[Mapping]) -> str:
     axes = figure.subplots()
     places = np.arange(len(differences))
     for offset, role in zip((-0.19, 0.19), ROLES, strict=True):
-        rows = [(place, row["means"][role]) for place, row in zip(places, differences, strict=True) if role in row["means"]]
+        rows = [
+            (place, row["means"][role]) for place, row in zip(places, differences, strict=True) if role in row["means"]
+        ]
         if not rows:
             continue
         at = np.array([place for place, _ in rows]) + offset

@@ -18,6 +18,7 @@ import numpy as np
 from speechde.errors import DataError, unknown_value
 from speechde.evaluation import metrics as m
 from speechde.evaluation.protocol import DIRECTIONS, MORE_DIRECTIONS, ROLES
+from speechde.evaluation.report import markdown_table
 
 Queries = dict[tuple[str, str], tuple[str, float]]  # (lang, id) → (sentence, share of the runs that hit)
 
@@ -119,9 +120,9 @@ def format_comparison(comparison: Comparison) -> str:
         only = "{} queries of A alone and {} of B alone are left out".format(*comparison.left_out)
         lines += ["", f"**Common queries only**: {only}; each run's ranks are in its own gallery."]
     header = ["queries", "A R@1", "B R@1", "A − B [95 % CI]", "won", "lost", "p"]
-    lines += ["", *_table(["mean over", "languages", *header],
+    lines += ["", *markdown_table(["mean over", "languages", *header],
                           [[row.name, str(row.languages), *_cells(row)] for row in comparison.means])]  # fmt: skip
-    lines += ["", *_table(["language", "role", *header],
+    lines += ["", *markdown_table(["language", "role", *header],
                           [[row.name, row.role, *_cells(row)] for row in comparison.languages])]  # fmt: skip
     return "\n".join([*lines, ""])
 
@@ -209,7 +210,3 @@ def _cells(row: Row) -> list[str]:
     low, high = (f"{100 * value:+.1f}" for value in row.ci95)
     scores = [f"{100 * row.recall_a:.1f}", f"{100 * row.recall_b:.1f}", f"{100 * row.difference:+.1f} [{low}, {high}]"]
     return [str(row.queries), *scores, str(row.won), str(row.lost), f"{row.p:.2g}"]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]

@@ -16,8 +16,8 @@ from speechde.languages import LANGUAGES
 
 PREFACE = (
     "Shares in per cent. Intervals are 95 % bootstraps over sentences; where a system has several seeds, scores and "
-    "bounds are means over them, and the range of the seeds stands beside. Systems are listed by zero-shot recall@1, which "
-    "chose nothing: checkpoints and settings are chosen on the dev split of seen languages."
+    "bounds are means over them, and the range of the seeds stands beside. Systems are listed by zero-shot recall@1, "
+    "which chose nothing: checkpoints and settings are chosen on the dev split of seen languages."
 )
 Row = list["Cell"]
 
@@ -75,7 +75,9 @@ def parts_of(board: Mapping) -> list[Part]:
     both = [system for system in systems if all(role in system for role in charts.ROLES)]
     parts = [_ranking(board)]
     if len(both) > 1:
-        parts.append(Part("Seen against zero-shot", svg=charts.scatter(both), note="Numbers: ranks in the first table."))
+        parts.append(
+            Part("Seen against zero-shot", svg=charts.scatter(both), note="Numbers: ranks in the first table.")
+        )
     if board["differences"]:
         parts.append(_differences(board["differences"]))
     parts += [_baselines(name, baselines) for name, baselines in board["baselines"].items()]
@@ -95,25 +97,28 @@ def _note(board: Mapping) -> str:
     speech = "recorded speech" if not synthetic else f"synthetic speech ({synthetic} of {total} recordings)"
     commits = sorted({commit for system in board["systems"] for commit in system["commits"]})
     machines = sorted({name for system in board["systems"] for name in system["hardware"]})
-    return f"Evaluated on {speech}. Commits: {', '.join(commits)}. Hardware: {'; '.join(machines)}."
+    return f"Evaluated on {speech}. Commits: {', '.join(commits)}. Hardware: {'; '.join(machines)}." + "".join(
+        f" {note}." for note in board["notes"]
+    )
 
 
 def _ranking(board: Mapping) -> Part:
-    header = ["#", "system", "mode", "seeds"]
+    header = ["#", "system"]
     for role in _roles(board["systems"]):
         name = ROLE_NAMES[role]
-        header += [f"{name} languages", f"{name} chance", f"{name} R@1 [95 % CI]", f"{name} seeds from–to",
-                   f"{name} R@1, gallery {board['fixed_gallery']}"]  # fmt: skip
-    header += ["dev R@1", "train clips (synthetic)", "training seconds"]
+        header += [f"{name} R@1 [95 % CI]", f"{name} seeds from–to", f"{name} R@1, gallery {board['fixed_gallery']}",
+                   f"{name} chance", f"{name} languages"]  # fmt: skip
+    header += ["dev R@1", "mode", "seeds", "train clips (synthetic)", "training seconds"]
     rows = []
     for number, system in enumerate(board["systems"], 1):
-        row = [Cell(str(number), number), Cell(system["name"]), Cell(system["mode"]), _number(len(system["seeds"]))]
+        row = [_number(number), Cell(system["name"])]
         for role in _roles(board["systems"]):
             row += _mean_cells(system.get(role))
         train = system["train"]
         clips = f"{train['recordings']} ({train['synthetic']})" if train else "–"
-        row += [_share(system["dev_recall@1"]), Cell(clips, train.get("recordings", 0)),
-                Cell(f"{system['train_seconds']:.0f}", system["train_seconds"])]  # fmt: skip
+        seconds = system["train_seconds"]
+        row += [_share(system["dev_recall@1"]), Cell(system["mode"]), _number(len(system["seeds"]))]
+        row += [Cell(clips, train.get("recordings", 0)), Cell(f"{seconds:.0f}", seconds)]
         rows.append(row)
     return Part("Ranking, audio→text", header, rows)
 
@@ -123,19 +128,19 @@ def _mean_cells(mean: Mapping | None) -> Row:
         return [Cell("–", -1) for _ in range(5)]
     low, high = mean["seeds"]
     return [
-        _number(mean["languages"]),
-        _share(mean["chance"]),
         _interval(mean),
         Cell(f"{100 * low:.1f}–{100 * high:.1f}" if low != high else "–", low),
         _share(mean["recall@1_fixed"]),
+        _share(mean["chance"]),
+        _number(mean["languages"]),
     ]
 
 
 def _differences(differences: Sequence[Mapping]) -> Part:
     note = (
-        "System minus default, over the seeds both have and the queries both answer; 95 % interval of a paired bootstrap "
-        "over sentences; p of a sign test over sentences, not corrected for the number of rows. Neither knows of seeds "
-        "that were not run."
+        "System minus default, over the seeds both have and the queries both answer; 95 % interval of a paired "
+        "bootstrap over sentences; p of a sign test over sentences, not corrected for the number of rows. Neither "
+        "interval nor p knows of seeds that were not run."
     )
     header = ["system", "default", "seeds"]
     for role in charts.ROLES:
@@ -153,7 +158,11 @@ def _differences(differences: Sequence[Mapping]) -> Part:
 def _difference_cells(mean: Mapping) -> Row:
     low, high = (f"{100 * bound:+.1f}" for bound in mean["ci95"])
     points = 100 * mean["difference"]
-    return [_number(mean["languages"]), Cell(f"{points:+.1f} [{low}, {high}]", points), Cell(f"{mean['p']:.2g}", mean["p"])]
+    return [
+        _number(mean["languages"]),
+        Cell(f"{points:+.1f} [{low}, {high}]", points),
+        Cell(f"{mean['p']:.2g}", mean["p"]),
+    ]
 
 
 def _baselines(name: str, baselines: Mapping) -> Part:
@@ -161,7 +170,9 @@ def _baselines(name: str, baselines: Mapping) -> Part:
     for answer, row in baselines.items():
         for role in (role for role in ROLE_NAMES if answer != "notes" and row.get(role)):
             mean, low, high = row[role], *(f"{100 * bound:+.1f}" for bound in row[role]["lead_ci95"])
-            lead = Cell("–", 0) if answer == "model" else Cell(f"{100 * mean['lead']:+.1f} [{low}, {high}]", mean["lead"])
+            lead = (
+                Cell("–", 0) if answer == "model" else Cell(f"{100 * mean['lead']:+.1f} [{low}, {high}]", mean["lead"])
+            )
             seconds = row["seconds_per_query"]
             rows.append([Cell(answer), Cell(ROLE_NAMES[role]), _interval(mean), lead, Cell(f"{seconds:.2g}", seconds)])
     header = ["answered by", "role", "R@1 [95 % CI]", "model − baseline [95 % CI]", "seconds a query"]
@@ -184,7 +195,7 @@ def _heat_map(systems: Sequence[Mapping]) -> Part:
 def _heat(score: float) -> tuple[str, str]:
     """Background from white to blue, and an ink that can be read on it."""
     red, green, blue = (round(255 - score * (255 - end)) for end in (0, 80, 140))
-    return f"rgb({red},{green},{blue})", "#fff" if score > 0.5 else "#000"
+    return f"rgb({red},{green},{blue})", "#fff" if score > 0.7 else "#000"
 
 
 def _curve_note(drawn: Sequence[Mapping]) -> str:

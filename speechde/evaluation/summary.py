@@ -1,8 +1,8 @@
 """Many runs side by side: what ``speechde report`` shows, as plain data.
 
-Runs are ranked only where they answer the same queries, so they are put on *boards*, one for each set of queries. Runs of
-one configuration that differ in their seed are one *system*. Where the runs keep their queries, each system is compared
-with the default configuration of its recipe, query by query (:mod:`speechde.evaluation.compare`).
+Runs are ranked only where they answer the same queries, so they are put on *boards*, one for each set of queries. Runs
+of one configuration that differ in their seed are one *system*. Where the runs keep their queries, each system is
+compared with the default configuration of its recipe, query by query (:mod:`speechde.evaluation.compare`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Run:
     @property
     def overrides(self) -> str:
         """What the command line changed of the recipe, or ``default``."""
-        return self.metrics.get("config", {}).get("run_name") or DEFAULT
+        return self.metrics.get("overrides") or self.metrics.get("config", {}).get("run_name") or DEFAULT
 
     @property
     def directory(self) -> Path | None:
@@ -58,7 +58,9 @@ def find_runs(paths: Iterable[str | Path]) -> list[Run]:
                 runs[file.resolve()] = Run(file.parent, metrics)
                 _ = metrics["recipe"], metrics["seed"], metrics["data"], metrics["audio_to_text"]["per_language"]
             except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{file} is not the metrics of a run ({error!r}); remove it, or evaluate again") from error
+                raise DataError(
+                    f"{file} is not the metrics of a run ({error!r}); remove it, or evaluate again"
+                ) from error
     return list(runs.values())
 
 
@@ -83,24 +85,36 @@ def _queries(run: Run) -> tuple:
 
 
 def _board(runs: Sequence[Run]) -> dict:
+    once: dict[tuple[str, str, int], Run] = {}
+    baselines: dict[str, Mapping] = {}
+    for run in sorted(
+        runs, key=lambda run: ("train" in run.metrics["data"], run.directory is not None, str(run.folder))
+    ):
+        key = run.metrics["recipe"], run.overrides, run.metrics["seed"]
+        once[key] = run  # a run and a later evaluation of its model are one: the run tells more
+        if run.metrics.get("baselines"):
+            baselines[_name(*key[:2])] = run.metrics["baselines"]
     systems: dict[tuple[str, str], list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.metrics["recipe"], run.overrides, run.metrics["seed"])):
-        systems.setdefault((run.metrics["recipe"], run.overrides), []).append(run)
+    for key, run in sorted(once.items(), key=lambda item: item[0]):
+        systems.setdefault(key[:2], []).append(run)
     data = runs[0].metrics["data"]
     split = next(name for name in reversed(SPLITS) if name in data)
     summaries = [_system(*key, part) for key, part in systems.items()]
+    differences, notes = [], []
+    for key in systems:
+        try:
+            differences += _difference(key, systems)
+        except DataError as error:
+            notes.append(f"{_name(*key)} is not compared: {error}")
     return {
         "corpus": data.get("corpus", ""),
         "split": split,
         "test": max((run.metrics["data"][split] for run in runs), key=lambda counts: counts["recordings"]),
         "fixed_gallery": runs[0].metrics["fixed_gallery"]["size"],
         "systems": sorted(summaries, key=_rank),
-        "differences": [row for key in systems if (row := _difference(key, systems)) is not None],
-        "baselines": {
-            name: part[0].metrics["baselines"]
-            for (recipe, overrides), part in systems.items()
-            if part[0].metrics.get("baselines") and (name := _name(recipe, overrides))
-        },
+        "differences": differences,
+        "notes": notes,
+        "baselines": baselines,
     }
 
 
@@ -162,16 +176,19 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return None if any(value is None for value in values) else float(np.mean(values))
 
 
-def _difference(key: tuple[str, str], systems: Mapping[tuple[str, str], Sequence[Run]]) -> dict | None:
-    """A system against the default of its recipe (an ``x_continuous`` against ``x`` too), over the seeds both have."""
+def _difference(key: tuple[str, str], systems: Mapping[tuple[str, str], Sequence[Run]]) -> list[dict]:
+    """A system against the default of its recipe (an ``x_continuous`` against ``x`` too), over the seeds both have.
+
+    Empty where there is no such default, or no queries were kept.
+    """
     recipe, overrides = key
     base = (recipe, DEFAULT) if overrides != DEFAULT else (recipe.partition("_")[0], DEFAULT)
     if base == key or base not in systems:
-        return None
+        return []
     both = [{run.metrics["seed"]: run.directory for run in systems[name]} for name in (key, base)]
     seeds = sorted(both[0].keys() & both[1].keys())
     if not seeds or not all(one[seed] for one in both for seed in seeds):
-        return None
+        return []
     comparison = compare_runs(*([one[seed] for seed in seeds] for one in both), common=True)
     means = {row.role: {k: v for k, v in asdict(row).items() if k not in ("name", "role")} for row in comparison.means}
-    return {"name": _name(*key), "base": _name(*base), "seeds": seeds, "means": means}
+    return [{"name": _name(*key), "base": _name(*base), "seeds": seeds, "means": means}]

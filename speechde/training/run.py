@@ -167,6 +167,7 @@ def train(config: RunConfig) -> dict:
                                           proxy=corpus.proxy, seed=config.seed, baselines=asked)  # fmt: skip
     metrics = {
         "recipe": config.recipe_name,
+        "overrides": config.run_name,
         "mode": config.mode,
         "seed": config.seed,
         "dev_recall@1": best,
@@ -227,6 +228,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
                                           seed=config.seed, baselines=asked)  # fmt: skip
     metrics = {
         "recipe": record["recipe"],
+        "overrides": record.get("overrides", "default"),
         "mode": record["mode"],
         "seed": record["seed"],
         "data": {"corpus": corpus.name, config.eval.split: data_counts(utterances), "dropped": _dropped(corpus, items)},
@@ -350,6 +352,7 @@ def _fit(
     built.model.cpu().eval()
     built.settings["training"] = {
         "recipe": config.recipe_name,
+        "overrides": config.run_name,
         "mode": config.mode,
         "seed": config.seed,
         "seen": list(corpus.seen),

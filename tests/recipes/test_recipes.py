@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -103,9 +104,10 @@ def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
     assert again["audio_to_text"] == metrics["audio_to_text"]
 
 
-def test_a_finished_run_is_evaluated_again_without_training(tiny_run):
+def test_a_finished_run_without_results_is_evaluated_again_without_training(tiny_run):
     config = tiny_run()
     first = train(config)
+    shutil.rmtree(run_directory(config) / "results")
     weights = run_directory(config) / "checkpoints/best.ckpt"
     before = weights.stat().st_mtime_ns
     second = train(config)

@@ -155,3 +155,23 @@ def test_format(runs):
     assert f"A: {runs[0]}" in text and "12 queries in both" in text and "Common" not in text
     assert "| sw_ke | zero_shot | 4 | 25.0 | 100.0 | -75.0 [-100.0, -50.0] | 0 | 2 | 0.5 |" in text
     assert "| zero_shot | 1 | 4 | 25.0 | 100.0 | -75.0 [-100.0, -50.0] | 0 | 2 | 0.5 |" in text
+
+
+def test_seeds_count_by_the_share_that_hits(runs, tmp_path):
+    a, b = runs
+    roles = {"ca_es": "seen", "es_419": "seen", "sw_ke": "zero_shot"}
+    other = write_run(
+        tmp_path / "a2", {"ca_es": queries(*[2] * 6), "es_419": queries(1, 1), "sw_ke": queries(*[1] * 4)}, roles
+    )
+    catalan, _, swahili = compare_runs([a, other], b).languages
+    assert catalan.recall_a == pytest.approx((4 / 6 + 0) / 2) and catalan.recall_b == pytest.approx(3 / 6)
+    # sentences of A by both seeds: 1, 0.5, 0.5 hits of two; of B: 0, 1, 2
+    assert (catalan.won, catalan.lost) == (1, 2)
+    assert swahili.recall_a == pytest.approx((1 / 4 + 1) / 2)
+    assert compare_runs([a], [b]).means == compare_runs(a, b).means
+
+
+def test_seeds_must_have_the_same_queries(runs, tmp_path):
+    other = write_run(tmp_path / "c", {"ca_es": queries(1, 1)})
+    with pytest.raises(DataError, match="no seeds of one configuration"):
+        compare_runs([runs[0], other], runs[1])

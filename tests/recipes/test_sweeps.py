@@ -1,0 +1,48 @@
+"""Every point of every committed sweep composes, passes the typed configuration, and has a run directory of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from speechde.config import build
+
+ROOT = Path(__file__).resolve().parents[2]
+SWEEPS = sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml"))
+
+
+def points(sweep):
+    """The override lists that ``python train.py -m +sweep=NAME`` runs, as Hydra splits them."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        hydra = compose("config", [f"+sweep={sweep}"], return_hydra_config=True).hydra
+    asked = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
+    parsed = OverridesParser.create().parse_overrides([f"+sweep={sweep}", *asked])
+    (batch,) = BasicSweeper.split_arguments(parsed, None)
+    return batch
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_point_composes(sweep):
+    found = set()
+    for overrides in points(sweep):
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            composed = compose("config", overrides, return_hydra_config=True)
+        name, recipe = composed.hydra.job.override_dirname, composed.hydra.runtime.choices.recipe
+        values = OmegaConf.to_container(composed, resolve=False)
+        values.pop("hydra")
+        config = build(values | {"recipe_name": recipe, "run_name": name})
+        assert config.logger.group == f"sweep-{sweep}" and recipe.startswith("ablation")
+        assert "sweep" not in name
+        found.add((recipe, name, config.seed))
+    assert len(found) == len(points(sweep))
+
+
+def test_points_are_what_the_sweeps_say():
+    counts = {sweep: len(points(sweep)) for sweep in SWEEPS}
+    assert counts["languages"] == 14 and counts["repeats"] == 6
+    assert counts["base"] == counts["init"] == counts["frontend"] == counts["llm"] == 3

@@ -1,0 +1,52 @@
+"""Runs as evaluation leaves them, without a model: vectors of a chosen noise, scored and written by the real code."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from speechde.evaluation import protocol, report
+from speechde.types import Utterance
+
+SEEN, ZERO_SHOT = ("ca_es", "fr_fr"), ("ro_ro",)
+
+
+@pytest.fixture
+def write_run():
+    """``write_run(folder, noise=…, seed=…, overrides=…)`` writes ``folder/results`` and returns ``folder``."""
+
+    def write(folder, noise=0.5, seed=0, recipe="tiny", overrides="default", langs=(*SEEN, *ZERO_SHOT), **facts):
+        rng = np.random.default_rng(seed)
+        utterances = [
+            Utterance(f"{lang}-{i}", lang, f"text {i}", "", str(i), "test") for lang in langs for i in range(12)
+        ]
+        vectors = np.tile(np.eye(12), (len(langs), 1))
+        speech = vectors + noise * rng.normal(size=vectors.shape)
+        roles = {"seen": [x for x in SEEN if x in langs], "zero_shot": [x for x in ZERO_SHOT if x in langs]}
+        scores, records = protocol.evaluate(utterances, speech, protocol.unique_texts(utterances), vectors, **roles)
+        data = {"corpus": "made up", "train": {"recordings": 20, "synthetic": 5}}
+        data["test"] = protocol.data_counts(utterances)
+        metrics = {
+            "recipe": recipe, "overrides": overrides, "mode": "modern", "seed": seed, "commit": "0123abc",
+            "hardware": "a machine", "command": f"python train.py recipe={recipe} seed={seed}", "dev_recall@1": 0.5,
+            "data": data, "wall_seconds": dict.fromkeys(report.STAGES, 1.0),
+            "curves": [{"step": 10, "train_loss": 2.0, "dev_recall@1": 0.2}, {"step": 20, "dev_recall@1": 0.5}],
+        }  # fmt: skip
+        report.write_report(folder / "results", metrics | scores | facts)
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / "results/queries.jsonl").write_text(lines, encoding="utf-8")
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def runs(write_run, tmp_path):
+    """A recipe with two seeds, a worse variant of it with the same seeds, and one trained on fewer languages."""
+    for seed in (0, 1):
+        write_run(tmp_path / f"runs/tiny/default-s{seed}", 0.3, seed)
+        write_run(tmp_path / f"runs/tiny/x:1-s{seed}", 1.5, seed, overrides="x:1")
+    write_run(tmp_path / "runs/tiny/data.seen:_fr_fr_-s0", 0.3, langs=("fr_fr", "ro_ro"), overrides="data.seen:[fr_fr]")
+    return tmp_path / "runs"

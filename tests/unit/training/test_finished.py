@@ -1,0 +1,54 @@
+"""A run that is done is not run again, and one that only looks done is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from speechde.training import run
+from speechde.training.finished import finished
+
+
+@pytest.fixture
+def done(tiny_run):
+    config = tiny_run()
+    return config, run.train(config), run.run_directory(config)
+
+
+def test_a_finished_run_is_not_run_again(done, monkeypatch, capsys):
+    config, metrics, _ = done
+    monkeypatch.setattr(run, "load_corpus", lambda *_: pytest.fail("the corpus was read"))
+    assert run.train(config) == json.loads(json.dumps(metrics))
+    assert "R@1" in capsys.readouterr().out
+
+
+def test_what_no_number_depends_on_may_change(done):
+    config, metrics, directory = done
+    other = replace(config, threads=1, logger=replace(config.logger, mode="disabled", group="g"))
+    assert finished(other, directory)["audio_to_text"] == metrics["audio_to_text"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: replace(c, eval=replace(c.eval, baselines=["chance"])),
+        lambda c: replace(c, optim=replace(c.optim, lr=0.5)),
+        lambda c: replace(c, report_dir="elsewhere"),
+        lambda c: replace(c, plan_only=True),
+    ],
+)
+def test_another_request_is_not_answered(done, change):
+    config, _, directory = done
+    assert finished(change(config), directory) is None
+
+
+def test_a_control_that_came_later_is_added(done):
+    config, _, directory = done
+    control = directory.parent / "model.init:random-s0/results"
+    control.mkdir(parents=True)
+    (control / "metrics.json").write_bytes((directory / "results/metrics.json").read_bytes())
+    assert finished(config, directory) is None
+    assert "random LLM" in run.train(config)["controls"]
+    assert finished(config, directory) is not None
