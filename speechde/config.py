@@ -229,7 +229,8 @@ class LoggerConfig:
     mode: str = choice("offline", "offline", "online", "disabled")
     project: str = "speechde"
     entity: str | None = None
-    group: str | None = None
+    group: str | None = None  # of a sweep: its name
+    log_model: bool = False  # the model folder as an artifact; as large as the LLM
 
 
 BASELINES = ("chance", "untrained", "oracle", "cascade_chars", "cascade_text", "cascade_e5", "mean_pooled", "dtw")

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shlex
 import sys
-import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.loggers import Logger
 
-from speechde.cache import atomic_write, cache_root, fingerprint
+from speechde.cache import cache_root
 from speechde.config import RunConfig
 from speechde.data.bitext import Bitext, TextPair
 from speechde.data.datamodule import PairDataModule, PairDataset
@@ -39,6 +36,7 @@ from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.training import stages
 from speechde.training.corpora import load_corpus, load_synthetic, load_translations
+from speechde.training.directory import Clock, remember_seconds, run_directory
 from speechde.training.finished import finished
 from speechde.training.lit_module import LitDualEncoder
 from speechde.training.plan import (
@@ -51,53 +49,10 @@ from speechde.training.plan import (
     stated_sets,
 )
 from speechde.training.recall import DevRecall
-from speechde.training.tracking import build_loggers, commit, hardware
+from speechde.training.tracking import build_loggers, commit, hardware, log_results
 from speechde.types import Corpus, Utterance
 
-MAX_NAME_BYTES = 180  # of a run directory; file systems allow 255, and evaluations put a suffix behind it
 log = logging.getLogger(__name__)
-
-
-class Clock:
-    """Wall seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds = {stage: 0.0 for stage in ("fetch", "frames", "kmeans", "train", "evaluate", "total")}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        log.info("stage: %s", stage)
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - start
-            self.seconds["total"] = time.perf_counter() - self._start
-
-
-def remember_seconds(directory: Path, seconds: dict[str, float]) -> dict[str, float]:
-    """Wall seconds by stage, each the longest that any start of this run took, kept in ``wall_seconds.json``.
-
-    A run that is started again finds most stages cached; the report should say what they cost, not that they were.
-    """
-    path = directory / "wall_seconds.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    longest = {stage: round(max(value, before.get(stage, 0.0)), 2) for stage, value in seconds.items()}
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(longest) + "\n", encoding="utf-8")
-    return longest
-
-
-def run_directory(config: RunConfig) -> Path:
-    """``<runs_dir>/<recipe>/<overrides>-s<seed>``; what a command line could not hold unquoted becomes ``_``.
-
-    Overrides too long for the name of a file are cut, and told apart by a hash.
-    """
-    name = re.sub(r"[^\w.:+-]", "_", config.run_name)
-    if len(name.encode()) > MAX_NAME_BYTES:
-        name = f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{fingerprint(config.run_name)}"
-    return Path(config.runs_dir) / config.recipe_name / f"{name}-s{config.seed}"
 
 
 def train(config: RunConfig) -> dict:
@@ -157,8 +112,9 @@ def train(config: RunConfig) -> dict:
     print(format_statistics(statistics))
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
     log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
+    loggers = build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", facts["config"])
     with clock("train"):
-        best = _fit(config, directory, built, features, kept, pairs, dev, corpus, cache, facts["commit"])
+        best = _fit(config, directory, loggers, built, features, kept, pairs, dev, corpus, cache, facts["commit"])
     with clock("evaluate"):
         items = stages.evaluation_items(built.settings, encoder, built.quantiser, test, cache, encode)
         test = [u for u in test if u.id in items]
@@ -187,6 +143,7 @@ def train(config: RunConfig) -> dict:
     }
     metrics["wall_seconds"] = remember_seconds(directory, clock.seconds)
     finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
+    log_results(loggers, metrics, directory, config.logger.log_model)
     return metrics
 
 
@@ -278,8 +235,9 @@ def _dropped(corpus: Corpus, *stores: FeatureStore) -> dict[str, int]:
 
 
 def _fit(
-    config: RunConfig, directory: Path, built: TrainedModel, features: stages.Features, training: list[Utterance],
-    translations: list[TextPair], dev: list[Utterance], corpus: Corpus, cache: Path, version: str,
+    config: RunConfig, directory: Path, loggers: list[Logger], built: TrainedModel, features: stages.Features,
+    training: list[Utterance], translations: list[TextPair], dev: list[Utterance], corpus: Corpus, cache: Path,
+    version: str,
 ) -> float:  # fmt: skip
     """Train (or resume, or find that training is done), load the best weights into ``built``, save the model folder.
 
@@ -328,7 +286,7 @@ def _fit(
         devices=1,
         precision=_precision(t.precision),
         gradient_clip_val=config.optim.clip,
-        logger=build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", asdict(config)),
+        logger=loggers,
         callbacks=[keeper, latest, TQDMProgressBar(refresh_rate=10)],
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=min(10, t.eval_every),

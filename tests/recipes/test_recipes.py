@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from wandb.proto import wandb_internal_pb2
 
 from speechde.config import build
 from speechde.evaluation.protocol import DIRECTIONS
@@ -24,6 +26,7 @@ from speechde.training.run import evaluate, run_directory, train
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted(path.stem for path in (ROOT / "conf/recipe").glob("*.yaml"))
+WANDB_BLOCK = 32768
 MEANS = {"languages", "ci95", "recall@1", "recall@1_micro", "recall@5", "mrr", "chance", "recall@1_fixed"}
 ROW = {"role", "queries", "gallery", "chance", "recall@1", "ci95", "recall@5", "mrr", "recall@1_fixed"}
 
@@ -116,18 +119,53 @@ def test_a_finished_run_without_results_is_evaluated_again_without_training(tiny
     assert (run_directory(config) / "results/curves.png").is_file()
 
 
-def test_wandb_offline_writes_a_run(tiny_run, tmp_path, monkeypatch):
-    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
+def offline_records(path):
+    """What an offline run of Weights & Biases wrote: a log of protobuf records in blocks, as LevelDB writes them."""
+    data, records, part, place = path.read_bytes(), [], b"", 7  # after the magic number
+    while place < len(data):
+        left = WANDB_BLOCK - place % WANDB_BLOCK
+        if left < 7:  # no room for a header: the block is padded
+            place += left
+            continue
+        length, kind = struct.unpack("<HB", data[place + 4 : place + 7])
+        part += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            records.append(wandb_internal_pb2.Record.FromString(part))
+            part = b""
+    return records
+
+
+def test_wandb_offline_holds_config_metrics_tables_and_artifacts_of_each_run_of_a_sweep(
+    tiny_run, tmp_path, monkeypatch
+):
+    for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "w"))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    config = tiny_run(logger__mode="offline")
-    train(config)
-    import wandb
-
-    wandb.finish()
-    files = list(tmp_path.rglob("wandb/offline-run-*/*.wandb"))
-    assert len(files) == 1 and files[0].stat().st_size > 0
-    assert not (ROOT / "lightning_logs").exists()
+    for seed in (0, 1):  # in one process, as a sweep runs them
+        train(tiny_run(seed=seed, logger__mode="offline", logger__group="sweep-base", logger__log_model=seed == 1))
+    files = sorted(tmp_path.rglob("wandb/offline-run-*/*.wandb"))
+    assert len(files) == 2 and not (ROOT / "lightning_logs").exists()
+    models = []
+    for path in files:
+        records = offline_records(path)
+        (started,) = [record.run for record in records if record.HasField("run")]
+        assert started.run_group == "sweep-base"
+        logged = {item.key or "/".join(item.nested_key): item.value_json
+                  for record in records for item in record.history.item}  # fmt: skip
+        assert {"train/loss", "dev/recall@1", "results/languages", "results/recall", "results/curves"} <= set(logged)
+        assert json.loads(logged["results/languages"])["nrows"] == 3
+        changed = {item.key or item.nested_key[0]: json.loads(item.value_json)
+                   for record in records for item in [*record.run.config.update, *record.config.update]}  # fmt: skip
+        assert changed["data_statistics"]["train"]["recordings"] == 10 and changed["mode"] == "faithful"
+        summary = {item.key or "/".join(item.nested_key) for record in records for item in record.summary.update}
+        assert {"test/seen/recall@1", "test/zero_shot/recall@1"} <= summary
+        artifacts = {record.request.log_artifact.artifact.type for record in records} | {
+            record.artifact.type for record in records
+        }
+        assert {"results", "units"} <= artifacts
+        models.append("model" in artifacts)
+    assert sorted(models) == [False, True]
 
 
 def test_a_seed_gives_the_same_model_twice(tiny_run, tmp_path):
