@@ -69,7 +69,7 @@ def load_audio(source: str | Path | bytes | BinaryIO) -> np.ndarray:
         raise AudioError("empty", f"{name} has no samples")
     if not np.isfinite(samples).all():
         raise AudioError("not finite", f"{name} has NaN or infinite samples")
-    return _resample(samples.mean(axis=1), rate, SAMPLE_RATE)
+    return resample(samples.mean(axis=1), rate, SAMPLE_RATE)
 
 
 def check_waveform(
@@ -116,7 +116,7 @@ def perturb_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
     """
     if not 0.5 <= factor <= 2:
         raise ConfigError(f"speed factor: {factor!r} is not allowed; use a number from 0.5 to 2, such as 0.9 or 1.1")
-    return _resample(waveform, round(factor * 100), 100)
+    return resample(waveform, round(factor * 100), 100)
 
 
 def add_noise(waveform: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:
@@ -156,6 +156,7 @@ def _is_cut_short(data: bytes) -> bool:
     return False
 
 
-def _resample(waveform: np.ndarray, rate: int, target: int) -> np.ndarray:
+def resample(waveform: np.ndarray, rate: int, target: int) -> np.ndarray:
+    """``(samples,)`` at ``rate`` Hz → float32 at ``target`` Hz, by a windowed sinc."""
     tensor = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
     return torchaudio.functional.resample(tensor, rate, target).numpy()

@@ -12,21 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.modality_collators import AudioCollator
 from mteb.models.model_meta import ScoringFunction
 
 from speechde import languages
-from speechde.data.audio import trim_silence
-from speechde.errors import AssetError, ConfigError, DataError
+from speechde.api import SpeechTextEncoder
+from speechde.errors import ConfigError, DataError
 from speechde.export.folder import TrainedModel
-from speechde.frontends.encoders import load_speech_encoder, pool_frames, pooling_factor
-from speechde.frontends.features import subtract_mean
-from speechde.models.embed import embed_speech, embed_texts
 from speechde.types import SAMPLE_RATE
-from speechde.weights import resolve, weights_hash
+from speechde.weights import weights_hash
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -48,19 +44,8 @@ class MtebEncoder(AbsEncoder):
     def __init__(self, model_name: str, revision: str | None = None, *, device: str | None = None, **_: Any) -> None:
         folder = Path(model_name)
         folder = folder / "model" if (folder / "model").is_dir() else folder
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = TrainedModel.load(folder)
-        self.model.model.to(device)
-        speech = self.model.settings["speech"]
-        self.encoder = load_speech_encoder(resolve(speech["encoder"]), layer=speech["layer"], device=device)
-        expected, found = (
-            {key: value for key, value in each.items() if key != "dtype"}
-            for each in (speech["encoder_key"], self.encoder.describe())
-        )
-        if expected != found:
-            raise AssetError(f"the model was trained on frames of {expected}; {speech['encoder']} is {found}")
-        self.factor = pooling_factor(self.encoder.rate, speech["rate"])
-        self.mteb_model_meta = _metadata(self.model, weights_hash(folder))
+        self.encoder = SpeechTextEncoder.from_pretrained(folder, device=device)
+        self.mteb_model_meta = _metadata(self.encoder.trained, weights_hash(folder))
 
     def encode(
         self,
@@ -82,24 +67,14 @@ class MtebEncoder(AbsEncoder):
             found = ", ".join(inputs.dataset.features)
             raise DataError(f"{task_metadata.name} has rows of {found}; this model embeds audio or text, one of them")
         lang = language_of(task_metadata, hf_subset)
-        trained = self.model
         if kinds == {"text"}:
-            texts = [text for batch in inputs for text in batch["text"]]
-            return embed_texts(trained.model, [trained.prompt.text_ids(text, lang) for text in texts])
+            return self.encoder.encode_text([text for batch in inputs for text in batch["text"]], lang)
         inputs.collate_fn = AudioCollator(target_sampling_rate=SAMPLE_RATE, max_samples=None)
-        items = [item for batch in inputs for item in self._items([row["array"] for row in batch["audio"]])]
-        return embed_speech(trained.model, trained.prompt, items, [lang] * len(items))
-
-    def _items(self, clips: list[np.ndarray]) -> list[np.ndarray]:
-        """Waveforms → stored speech items (frames or units), as ``frontends.features`` makes them."""
-        speech, items = self.model.settings["speech"], []
-        waveforms = [trim_silence(np.ravel(clip).astype(np.float32), speech["trim_db"]) for clip in clips]
-        for frames in self.encoder.encode(waveforms):
-            frames = pool_frames(frames, self.factor)
-            if share := speech.get("mean_norm", 0.0):
-                frames = subtract_mean(frames, share)
-            items.append(frames if self.model.quantiser is None else self.model.quantiser.encode(frames))
-        return items
+        clips = ((row["array"] for row in batch["audio"]) for batch in inputs)
+        return np.concatenate(
+            [self.encoder.encode_speech([np.ravel(clip) for clip in batch], lang, sampling_rate=SAMPLE_RATE)
+             for batch in clips]
+        )  # fmt: skip
 
 
 def language_of(task: TaskMetadata, subset: str) -> str | None:

@@ -22,12 +22,14 @@ from transformers import AutoConfig, AutoTokenizer
 from speechde.cache import atomic_directory
 from speechde.errors import AssetError
 from speechde.frontends.continuous import ContinuousFrontend
+from speechde.frontends.encoders import SpeechEncoder, load_speech_encoder
 from speechde.frontends.units import Quantiser, UnitFrontend
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.loading import untrained
 from speechde.models.lora import merge_lora
 from speechde.models.prompt import Prompt
+from speechde.weights import resolve
 
 FORMAT = 1
 
@@ -82,6 +84,30 @@ class TrainedModel:
             raise AssetError(f"{folder}/model.safetensors does not fit its config: {(missing + unexpected)[:3]} …")
         prompt = Prompt(AutoTokenizer.from_pretrained(folder), **settings["prefix"])
         return cls(model.eval(), prompt, quantiser, settings)
+
+
+def speech_encoder(settings: dict[str, Any], device: str | torch.device) -> SpeechEncoder:
+    """The speech encoder whose frames a model reads.
+
+    Raises:
+        AssetError: it cannot be found, or its weights or layer are not those the model was trained with.
+    """
+    speech = settings["speech"]
+    encoder = load_speech_encoder(resolve(speech["encoder"]), layer=speech["layer"], device=device)
+    check_encoder(settings, encoder)
+    return encoder
+
+
+def check_encoder(settings: dict[str, Any], encoder: SpeechEncoder) -> None:
+    """Refuse an encoder whose weights or layer are not those the model was trained with.
+
+    Raises:
+        AssetError: they differ. The number format may: features then differ by rounding.
+    """
+    expected, found = ({k: v for k, v in d.items() if k != "dtype"} for d in
+                       (settings["speech"]["encoder_key"], encoder.describe()))  # fmt: skip
+    if expected != found:
+        raise AssetError(f"the model was trained on frames of {expected}; {settings['speech']['encoder']} is {found}")
 
 
 def assemble(llm: torch.nn.Module, settings: dict[str, Any]) -> DualEncoder:

@@ -166,7 +166,7 @@ def encode_pieces(encoder: SpeechEncoder, jobs: Sequence[Job], view: View) -> It
     for (job, start), chunk in zip(chunks, decoded, strict=True):
         good = [(u, waveform, length) for u, waveform, length in chunk if isinstance(waveform, np.ndarray)]
         made.dropped += [[u.id, e.reason, e.detail] for u, e, _ in chunk if isinstance(e, AudioError)]
-        for batch in _batches(good):
+        for batch in by_length(good):
             for (u, _, length), frames in zip(batch, encoder.encode([w for _, w, _ in batch]), strict=True):
                 made.ids.append(u.id)
                 made.parts.append(frames)
@@ -286,8 +286,8 @@ def _decoded(chunks: Sequence[Sequence[Utterance]], view: View) -> Iterator[list
             yield [future.result() for future in pending]
 
 
-def _batches(items: list[tuple]) -> Iterator[list[tuple]]:
-    """Clips of similar length together, at most ``BATCH_SECONDS`` of padded audio (or one clip)."""
+def by_length(items: list[tuple]) -> Iterator[list[tuple]]:
+    """Tuples ``(what, waveform, …)`` of similar length together, ``BATCH_SECONDS`` of padded audio or one clip."""
     batch: list[tuple] = []
     for item in sorted(items, key=lambda item: len(item[1])):
         if batch and len(item[1]) * (len(batch) + 1) > BATCH_SECONDS * SAMPLE_RATE:

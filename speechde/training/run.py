@@ -30,7 +30,7 @@ from speechde.errors import ConfigError, DataError
 from speechde.evaluation.protocol import data_counts
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.evaluation.scene import Request
-from speechde.export.folder import TrainedModel
+from speechde.export.folder import TrainedModel, check_encoder
 from speechde.frontends.encoders import SpeechEncoder, fast_dtype
 from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
@@ -164,7 +164,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         corpus = load_corpus(config.data, cache)
         frontend = replace(config.frontend, encoder=speech["encoder"], layer=speech["layer"])
         encoder = stages.build_encoder(frontend)
-        stages.check_encoder(trained.settings, encoder)
+        check_encoder(trained.settings, encoder)
     utterances = corpus.select(config.eval.split)
     if not utterances:
         raise DataError(f"{corpus.name} has no clip in the split {config.eval.split!r}; set eval.split")

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from speechde.cache import atomic_write, fingerprint
 from speechde.config import FrontendConfig, RunConfig
-from speechde.errors import AssetError, ConfigError
+from speechde.errors import ConfigError
 from speechde.export.folder import TrainedModel, assemble
 from speechde.frontends.encoders import SpeechEncoder, load_speech_encoder
 from speechde.frontends.features import Encode, View, extract_frames, extract_shard, quantise
@@ -92,18 +92,6 @@ def encoding(config: FrontendConfig, encoder: SpeechEncoder) -> Encode | None:
     if not config.ray_workers:
         return None
     return partial(encode_with_ray, partial(build_encoder, config), encoder.describe(), config.ray_workers)
-
-
-def check_encoder(settings: dict, encoder: SpeechEncoder) -> None:
-    """Refuse an encoder whose weights or layer are not those the model was trained with.
-
-    Raises:
-        AssetError: they differ. The number format may: features then differ by rounding.
-    """
-    expected, found = ({k: v for k, v in d.items() if k != "dtype"} for d in
-                       (settings["speech"]["encoder_key"], encoder.describe()))  # fmt: skip
-    if expected != found:
-        raise AssetError(f"the model was trained on frames of {expected}; {settings['speech']['encoder']} is {found}")
 
 
 def training_sets(config: FrontendConfig, train: list[Utterance], dev: list[Utterance]) -> list[ClipSet]:

@@ -21,8 +21,8 @@ FLOORS = {
         "distributed", "data.audio", "data.containers", "data.archives"],
     2: ["models", "frontends", "data", "search"],
     3: ["evaluation", "export", "search.mining"],
-    4: ["evaluation.run", "evaluation.scene", "evaluation.baselines", "evaluation.mteb"],
-    5: ["training"],
+    4: ["evaluation.run", "evaluation.scene", "evaluation.baselines", "api"],
+    5: ["training", "evaluation.mteb"],
     6: ["cli", "train", "evaluate"],
 }  # fmt: skip
 SAME_FLOOR = {

@@ -88,19 +88,6 @@ def test_fleurs_task_gives_our_recall(run, clips, fleurs, capsys):
     assert "FleursA2TRetrieval.v2: " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("recipe", ["stamps", "stamps_continuous"])
-def test_items_are_those_of_evaluate(recipe, tiny_run, clips):
-    """Slow path: features stored on disk. Fast path: waveforms in memory."""
-    config, folder = trained(tiny_run(recipe, frontend__mean_norm=0.5))
-    test = [u for u in clips if u.split == "test" and u.lang == "ro_ro"]
-    encoder = adapter.MtebEncoder(str(folder))
-    model, speech = encoder.model, stages.build_encoder(config.frontend)
-    stored = stages.evaluation_items(model.settings, speech, model.quantiser, test, folder / "cache")
-    made = encoder._items([load_audio(u.audio) for u in test])
-    for u, item in zip(test, made, strict=True):
-        np.testing.assert_allclose(np.asarray(stored[u.id], float), np.asarray(item, float), atol=2e-3)
-
-
 def test_mock_tasks_of_text_and_audio(run, monkeypatch):
     for name, module in list(sys.modules.items()):
         if name.startswith("mteb.mocks.mock_tasks.") and hasattr(module, "Audio"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from speechde.errors import AssetError, ConfigError, DataError
+from speechde.export.folder import check_encoder
 from speechde.training import stages
 from speechde.training.corpora import load_corpus
 
@@ -79,12 +80,12 @@ def test_another_encoder_is_refused(tiny_run):
     config = tiny_run()
     encoder = stages.build_encoder(config.frontend)
     settings = {"speech": {"encoder": "whisper", "encoder_key": encoder.describe()}}
-    stages.check_encoder(settings, encoder)
+    check_encoder(settings, encoder)
     settings["speech"]["encoder_key"] = encoder.describe() | {"dtype": "another"}
-    stages.check_encoder(settings, encoder)
+    check_encoder(settings, encoder)
     settings["speech"]["encoder_key"] = encoder.describe() | {"layer": 1}
     with pytest.raises(AssetError, match=r"trained on frames of .*'layer': 1.*'layer': 2"):
-        stages.check_encoder(settings, encoder)
+        check_encoder(settings, encoder)
 
 
 @pytest.mark.parametrize("recipe", ["stamps", "stamps_continuous"])

@@ -1,0 +1,173 @@
+"""The library gives the vectors of evaluation, for every form of input, and says what is wrong with the others."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from speechde import SpeechTextEncoder, api
+from speechde.data.audio import AudioError, load_audio
+from speechde.errors import AssetError, ConfigError, DataError
+from speechde.evaluation import run as evaluation
+from speechde.training import stages
+from speechde.training.run import evaluate, run_directory, train
+from speechde.types import SAMPLE_RATE
+
+
+@pytest.fixture(params=["stamps", "stamps_continuous"])
+def trained(request, tiny_run):
+    config = tiny_run(request.param, frontend__mean_norm=0.5)
+    train(config)
+    return config, SpeechTextEncoder.from_pretrained(run_directory(config))
+
+
+@pytest.fixture
+def encoder(tiny_run):
+    config = tiny_run("stamps_continuous")
+    train(config)
+    return SpeechTextEncoder.from_pretrained(str(run_directory(config) / "model"))
+
+
+def test_vectors_are_those_of_evaluate(trained, clips, monkeypatch):
+    config, encoder = trained
+    kept = []
+    for name in ("embed_speech", "embed_texts"):
+        original = getattr(evaluation, name)
+        monkeypatch.setattr(evaluation, name, lambda *a, original=original: kept.append(original(*a)) or kept[-1])
+    evaluate(config, run_directory(config))
+    test = [u for u in clips if u.split == "test"]
+    speech = encoder.encode_speech([u.audio for u in test], [u.lang for u in test])
+    np.testing.assert_allclose(speech, kept[0], atol=2e-6)
+    text = encoder.encode_text([u.text for u in test], [u.lang for u in test])
+    np.testing.assert_allclose(sorted(text.tolist()), sorted(kept[1].tolist()), atol=2e-6)
+    assert speech.dtype == np.float32 and speech.shape == (len(test), encoder.dim)
+    assert encoder.languages_seen == ("es_419", "fr_fr")
+    np.testing.assert_allclose(encoder.similarity(speech, text[0])[:, 0], speech @ text[0])
+
+
+def test_items_are_those_of_the_stores(trained, clips):
+    """Slow path: features stored on disk. Fast path: waveforms in memory."""
+    config, encoder = trained
+    test = [u for u in clips if u.split == "test"]
+    settings, quantiser = encoder.trained.settings, encoder.trained.quantiser
+    cache = run_directory(config) / "cache"
+    stored = stages.evaluation_items(settings, stages.build_encoder(config.frontend), quantiser, test, cache)
+    for u, item in zip(test, encoder.speech_items([load_audio(u.audio) for u in test]), strict=True):
+        np.testing.assert_array_equal(item, stored[u.id])
+
+
+def test_order_and_batches_do_not_matter(encoder, clips, monkeypatch):
+    paths = [u.audio for u in clips]
+    whole = encoder.encode_speech(paths, "fr")
+    monkeypatch.setattr(api, "CHUNK", 4)
+    np.testing.assert_allclose(encoder.encode_speech(paths[::-1], "fr", progress=True)[::-1], whole, atol=2e-6)
+    texts = [u.text for u in clips]
+    np.testing.assert_allclose(encoder.encode_text(texts[::-1])[::-1], encoder.encode_text(texts), atol=2e-6)
+
+
+def test_one_in_one_out(encoder, clips):
+    vector = encoder.encode_speech(clips[0].audio, "fr_fr")
+    assert vector.shape == (encoder.dim,)
+    np.testing.assert_allclose(vector, encoder.encode_speech([clips[0].audio], ["fra"])[0])
+    tensor = encoder.encode_text("bonjour", as_tensor=True)
+    assert isinstance(tensor, torch.Tensor) and tensor.shape == (encoder.dim,)
+    assert encoder.encode_speech([]).shape == (0, encoder.dim)
+    assert encoder.similarity(vector, tensor).shape == (1, 1)
+
+
+def test_the_dtype_of_the_products(encoder, clips):
+    fast = SpeechTextEncoder(encoder.trained, "cpu", torch.bfloat16)
+    slow, quick = (e.encode_text(["a", "longer text"]) for e in (encoder, fast))
+    assert quick.dtype == np.float32 and not np.array_equal(slow, quick)
+    np.testing.assert_allclose(quick, slow, atol=0.05)
+
+
+def test_long_clips_are_embedded_in_parts_and_reported(encoder, monkeypatch, caplog):
+    monkeypatch.setattr(api, "MAX_SECONDS", 0.5)
+    wave = np.random.default_rng(0).normal(size=int(1.5 * SAMPLE_RATE)).astype(np.float32)
+    with caplog.at_level(logging.WARNING):
+        vector = encoder.encode_speech([wave], sampling_rate=SAMPLE_RATE)[0]
+    assert "clip 0 of 2 s is embedded in 3 parts" in caplog.text
+    parts = encoder.encode_speech(list(np.split(wave, 3)), sampling_rate=SAMPLE_RATE)
+    mean = parts.mean(0)
+    np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=2e-6)
+
+
+def test_long_texts_are_cut_and_counted(encoder, caplog):
+    with caplog.at_level(logging.WARNING):
+        vectors = encoder.encode_text(["a" * 100_000, "b"])
+    assert "1 of 2 texts were cut at 256 tokens" in caplog.text and np.isfinite(vectors).all()
+
+
+def test_any_text_has_a_vector(encoder):
+    vectors = encoder.encode_text(["Ã©tÃ© â€“", "été", "\u0000", "🙂"])
+    assert np.isfinite(vectors).all() and len(np.unique(vectors, axis=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("clip", "reason"),
+    [
+        (np.zeros(SAMPLE_RATE), "silent"),
+        (np.ones(SAMPLE_RATE // 20), "too short"),
+        (np.full(SAMPLE_RATE, np.nan), "not finite"),
+        (np.zeros(0), "empty"),
+        (b"no audio", "unreadable"),
+        ("none.ogg", "missing file"),
+    ],
+)
+def test_a_bad_clip_is_named(encoder, clips, clip, reason):
+    with pytest.raises(AudioError, match=f"{reason}: clip 1") as error:
+        encoder.encode_speech([clips[0].audio, clip], sampling_rate=SAMPLE_RATE)
+    assert error.value.reason == reason
+
+
+def test_bad_arguments(encoder, clips, tmp_path):
+    with pytest.raises(ConfigError, match="klingon"):
+        encoder.encode_text(["a"], "klingon")
+    with pytest.raises(ConfigError, match="2 languages were given for 1 clips"):
+        encoder.encode_speech([clips[0].audio], ["fr", "es"])
+    for text in ("", " ", None, 3):
+        with pytest.raises(DataError, match="text 1 is"):
+            encoder.encode_text(["a", text])
+    with pytest.raises(ConfigError, match="continuous frontend and no units"):
+        encoder.units(clips[0].audio)
+    with pytest.raises(AssetError, match="does not exist"):
+        SpeechTextEncoder.from_pretrained(tmp_path / "none")
+    with pytest.raises(AssetError, match=r"no speechde\.json"):
+        SpeechTextEncoder.from_pretrained(tmp_path)
+
+
+def test_units_are_those_the_model_reads(tiny_run, clips):
+    config = tiny_run("stamps")
+    train(config)
+    encoder = SpeechTextEncoder.from_pretrained(run_directory(config))
+    (units,) = encoder.units(clips[0].audio)
+    assert units.ndim == 1 and units.min() >= 0 and units.max() < 8
+
+
+def test_a_dataset_is_mapped(encoder, clips):
+    rows = [{"audio": {"array": load_audio(u.audio), "sampling_rate": SAMPLE_RATE}, "text": u.text} for u in clips[:3]]
+    mapped = datasets.Dataset.from_list(rows).map(
+        lambda batch: {"vector": encoder.encode_speech(batch["audio"], "fr")}, batched=True, batch_size=2
+    )
+    np.testing.assert_allclose(mapped["vector"], encoder.encode_speech([u.audio for u in clips[:3]], "fr"), atol=2e-6)
+
+
+def test_import_is_light_and_inference_needs_no_trainer(encoder, clips, tmp_path, tiny_run):
+    folder = next(tmp_path.glob("runs/*/*/model"))
+    code = (
+        "import sys, time; start = time.perf_counter(); import speechde; took = time.perf_counter() - start\n"
+        "assert took < 2 and 'torch' not in sys.modules, took\n"
+        f"e = speechde.SpeechTextEncoder.from_pretrained({str(folder)!r})\n"
+        f"assert e.encode_speech({clips[0].audio!r}).shape == (e.dim,) == e.encode_text('a').shape\n"
+        "print([name for name in ('pytorch_lightning', 'hydra', 'wandb', 'omegaconf') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
