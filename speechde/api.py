@@ -148,7 +148,7 @@ class SpeechTextEncoder:
     ) -> np.ndarray | Tensor:
         """Texts → ``(texts, dim)`` float32, in order; one text alone → ``(dim,)``. See ``encode_speech``.
 
-        Texts longer than the model's maximum (256 tokens) are cut, and a warning counts them.
+        Texts longer than 256 tokens, or than the model's positions, are cut, and a warning counts them.
 
         Raises:
             DataError: something that is no text, or an empty one.

@@ -338,7 +338,7 @@ def _first(schema: type) -> str:
     return dataclasses.fields(schema)[0].name
 
 
-GROUPS = ("recipe", "size", "debug")  # config groups that are no key of the configuration
+GROUPS = ("recipe", "size", "debug", "sweep")  # config groups that are no key of the configuration
 
 
 def check_overrides(arguments: list[str]) -> None:

@@ -28,7 +28,7 @@ from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.loading import untrained
 from speechde.models.lora import merge_lora
-from speechde.models.prompt import Prompt
+from speechde.models.prompt import Prompt, max_tokens
 from speechde.weights import resolve
 
 FORMAT = 1
@@ -82,7 +82,9 @@ class TrainedModel:
         missing = [name for name in missing if name in _state(model)]
         if missing or unexpected:
             raise AssetError(f"{folder}/model.safetensors does not fit its config: {(missing + unexpected)[:3]} …")
-        prompt = Prompt(AutoTokenizer.from_pretrained(folder), **settings["prefix"])
+        prompt = Prompt(
+            AutoTokenizer.from_pretrained(folder), **settings["prefix"], max_tokens=max_tokens(model.backbone.config)
+        )
         return cls(model.eval(), prompt, quantiser, settings)
 
 

@@ -18,6 +18,12 @@ from speechde.errors import ConfigError, unknown_value
 from speechde.languages import get
 
 MODES = ("name", "unknown", "none")
+MAX_TOKENS = 256  # of a text; what is longer is no sentence
+
+
+def max_tokens(config: object) -> int:
+    """How many tokens of a text an LLM is given: ``MAX_TOKENS``, or the positions it has where these are fewer."""
+    return min(MAX_TOKENS, getattr(config, "max_position_embeddings", None) or MAX_TOKENS)
 
 
 class Prompt:
@@ -36,7 +42,7 @@ class Prompt:
         speech: str = "[{language} Speech] ",
         text: str = "[{language} Text] ",
         mode: str = "name",
-        max_tokens: int = 256,
+        max_tokens: int = MAX_TOKENS,
     ) -> None:
         if mode not in MODES:
             raise unknown_value("model.prefix.mode", mode, MODES)

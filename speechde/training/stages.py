@@ -29,7 +29,7 @@ from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import text_states
 from speechde.models.loading import load_config, untrained
 from speechde.models.lora import add_lora
-from speechde.models.prompt import Prompt
+from speechde.models.prompt import Prompt, max_tokens
 from speechde.types import Utterance
 from speechde.weights import resolve
 
@@ -236,7 +236,8 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     log.info("model: %.1f M parameters, %.1f M trained, %d tensors frozen", total / 1e6, trained / 1e6, len(frozen))
-    prompt = Prompt(AutoTokenizer.from_pretrained(folder), **settings["prefix"])
+    cut = max_tokens(backbone.model.config)
+    prompt = Prompt(AutoTokenizer.from_pretrained(folder), **settings["prefix"], max_tokens=cut)
     return TrainedModel(model, prompt, features.quantiser, settings)
 
 

@@ -102,7 +102,7 @@ def test_long_clips_are_embedded_in_parts_and_reported(encoder, monkeypatch, cap
 def test_long_texts_are_cut_and_counted(encoder, caplog):
     with caplog.at_level(logging.WARNING):
         vectors = encoder.encode_text(["a" * 100_000, "b"])
-    assert "1 of 2 texts were cut at 256 tokens" in caplog.text and np.isfinite(vectors).all()
+    assert "1 of 2 texts were cut at 128 tokens" in caplog.text and np.isfinite(vectors).all()
 
 
 def test_any_text_has_a_vector(encoder):
