@@ -1,13 +1,13 @@
 """The one place where processes exchange tensors; without a process group it does nothing.
 
-Why the gradients are right. Every rank computes the loss of the whole batch from the embeddings of all ranks, so that
-all hold the same ``∂loss/∂embeddings``, and rank r can continue it into the parameters through its own rows only. DDP
-*averages* what the ranks found over W ranks, but the gradient is their *sum*: the backward pass of ``gather`` multiplies
-by W, and that is the only place where W appears. It needs no communication of its own. Parameters of the loss itself
-(a learned temperature) get the whole gradient on every rank, and the mean of equal numbers is that number.
+Why the gradients are right. Every rank computes the loss of the whole batch from the embeddings of all ranks; so all
+hold the same ``∂loss/∂embeddings``, and rank r can continue it into the parameters through its own rows only. DDP
+*averages* what the ranks found over W ranks, but the gradient is their *sum*: the backward pass of ``gather``
+multiplies by W, and that is the only place where W appears. It needs no communication of its own. Parameters of the
+loss itself (a learned temperature) get the whole gradient on every rank, and the mean of equal numbers is that number.
 
-History: projects that gather without a gradient, or scale by W in several files, have met users whose loss was right and
-whose gradients were not; tests/distributed compares both with one process.
+History: projects that gather without a gradient, or scale by W in several files, have met users whose loss was right
+and whose gradients were not; tests/distributed compares both with one process.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         return np.array([i for i, u in enumerate(utterances) if u.lang == lang and u.synthetic == synthetic], np.int64)
 
     def start(self, step: int, rank: int = 0, ranks: int = 1) -> None:
-        """Choose what the next iteration draws: from the global ``step`` to the end of its epoch, the part of a rank."""
+        """Choose what the next iteration draws: from global ``step`` to the end of its epoch, the part of a rank."""
         self.first, self.rank, self.ranks = step, rank, ranks
 
     def __len__(self) -> int:

@@ -1,16 +1,16 @@
 """Gradient caching (GradCache; Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
 Setup"): a contrastive batch of any size in the memory of one part of it.
 
-A contrastive loss needs the embeddings of the whole batch at once, but each embedding only its own part of the network.
-So every part is encoded without keeping what its backward pass needs; the loss is taken over all embeddings, which gives
-the gradient of each; then part after part is encoded a second time, with the same random numbers, and the cached
-gradient goes on into the weights. It costs a second forward pass.
+A contrastive loss needs the embeddings of the whole batch at once, but an embedding needs no other row. So every part
+is encoded without keeping what its backward pass needs; the loss is taken over all embeddings, which gives the gradient
+of each; then part after part is encoded a second time, with the same random numbers, and the cached gradient goes on
+into the weights. It costs a second forward pass.
 
 Here each part is a checkpoint of PyTorch's non-reentrant kind, which replays random numbers and autocast, and autograd
 runs the parts in reverse order, one at a time. The whole step stays *one* graph. Therefore Lightning's automatic
-optimisation is used and nothing else has to know: a gradient scaler, clipping and accumulation see an ordinary loss, and
-DDP sees each parameter become ready once, after its last part. (The original hooks a second backward pass for each part
-into the first; DDP then meets parameters that are ready several times and stops, or averages unfinished gradients.)
+optimisation is used and nothing else has to know: a gradient scaler, clipping and accumulation see an ordinary loss,
+and DDP sees each parameter become ready once, after its last part. (The original hooks a second backward pass for each
+part into the first; DDP then meets parameters that are ready several times and stops.)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BLOCK = 1024  # rows of the similarity matrix that exist at once; smaller batche
 
 
 def cached(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``encode`` of ``Sequences``, run a second time when its gradient is asked for, in place of keeping activations."""
+    """``encode`` of ``Sequences``, run a second time for its gradient in place of keeping activations."""
 
     def run(*sequences: Sequences) -> Tensor:
         def encode_tensors(*tensors: Tensor) -> Tensor:

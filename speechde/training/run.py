@@ -311,6 +311,7 @@ def _fit(
         steps=t.steps,
         text_states=lambda model: stages.frozen_text_states(model, dataset.unique_text_ids, cache),
         dev_recall=recall,
+        micro_batch=t.micro_batch,
         **{key: value for key, value in asdict(config.optim).items() if key != "clip"},
     )
     checkpoints = directory / "checkpoints"
