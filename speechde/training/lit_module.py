@@ -24,6 +24,7 @@ from speechde.errors import DataError
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.losses.gradcache import cached
 from speechde.models.dual_encoder import DualEncoder, in_buckets
+from speechde.training.launch import first_rank_first
 from speechde.training.optim import build_optimiser, parameter_groups
 from speechde.training.shares import WaitClock, padding_share
 from speechde.types import Batch, Sequences
@@ -73,7 +74,8 @@ class LitDualEncoder(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.text_is_frozen and self.text_states is not None:
-            self._text_states = torch.from_numpy(self.text_states(self.model)).to(self.device)
+            with first_rank_first():
+                self._text_states = torch.from_numpy(self.text_states(self.model)).to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.waiting.start()

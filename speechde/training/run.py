@@ -11,19 +11,17 @@ import logging
 import re
 import shlex
 import sys
-import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.utilities import rank_zero_only
 
-from speechde.cache import atomic_write, cache_root, fingerprint
+from speechde.cache import cache_root, fingerprint
 from speechde.config import RunConfig
 from speechde.data.bitext import Bitext, TextPair
 from speechde.data.datamodule import PairDataModule, PairDataset
@@ -37,7 +35,9 @@ from speechde.export.folder import TrainedModel
 from speechde.frontends.encoders import SpeechEncoder, fast_dtype
 from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
-from speechde.training import stages
+from speechde.training import launch, stages
+from speechde.training.checkpoints import SaveEvery
+from speechde.training.clock import Clock, remember_seconds
 from speechde.training.corpora import load_corpus, load_synthetic, load_translations
 from speechde.training.finished import finished
 from speechde.training.lit_module import LitDualEncoder
@@ -58,37 +58,6 @@ MAX_NAME_BYTES = 180  # of a run directory; file systems allow 255, and evaluati
 log = logging.getLogger(__name__)
 
 
-class Clock:
-    """Wall seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds = {stage: 0.0 for stage in ("fetch", "frames", "kmeans", "train", "evaluate", "total")}
-        self._start = time.perf_counter()
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        log.info("stage: %s", stage)
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - start
-            self.seconds["total"] = time.perf_counter() - self._start
-
-
-def remember_seconds(directory: Path, seconds: dict[str, float]) -> dict[str, float]:
-    """Wall seconds by stage, each the longest that any start of this run took, kept in ``wall_seconds.json``.
-
-    A run that is started again finds most stages cached; the report should say what they cost, not that they were.
-    """
-    path = directory / "wall_seconds.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    longest = {stage: round(max(value, before.get(stage, 0.0)), 2) for stage, value in seconds.items()}
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(longest) + "\n", encoding="utf-8")
-    return longest
-
-
 def run_directory(config: RunConfig) -> Path:
     """``<runs_dir>/<recipe>/<overrides>-s<seed>``; what a command line could not hold unquoted becomes ``_``.
 
@@ -105,7 +74,7 @@ def train(config: RunConfig) -> dict:
 
     A run that has all its results is not run again (see ``training.finished``). A plan is printed first; ``plan_only``
     stops there and returns ``{"plan": …}``. With ``frontend.shard`` only that share of the clips is encoded, and the
-    dict is empty (see docs/scale.md).
+    dict is empty (see docs/scale.md); so it is on all processes but the first.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -118,7 +87,8 @@ def train(config: RunConfig) -> dict:
     if sizes := stated_sets(config):
         return _show(make_plan(config, sizes))
     facts, clock = _facts(config), Clock()
-    with clock("fetch"):
+    launch.connect()
+    with clock("fetch"), launch.first_rank_first():
         corpus = load_corpus(config.data, cache)
         synthetic = load_synthetic(config.data, corpus, cache)
         translations = load_translations(config.data, corpus)
@@ -136,29 +106,30 @@ def train(config: RunConfig) -> dict:
     shown = _show(plan)
     if config.plan_only:
         return shown
-    with clock("fetch"):
+    with clock("fetch"), launch.first_rank_first():
         encoder = stages.build_encoder(config.frontend)
     encode = stages.encoding(config.frontend, encoder)
     if config.frontend.share:
         sets.append(stages.evaluation_set(config.frontend.trim_db, config.frontend.mean_norm, test))
         stages.encode_shard(sets, encoder, cache, rate=config.frontend.rate, shard=config.frontend.share, encode=encode)
         return {}
-    save_plan(plan, directory / "plan.json")
-    with clock("frames"):
+    rank_zero_only(save_plan)(plan, directory / "plan.json")
+    with clock("frames"), launch.first_rank_first():
         frames = stages.training_frames(
             sets, encoder, cache, rate=config.frontend.rate, seed=config.seed, encode=encode
         )
-    with clock("kmeans"):
+    with clock("kmeans"), launch.first_rank_first():
         features = stages.training_features(config.frontend, frames, cache, config.seed)
     del frames  # its sample for k-means is a gigabyte
     built = stages.build_model(config, encoder, features)
     kept, too_long = _usable(training, features, config.trainer.max_seconds)
-    statistics = corpus_statistics(corpus)
-    print(format_statistics(statistics))
+    show(format_statistics(corpus_statistics(corpus)))
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
     log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
     with clock("train"):
         best = _fit(config, directory, built, features, kept, pairs, dev, corpus, cache, facts["commit"])
+    if best is None:
+        return {}
     with clock("evaluate"):
         items = stages.evaluation_items(built.settings, encoder, built.quantiser, test, cache, encode)
         test = [u for u in test if u.id in items]
@@ -255,8 +226,14 @@ def _model_config(folder: Path) -> dict | None:
     return json.loads(results.read_text(encoding="utf-8"))["config"]["model"] if results.is_file() else None
 
 
+@rank_zero_only
+def show(text: str) -> None:
+    """Print once, however many processes there are."""
+    print(text, flush=True)
+
+
 def _show(plan: Plan) -> dict:
-    print(format_plan(plan), flush=True)
+    show(format_plan(plan))
     return {"plan": asdict(plan)}
 
 
@@ -278,10 +255,10 @@ def _dropped(corpus: Corpus, *stores: FeatureStore) -> dict[str, int]:
 def _fit(
     config: RunConfig, directory: Path, built: TrainedModel, features: stages.Features, training: list[Utterance],
     translations: list[TextPair], dev: list[Utterance], corpus: Corpus, cache: Path, version: str,
-) -> float:  # fmt: skip
+) -> float | None:  # fmt: skip
     """Train (or resume, or find that training is done), load the best weights into ``built``, save the model folder.
 
-    Returns the dev R@1 of the best checkpoint.
+    Returns the dev R@1 of the best checkpoint; None on all processes but the first, whose work ends here.
     """
     t = config.trainer
     if t.steps % t.eval_every:
@@ -321,28 +298,33 @@ def _fit(
     )  # fmt: skip
     # save_last of the first would only be written when the best one is
     latest = ModelCheckpoint(checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    last = checkpoints / "last.ckpt"
+    often = [SaveEvery(t.save_every, t.eval_every, last)] if t.save_every else []
     trainer = pl.Trainer(
         max_epochs=t.steps // t.eval_every,
         accelerator=t.accelerator,
-        devices=1,
+        **launch.trainer_options(t.devices),
         precision=_precision(t.precision),
         gradient_clip_val=config.optim.clip,
         logger=build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", asdict(config)),
-        callbacks=[keeper, latest, TQDMProgressBar(refresh_rate=10)],
+        callbacks=[*often, keeper, latest, TQDMProgressBar(refresh_rate=10)],
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=min(10, t.eval_every),
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
-    last = checkpoints / "last.ckpt"
     if last.exists():
         if not t.resume:
             raise ConfigError(f"{directory} holds a run already; resume it (trainer.resume=true), or delete it")
         log.info("resuming from %s", last)
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # meant: see on_train_epoch_start
+    warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before")  # the sampler knows
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     trainer.fit(module, datamodule=PairDataModule(dataset, sampler), ckpt_path=str(last) if last.exists() else None,
                 weights_only=True)  # fmt: skip
+    launch.disconnect()
+    if trainer.global_rank:
+        return None
     state = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
     weights = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
     unexpected = built.model.load_state_dict(weights, strict=False).unexpected_keys
