@@ -20,16 +20,22 @@ from speechde.training.recall import DevRecall
 SCRIPT = """
 import json, os, signal, sys
 from speechde.config import build
-from speechde.training import run
+from speechde.training import lit_module, run
 from speechde.training.recall import DevRecall
-real, calls = DevRecall.__call__, []
+real, gather, calls, rows = DevRecall.__call__, lit_module.gather, [], set()
+def count(*own):
+    everyone = gather(*own)
+    rows.add((len(own[0]), len(everyone[0])))
+    return everyone
+lit_module.gather = count
 def evaluate(self, model):
     calls.append(1)
     if len(calls) == int(sys.argv[2]):
         os.killpg(0, signal.SIGKILL)
     return real(self, model)
 DevRecall.__call__ = evaluate
-run.train(build(json.load(open(sys.argv[1]))))
+done = run.train(build(json.load(open(sys.argv[1]))))
+print("rank", os.environ["RANK"], "has results" if done else "has none", "own and all rows:", *sorted(rows))
 """
 OPTIONS = {"trainer__steps": 6, "trainer__eval_every": 2, "frontend__dropout": 0.0, "frontend__drop": 0.0,
            "frontend__speeds": [1.0], "model__dropout": 0.0, "model__freeze": []}  # fmt: skip
@@ -84,7 +90,9 @@ def test_any_number_of_processes_goes_on_with_the_run(tiny_run, tmp_path, start,
 
     output, status = start(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], config)
     assert status == 0, output
-    assert output.count("training on") <= 1 and "Starting with" in output
+    assert output.count("plan (estimates") == 1
+    for text in ("rank 0 has results", "rank 1 has none"):
+        assert f"{text} own and all rows: (2, 4)\n" in output, output
     folder = run.run_directory(config)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     found, expected = (learning_curve(run.run_directory(one) / "csv") for one in (config, whole))
