@@ -213,13 +213,21 @@ class TrainerConfig:
 
     steps: int = 1000
     eval_every: int = 100  # steps between dev evaluations and checkpoints
-    batch_size: int = 128
+    save_every: int | None = None  # steps between further checkpoints, to resume from
+    batch_size: int = 128  # pairs compared with each other, over all processes
+    micro_batch: int | None = None  # rows encoded at once by each process, with cached gradients; None: all of them
     max_seconds: float = 4.0  # longer clips are left out of training, and counted
     one_language: bool = True
     language_exponent: float = 0.5
     precision: str = choice("auto", "auto", "32-true", "bf16-mixed")
     accelerator: str = choice("auto", "auto", "cpu", "gpu")
+    devices: int = 1  # of this machine, one process each; torchrun and srun decide themselves (see docs/scale.md)
     resume: bool = True  # from the last checkpoint of this run directory, where there is one
+
+    def __post_init__(self) -> None:  # refused before anything is fetched
+        for name in ("devices", "save_every", "micro_batch"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"trainer.{name}={value} is not positive")
 
 
 @dataclass

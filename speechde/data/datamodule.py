@@ -80,10 +80,10 @@ class PairDataset(Dataset):
 
 
 class PairDataModule(pl.LightningDataModule):
-    """Serves the training batches of one epoch at a time.
+    """Serves the training batches of one epoch at a time, to each process its part of them.
 
     The loader is rebuilt each epoch (``reload_dataloaders_every_n_epochs=1``) so that the sampler starts from the
-    trainer's epoch also after a resume.
+    trainer's step also after a resume, in whichever step and with however many processes.
     """
 
     def __init__(self, dataset: PairDataset, sampler: LanguageBatches, workers: int = 0) -> None:
@@ -91,8 +91,8 @@ class PairDataModule(pl.LightningDataModule):
         self.dataset, self.sampler, self.workers = dataset, sampler, workers
 
     def train_dataloader(self) -> DataLoader:
-        """Batches of the current epoch."""
-        self.sampler.set_epoch(self.trainer.current_epoch)
+        """What is left of the current epoch."""
+        self.sampler.start(self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size)
         return DataLoader(
             self.dataset, batch_sampler=self.sampler, collate_fn=self.dataset.collate, num_workers=self.workers
         )

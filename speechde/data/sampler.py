@@ -69,7 +69,7 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         self.clips, self.pairs = batch_size - pairs, pairs
         self.steps, self.seed, self.views = steps, seed, views
         self.one_language, self.synthetic_share, self.synthetic_apart = one_language, synthetic_share, synthetic_apart
-        self.epoch = 0
+        self.first, self.rank, self.ranks = 0, 0, 1
         self.languages = sorted({u.lang for u in utterances})
         self._real = [self._indices(utterances, lang, synthetic=False) for lang in self.languages]
         self._synthetic = [self._indices(utterances, lang, synthetic=True) for lang in self.languages]
@@ -83,16 +83,17 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
     def _indices(utterances: Sequence[Utterance], lang: str, synthetic: bool) -> np.ndarray:
         return np.array([i for i, u in enumerate(utterances) if u.lang == lang and u.synthetic == synthetic], np.int64)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
-        self.epoch = epoch
+    def start(self, step: int, rank: int = 0, ranks: int = 1) -> None:
+        """Choose what the next iteration draws: from global ``step`` to the end of its epoch, the part of a rank."""
+        self.first, self.rank, self.ranks = step, rank, ranks
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.steps):
-            yield self.batch(self.epoch * self.steps + step)
+        end = (self.first // self.steps + 1) * self.steps
+        for step in range(self.first, end):
+            yield split(self.batch(step), self.rank, self.ranks)
 
     def batch(self, step: int) -> list[tuple[int, int]]:
         """The batch of one global step."""
@@ -166,6 +167,21 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         if not real:
             from_synthetic = size
         return min(size - from_synthetic, real), min(from_synthetic, synthetic)
+
+
+def split(batch: list[tuple[int, int]], rank: int, ranks: int) -> list[tuple[int, int]]:
+    """Every ``ranks``-th clip and translation pair: together the ranks have each of the batch once.
+
+    Raises:
+        DataError: a rank would have no clip.
+    """
+    clips = [key for key in batch if key[1] != TRANSLATION]
+    if len(clips) < ranks:
+        raise DataError(
+            f"a batch has {len(clips)} clips for {ranks} processes: its language has no more; use fewer processes, "
+            "trainer.one_language=false, or leave the language out of data.seen"
+        )
+    return clips[rank::ranks] + batch[len(clips) + rank :: ranks]
 
 
 def _shares(counts: Iterable[int], exponent: float) -> np.ndarray:

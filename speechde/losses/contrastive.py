@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechde.errors import ConfigError, unknown_value
+from speechde.losses.gradcache import BLOCK, sum_over_blocks
 from speechde.losses.spread_out import spread_out
 
 SIMILARITIES = ("dot", "cosine")
@@ -31,6 +32,10 @@ def contrastive_loss(speech: Tensor, text: Tensor, scale: Tensor | float = 1.0, 
         scale: multiplies the dot products (the inverse temperature).
         group: ``(batch,)`` integers; off-diagonal pairs of the same group are neither positives nor negatives.
     """
+    if (batch := len(speech)) > BLOCK:
+        directions = (speech, text), (text, speech)
+        total = sum_over_blocks(lambda rows: sum(_block(*both, scale, group, rows) for both in directions), batch)
+        return total / (2 * batch)
     logits = scale * (speech @ text.T)
     if group is not None:
         duplicate = group[:, None] == group[None, :]
@@ -38,6 +43,17 @@ def contrastive_loss(speech: Tensor, text: Tensor, scale: Tensor | float = 1.0, 
         logits = logits.masked_fill(duplicate, float("-inf"))
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def _block(queries: Tensor, gallery: Tensor, scale: Tensor | float, group: Tensor | None, rows: slice) -> Tensor:
+    """Summed cross-entropies of some rows of ``queries`` among all of ``gallery``."""
+    logits = scale * (queries[rows] @ gallery.T)
+    target = torch.arange(rows.start, rows.stop, device=logits.device)
+    if group is not None:
+        duplicate = group[rows, None] == group[None, :]
+        duplicate[torch.arange(len(target)), target] = False
+        logits = logits.masked_fill(duplicate, float("-inf"))
+    return F.cross_entropy(logits, target, reduction="sum")
 
 
 class ContrastiveLoss(nn.Module):

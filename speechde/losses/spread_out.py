@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from speechde.losses.gradcache import BLOCK, sum_over_blocks
+
 
 def spread_out(embeddings: Tensor, group: Tensor | None = None) -> Tensor:
     """``mean(dot)² + relu(mean(dot²) − 1/dim)`` over the pairs of different items of one modality.
@@ -19,6 +21,8 @@ def spread_out(embeddings: Tensor, group: Tensor | None = None) -> Tensor:
         group: ``(batch,)`` integers; pairs of equal items are left out. A batch without any such pair gives 0.
     """
     batch, dim = embeddings.shape
+    if batch > BLOCK:
+        return _in_blocks(embeddings, group)
     same = torch.eye(batch, dtype=torch.bool, device=embeddings.device)
     if group is not None:
         same = same | (group[:, None] == group[None, :])
@@ -26,3 +30,17 @@ def spread_out(embeddings: Tensor, group: Tensor | None = None) -> Tensor:
     if dots.numel() == 0:
         return embeddings.sum() * 0.0
     return dots.mean() ** 2 + torch.relu((dots**2).mean() - 1.0 / dim)
+
+
+def _in_blocks(embeddings: Tensor, group: Tensor | None) -> Tensor:
+    """The same from sums over blocks of rows."""
+    batch, dim = embeddings.shape
+    group = torch.arange(batch, device=embeddings.device) if group is None else group
+
+    def moments(rows: slice) -> Tensor:
+        dots = (embeddings[rows] @ embeddings.T).masked_fill(group[rows, None] == group[None, :], 0.0)
+        return torch.stack([dots.sum(), (dots**2).sum()])
+
+    pairs = batch**2 - int((torch.unique(group, return_counts=True)[1] ** 2).sum())
+    first, second = sum_over_blocks(moments, batch) / max(1, pairs)
+    return first**2 + torch.relu(second - 1.0 / dim)

@@ -79,7 +79,7 @@ class DualEncoder(nn.Module):
         ``buckets`` > 1 encodes the batch in that many parts of similar length: the same embeddings for less padding.
         """
         if buckets > 1:
-            return _in_buckets(lambda a, b: self.encode_speech(a, b), buckets, speech, prefix)
+            return in_buckets(lambda a, b: self.encode_speech(a, b), buckets, speech, prefix)
         frames, mask = self.frontend(speech, self.backbone.embedding)
         inputs = torch.cat([self.backbone.embed(prefix.values).to(frames.dtype), frames], dim=1)
         mask = torch.cat([prefix.mask, mask], dim=1)
@@ -89,7 +89,7 @@ class DualEncoder(nn.Module):
     def encode_text(self, text: Sequences, buckets: int = 1) -> Tensor:
         """Token ids, prefix included → ``(batch, dim)`` float32 embeddings; ``buckets`` as in ``encode_speech``."""
         if buckets > 1:
-            return _in_buckets(self.encode_text, buckets, text)
+            return in_buckets(self.encode_text, buckets, text)
         return self.project(self.text_states(text))
 
     def text_states(self, text: Sequences) -> Tensor:
@@ -105,7 +105,7 @@ class DualEncoder(nn.Module):
         return mean_pool(self.backbone(inputs, mask, first_layer), mask)
 
 
-def _in_buckets(encode: Callable[..., Tensor], buckets: int, first: Sequences, *others: Sequences) -> Tensor:
+def in_buckets(encode: Callable[..., Tensor], buckets: int, first: Sequences, *others: Sequences) -> Tensor:
     """Encode rows in ``buckets`` groups of similar length of ``first``, and put the embeddings back in order."""
     order = torch.argsort(first.mask.sum(1), stable=True)
     parts = [encode(*(_rows(sequences, rows) for sequences in (first, *others))) for rows in order.chunk(buckets)]

@@ -1,24 +1,33 @@
 """The training step, under Lightning.
 
-Two things are not standard. Random numbers are reseeded from (seed, step) before every step, so that dropout in a
-resumed run equals that of an uninterrupted one whatever was drawn in between. And when nothing on the text side of
+Two things are not standard. Random numbers are reseeded from (seed, step, rank) before every step, so that dropout in
+a resumed run equals that of an uninterrupted one whatever was drawn in between. And when nothing on the text side of
 the LLM is trained, the pooled text states are made once, before training, and looked up afterwards, which saves more
 than a third of the work; the result is the same because a frozen LLM runs without dropout.
+
+With several processes the loss is that of all their embeddings (``speechde.distributed``). A batch larger than
+``micro_batch`` is encoded in parts with cached gradients (``speechde.losses.gradcache``). Optimisation is Lightning's
+automatic one in every case.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from speechde.distributed import from_first, gather, rank
 from speechde.errors import DataError
 from speechde.losses.contrastive import ContrastiveLoss
-from speechde.models.dual_encoder import DualEncoder
+from speechde.losses.gradcache import cached
+from speechde.models.dual_encoder import DualEncoder, in_buckets
+from speechde.training.launch import first_rank_first
 from speechde.training.optim import build_optimiser, parameter_groups
-from speechde.types import Batch
+from speechde.training.shares import WaitClock, padding_share
+from speechde.types import Batch, Sequences
 
 BUCKETS = 4  # parts of a batch by length: clips of 1 to 4 s padded together would double the work
 
@@ -29,7 +38,8 @@ class LitDualEncoder(pl.LightningModule):
     Args:
         text_states: model → ``(texts, width)`` states of the unique training texts, row by row as ``Batch.group``
             counts them; called before training when the text side of the LLM is frozen.
-        dev_recall: model → mean dev R@1 of the seen languages; called at the end of every epoch.
+        dev_recall: model → mean dev R@1 of the seen languages; called at the end of every epoch, by the first rank.
+        micro_batch: rows that are encoded at once, on each rank; ``None`` for all of them.
     """
 
     def __init__(
@@ -45,13 +55,15 @@ class LitDualEncoder(pl.LightningModule):
         warmup_share: float,
         text_states: Callable[[DualEncoder], np.ndarray] | None = None,
         dev_recall: Callable[[DualEncoder], float] | None = None,
+        micro_batch: int | None = None,
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
         self.seed, self.steps = seed, steps
         self.rates = {"lr": lr, "backbone_lr": backbone_lr, "weight_decay": weight_decay}
         self.warmup = max(1, round(warmup_share * steps))
-        self.text_states, self.dev_recall = text_states, dev_recall
+        self.text_states, self.dev_recall, self.micro_batch = text_states, dev_recall, micro_batch
+        self.waiting = WaitClock()
         self._text_states: torch.Tensor | None = None
 
     @property
@@ -62,37 +74,71 @@ class LitDualEncoder(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.text_is_frozen and self.text_states is not None:
-            self._text_states = torch.from_numpy(self.text_states(self.model)).to(self.device)
+            with first_rank_first():
+                self._text_states = torch.from_numpy(self.text_states(self.model)).to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed(hash((self.seed, self.global_step)) % 2**63)
+        self.waiting.start()
+        others = (rank(),) if rank() else ()  # the first rank draws what a single process draws
+        torch.manual_seed(hash((self.seed, self.global_step, *others)) % 2**63)
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        self.waiting.end()
+
+    def on_train_start(self) -> None:
+        self._set_mode()  # a run that resumes inside an epoch does not start it
 
     def on_train_epoch_start(self) -> None:
+        self._set_mode()
+        self.waiting.reset()
+
+    def _set_mode(self) -> None:
         self.model.train()  # transformers loads models in eval mode, and Lightning leaves the mode as it is
         if self.text_is_frozen:
             self.model.backbone.eval()  # a frozen LLM has no dropout, on either side
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        speech = self.model.encode_speech(batch.speech, batch.speech_prefix, BUCKETS)
+        model, constant = self.model, self.text_is_frozen
+        computed = [batch.speech]
+        speech = self._encode(model.encode_speech, batch.speech, batch.speech_prefix)
         if self._text_states is None:
-            text = self.model.encode_text(batch.text, BUCKETS)
+            text = self._encode(model.encode_text, batch.text, constant=constant)
+            computed.append(batch.text)
         else:
-            text = self.model.project(self._text_states[batch.group])
+            text = model.project(self._text_states[batch.group])
         group = batch.group
         if (pairs := batch.translations) is not None:  # never looked up: there may be millions, each read once
-            speech = torch.cat([speech, self.model.encode_text(pairs.text, BUCKETS)])
-            text = torch.cat([text, self.model.encode_text(pairs.english, BUCKETS)])
+            speech = torch.cat([speech, self._encode(model.encode_text, pairs.text, constant=constant)])
+            text = torch.cat([text, self._encode(model.encode_text, pairs.english, constant=constant)])
             group = torch.cat([group, pairs.group])
-        losses = self.loss(speech, text, group)
+            computed += [pairs.text, pairs.english]
+        losses = self.loss(*gather(speech, text, group))
         if not torch.isfinite(losses["loss"]):
             raise DataError(f"the loss became {losses['loss'].item()} at step {self.global_step}; lower optim.lr")
-        self.log_dict({f"train/{name}": value for name, value in losses.items()}, batch_size=len(group))
-        self.log("train/scale", self.loss.scale.detach(), batch_size=len(group))
+        logged = losses | {"scale": self.loss.scale.detach()}
+        logged["padding_share"] = padding_share([(one, self._parts(len(one.mask))) for one in computed])
+        if (share := self.waiting.share) is not None:
+            logged["wait_share"] = share
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(group))
         return losses["loss"]
+
+    def _parts(self, rows: int) -> int:
+        return max(BUCKETS, math.ceil(rows / (self.micro_batch or rows)))
+
+    def _encode(self, encode: Callable[..., torch.Tensor], *sequences: Sequences, constant: bool = False):
+        """Embeddings in parts; where they are too many to keep the activations of all, with cached gradients.
+
+        ``constant``: a frozen LLM keeps no activations, so that a second pass would save nothing.
+        """
+        rows = len(sequences[0].mask)
+        if self.micro_batch is None or rows <= self.micro_batch or constant:
+            return encode(*sequences, self._parts(rows))
+        return in_buckets(cached(encode), self._parts(rows), *sequences)
 
     def on_train_epoch_end(self) -> None:
         if self.dev_recall is not None:
-            self.log("dev/recall@1", self.dev_recall(self.model), prog_bar=True)
+            recall = from_first(self.dev_recall(self.model) if rank() == 0 else 0.0)
+            self.log("dev/recall@1", recall, prog_bar=True)
 
     def configure_optimizers(self) -> dict:
         groups = parameter_groups(self.named_parameters(), **self.rates)

@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.cache import cache_root
 from speechde.config import RunConfig
@@ -34,7 +35,8 @@ from speechde.export.folder import TrainedModel, check_encoder
 from speechde.frontends.encoders import SpeechEncoder, fast_dtype
 from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
-from speechde.training import stages
+from speechde.training import launch, stages
+from speechde.training.checkpoints import SaveEvery
 from speechde.training.corpora import load_corpus, load_synthetic, load_translations
 from speechde.training.directory import Clock, remember_seconds, run_directory
 from speechde.training.finished import finished
@@ -60,7 +62,7 @@ def train(config: RunConfig) -> dict:
 
     A run that has all its results is not run again (see ``training.finished``). A plan is printed first; ``plan_only``
     stops there and returns ``{"plan": …}``. With ``frontend.shard`` only that share of the clips is encoded, and the
-    dict is empty (see docs/scale.md).
+    dict is empty (see docs/scale.md); so it is on all processes but the first.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -73,7 +75,8 @@ def train(config: RunConfig) -> dict:
     if sizes := stated_sets(config):
         return _show(make_plan(config, sizes))
     facts, clock = _facts(config), Clock()
-    with clock("fetch"):
+    launch.connect()
+    with clock("fetch"), launch.first_rank_first():
         corpus = load_corpus(config.data, cache)
         synthetic = load_synthetic(config.data, corpus, cache)
         translations = load_translations(config.data, corpus)
@@ -91,30 +94,31 @@ def train(config: RunConfig) -> dict:
     shown = _show(plan)
     if config.plan_only:
         return shown
-    with clock("fetch"):
+    with clock("fetch"), launch.first_rank_first():
         encoder = stages.build_encoder(config.frontend)
     encode = stages.encoding(config.frontend, encoder)
     if config.frontend.share:
         sets.append(stages.evaluation_set(config.frontend.trim_db, config.frontend.mean_norm, test))
         stages.encode_shard(sets, encoder, cache, rate=config.frontend.rate, shard=config.frontend.share, encode=encode)
         return {}
-    save_plan(plan, directory / "plan.json")
-    with clock("frames"):
+    rank_zero_only(save_plan)(plan, directory / "plan.json")
+    with clock("frames"), launch.first_rank_first():
         frames = stages.training_frames(
             sets, encoder, cache, rate=config.frontend.rate, seed=config.seed, encode=encode
         )
-    with clock("kmeans"):
+    with clock("kmeans"), launch.first_rank_first():
         features = stages.training_features(config.frontend, frames, cache, config.seed)
     del frames  # its sample for k-means is a gigabyte
     built = stages.build_model(config, encoder, features)
     kept, too_long = _usable(training, features, config.trainer.max_seconds)
-    statistics = corpus_statistics(corpus)
-    print(format_statistics(statistics))
+    show(format_statistics(corpus_statistics(corpus)))
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
     log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
     loggers = build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", facts["config"])
     with clock("train"):
         best = _fit(config, directory, loggers, built, features, kept, pairs, dev, corpus, cache, facts["commit"])
+    if best is None:
+        return {}
     with clock("evaluate"):
         items = stages.evaluation_items(built.settings, encoder, built.quantiser, test, cache, encode)
         test = [u for u in test if u.id in items]
@@ -214,8 +218,14 @@ def _model_config(folder: Path) -> dict | None:
     return json.loads(results.read_text(encoding="utf-8"))["config"]["model"] if results.is_file() else None
 
 
+@rank_zero_only
+def show(text: str) -> None:
+    """Print once, however many processes there are."""
+    print(text, flush=True)
+
+
 def _show(plan: Plan) -> dict:
-    print(format_plan(plan), flush=True)
+    show(format_plan(plan))
     return {"plan": asdict(plan)}
 
 
@@ -238,10 +248,10 @@ def _fit(
     config: RunConfig, directory: Path, loggers: list[Logger], built: TrainedModel, features: stages.Features,
     training: list[Utterance], translations: list[TextPair], dev: list[Utterance], corpus: Corpus, cache: Path,
     version: str,
-) -> float:  # fmt: skip
+) -> float | None:  # fmt: skip
     """Train (or resume, or find that training is done), load the best weights into ``built``, save the model folder.
 
-    Returns the dev R@1 of the best checkpoint.
+    Returns the dev R@1 of the best checkpoint; None on all processes but the first, whose work ends here.
     """
     t = config.trainer
     if t.steps % t.eval_every:
@@ -271,6 +281,7 @@ def _fit(
         steps=t.steps,
         text_states=lambda model: stages.frozen_text_states(model, dataset.unique_text_ids, cache),
         dev_recall=recall,
+        micro_batch=t.micro_batch,
         **{key: value for key, value in asdict(config.optim).items() if key != "clip"},
     )
     checkpoints = directory / "checkpoints"
@@ -280,28 +291,33 @@ def _fit(
     )  # fmt: skip
     # save_last of the first would only be written when the best one is
     latest = ModelCheckpoint(checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    last = checkpoints / "last.ckpt"
+    often = [SaveEvery(t.save_every, t.eval_every, last)] if t.save_every else []
     trainer = pl.Trainer(
         max_epochs=t.steps // t.eval_every,
         accelerator=t.accelerator,
-        devices=1,
+        **launch.trainer_options(t.devices),
         precision=_precision(t.precision),
         gradient_clip_val=config.optim.clip,
         logger=loggers,
-        callbacks=[keeper, latest, TQDMProgressBar(refresh_rate=10)],
+        callbacks=[*often, keeper, latest, TQDMProgressBar(refresh_rate=10)],
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=min(10, t.eval_every),
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
-    last = checkpoints / "last.ckpt"
     if last.exists():
         if not t.resume:
             raise ConfigError(f"{directory} holds a run already; resume it (trainer.resume=true), or delete it")
         log.info("resuming from %s", last)
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # meant: see on_train_epoch_start
+    warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before")  # the sampler knows
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     trainer.fit(module, datamodule=PairDataModule(dataset, sampler), ckpt_path=str(last) if last.exists() else None,
                 weights_only=True)  # fmt: skip
+    launch.disconnect()
+    if trainer.global_rank:
+        return None
     state = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
     weights = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
     unexpected = built.model.load_state_dict(weights, strict=False).unexpected_keys

@@ -18,6 +18,7 @@ from speechde.errors import ConfigError
 from speechde.evaluation.run import learning_curve
 from speechde.export.folder import TrainedModel
 from speechde.training import run
+from speechde.training.lit_module import LitDualEncoder
 from speechde.training.recall import DevRecall
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +89,42 @@ def test_a_killed_process_resumes_to_the_same_weights(tiny_run, tmp_path):
     assert done.returncode == -signal.SIGKILL, done.stderr
     run.train(cut)
     assert_same(whole, cut)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_a_run_stopped_inside_an_epoch_goes_on_at_its_step(tiny_run, tmp_path, monkeypatch, micro_batch):
+    """Data order and dropout included: the checkpoint of step 5 is inside the second epoch of three steps."""
+    options = DROPOUT | {"trainer__steps": 6, "trainer__eval_every": 3, "trainer__micro_batch": micro_batch}
+    whole = tiny_run(runs_dir=str(tmp_path / "whole"), **options)
+    run.train(whole)
+    cut = tiny_run(runs_dir=str(tmp_path / "cut"), **options, trainer__save_every=5)
+    real, seen = LitDualEncoder.training_step, []
+
+    def fail_in_the_sixth_step(self, batch, index):
+        seen.append(self.global_step)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        return real(self, batch, index)
+
+    monkeypatch.setattr(LitDualEncoder, "training_step", fail_in_the_sixth_step)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run.train(cut)
+    assert torch.load(run.run_directory(cut) / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 5
+    run.train(cut)
+    assert seen == [0, 1, 2, 3, 4, 5, 5]
+    assert_same(whole, cut)
+
+
+def test_the_same_seed_gives_the_same_weights(tiny_run, tmp_path):
+    first, second, other = (
+        tiny_run(runs_dir=str(tmp_path / name), seed=seed, **DROPOUT, **LENGTH)
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    for config in (first, second, other):
+        run.train(config)
+    assert_same(first, second)
+    one, another = weights(first)[0], weights(other)[0]
+    assert any(not torch.equal(one[name], another[name]) for name in one)
 
 
 def test_dropout_is_at_work_from_the_first_step(tiny_run, tmp_path):

@@ -63,13 +63,13 @@ def test_missing_features(utterances, dataset, view, gone):
         PairDataset(utterances, views, dataset.text_ids, dataset.prefix_ids)
 
 
-def test_the_loader_starts_from_the_epoch_of_the_trainer(utterances, dataset):
+def test_the_loader_starts_from_the_step_of_the_trainer(utterances, dataset):
     sampler = LanguageBatches(utterances, batch_size=2, steps=3, seed=0)
     module = PairDataModule(dataset, sampler)
-    module.trainer = SimpleNamespace(current_epoch=4)
+    module.trainer = SimpleNamespace(global_step=13, global_rank=0, world_size=1)
     batches = list(module.train_dataloader())
-    expected = [dataset.collate(sampler.batch(step)) for step in (12, 13, 14)]
-    assert len(batches) == 3
+    expected = [dataset.collate(sampler.batch(step)) for step in (13, 14)]
+    assert len(batches) == 2
     for batch, other in zip(batches, expected, strict=True):
         assert torch.equal(batch.speech.values, other.speech.values) and torch.equal(batch.group, other.group)
 

@@ -43,8 +43,32 @@ def test_an_epoch_is_its_own_range_of_steps():
     batches = sampler()
     assert len(batches) == 5
     assert list(batches) == [batches.batch(step) for step in range(5)]
-    batches.set_epoch(2)
+    batches.start(10)
     assert list(batches) == [batches.batch(step) for step in range(10, 15)]
+    batches.start(12)  # a run that was stopped inside an epoch
+    assert list(batches) == [batches.batch(step) for step in range(12, 15)]
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_the_batch_of_one_process(ranks):
+    def draw(rank, ranks):
+        one = sampler(batch_size=7, translations=PAIRS, translation_share=0.4)
+        one.start(5, rank, ranks)
+        return list(one)
+
+    parts = [draw(rank, ranks) for rank in range(ranks)]
+    for whole, *shares in zip(draw(0, 1), *parts, strict=True):
+        assert sorted(key for share in shares for key in share) == sorted(whole)
+        for kind in (0, 1):
+            sizes = [len(split(share)[kind]) for share in shares]
+            assert max(sizes) - min(sizes) <= 1
+
+
+def test_more_ranks_than_clips():
+    one = sampler()
+    one.start(0, 4, 5)
+    with pytest.raises(DataError, match="a batch has 4 clips for 5 processes"):
+        next(iter(one))
 
 
 def test_one_language_a_batch_without_repeats():

@@ -88,6 +88,27 @@ def test_the_frozen_text_shortcut_gives_the_same_loss_and_gradients(make, step, 
         torch.testing.assert_close(gradient, others[name], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("freeze", [(), ("*",)])
+@pytest.mark.parametrize("translated", [False, True])
+def test_micro_batches_give_the_plain_gradients(make, freeze, translated):
+    """Dropout and dropped units included: 4 rows are 4 parts with a micro batch and without."""
+    results = []
+    for micro_batch in (None, 2):
+        one, module = batch(), make(freeze, dropout=0.4, drop=0.3, texts=None, micro_batch=micro_batch)
+        if translated:
+            pairs = pad_sequences([np.array([1, 70 + i]) for i in range(4)])
+            one.translations = Translations(pairs, pairs, torch.arange(4) + 9)
+        module.log_dict = lambda *a, **k: None
+        module.on_train_epoch_start()
+        module.on_train_batch_start(one, 0)
+        loss = module.training_step(one, 0)
+        loss.backward()
+        results.append([loss.detach(), *(p.grad for p in module.parameters() if p.grad is not None)])
+    assert len(results[0]) == len(results[1]) > 2
+    for plain, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("freeze", [(), ("embedding.text.*",), ("model.layers.*",)])
 def test_no_shortcut_when_any_weight_that_text_passes_is_trained(make, step, freeze):
     module = make(freeze)

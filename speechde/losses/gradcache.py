@@ -1,0 +1,49 @@
+"""Gradient caching (GradCache; Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited
+Setup"): a contrastive batch of any size in the memory of one part of it.
+
+A contrastive loss needs the embeddings of the whole batch at once, but an embedding needs no other row. So every part
+is encoded without keeping what its backward pass needs; the loss is taken over all embeddings, which gives the gradient
+of each; then part after part is encoded a second time, with the same random numbers, and the cached gradient goes on
+into the weights. It costs a second forward pass.
+
+Here each part is a checkpoint of PyTorch's non-reentrant kind, which replays random numbers and autocast, and autograd
+runs the parts in reverse order, one at a time. The whole step stays *one* graph. Therefore Lightning's automatic
+optimisation is used and nothing else has to know: a gradient scaler, clipping and accumulation see an ordinary loss,
+and DDP sees each parameter become ready once, after its last part. (The original hooks a second backward pass for each
+part into the first; DDP then meets parameters that are ready several times and stops.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from speechde.types import Sequences
+
+BLOCK = 1024  # rows of the similarity matrix that exist at once; smaller batches are compared in one go
+
+
+def cached(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``encode`` of ``Sequences``, run a second time for its gradient in place of keeping activations."""
+
+    def run(*sequences: Sequences) -> Tensor:
+        def encode_tensors(*tensors: Tensor) -> Tensor:
+            return encode(*(Sequences(values, mask) for values, mask in zip(tensors[::2], tensors[1::2], strict=True)))
+
+        # tensors, and not Sequences: checkpoint saves the random state of the devices of the tensors that it is given
+        tensors = [tensor for one in sequences for tensor in (one.values, one.mask)]
+        return checkpoint(encode_tensors, *tensors, use_reentrant=False)
+
+    return run
+
+
+def sum_over_blocks(term: Callable[[slice], Tensor], batch: int) -> Tensor:
+    """Sum of ``term(rows)`` over blocks of ``BLOCK`` of ``batch`` rows, each computed again for its gradient.
+
+    ``term`` uses no random numbers. The matrix of 8,192 × 8,192 similarities, and its copies in the softmax and the
+    backward pass, would otherwise need more memory than the parts of the batch.
+    """
+    rows = (slice(start, min(start + BLOCK, batch)) for start in range(0, batch, BLOCK))
+    return sum(checkpoint(term, block, use_reentrant=False, preserve_rng_state=False) for block in rows)

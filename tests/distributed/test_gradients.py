@@ -1,0 +1,113 @@
+"""Two gloo processes with B pairs each give the loss and the gradients of one process with 2B.
+
+This file is also the program of the two processes: ``test_gradients.py RANK STORE OUT``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from speechde.distributed import gather
+from speechde.losses.contrastive import ContrastiveLoss
+from speechde.losses.gradcache import cached
+from speechde.models.dual_encoder import in_buckets
+from speechde.types import Sequences
+
+GROUP = torch.tensor([4, 1, 4, 2, 1, 4, 5, 6])  # equal numbers on one rank and on both
+LOSSES = {
+    "plain": {"similarity": "cosine", "temperature": 0.1, "mask_duplicates": False, "spread_out_weight": 0.0},
+    "duplicate mask": {"similarity": "cosine", "temperature": 0.1, "spread_out_weight": 0.0},
+    "spread-out": {"similarity": "dot", "spread_out_weight": 0.7},
+    "learned temperature": {"similarity": "cosine", "temperature": 0.1, "learn_temperature": True},
+}
+SPLITS = {"4+4": [0, 1, 0, 1, 0, 1, 0, 1], "6+2": [0, 0, 1, 0, 0, 1, 0, 0], "7+1": [0, 0, 0, 0, 0, 0, 1, 0]}
+CASES = [(loss, split, parts) for loss in LOSSES for split in SPLITS for parts in (None, 3)]
+
+
+class Encoder(nn.Module):
+    """Two modalities, one shared head, and the loss with its temperature; rows of unequal length."""
+
+    def __init__(self, loss: str, parts: int | None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.speech, self.text = nn.Linear(5, 8), nn.Linear(3, 8)
+        self.head, self.loss, self.parts = nn.Linear(8, 6), ContrastiveLoss(**LOSSES[loss]), parts
+
+    def encode(self, layer: nn.Module, sequences: Sequences) -> torch.Tensor:
+        def run(part):
+            hidden = torch.tanh(layer(part.values)) * part.mask.unsqueeze(-1)
+            return self.head(hidden.sum(1) / part.mask.sum(1, keepdim=True))
+
+        return run(sequences) if self.parts is None else in_buckets(cached(run), self.parts, sequences)
+
+    def forward(self, speech: Sequences, text: Sequences, group: torch.Tensor) -> torch.Tensor:
+        return self.loss(*gather(self.encode(self.speech, speech), self.encode(self.text, text), group))["loss"]
+
+
+def step(model: nn.Module, rows: list[int]) -> dict[str, torch.Tensor]:
+    """Loss and gradients of some rows of the data."""
+    generator = torch.Generator().manual_seed(1)
+    inputs = []
+    for dim in (5, 3):
+        values = torch.randn(len(GROUP), 4, dim, generator=generator)
+        lengths = torch.randint(1, 5, (len(GROUP),), generator=generator)
+        inputs.append(Sequences(values[rows], (torch.arange(4) < lengths[:, None])[rows]))
+    loss = model(*inputs, GROUP[rows])
+    loss.backward()
+    named = {name.removeprefix("module."): p for name, p in model.named_parameters() if p.requires_grad}
+    return {"loss": loss.detach(), **{name: parameter.grad for name, parameter in named.items()}}
+
+
+def main(rank: str, store: str, out: str) -> None:
+    dist.init_process_group("gloo", f"file://{store}", rank=int(rank), world_size=2, timeout=timedelta(seconds=60))
+    results = []
+    for loss, split, parts in CASES:
+        rows = [row for row, owner in enumerate(SPLITS[split]) if owner == int(rank)]
+        results.append(step(DistributedDataParallel(Encoder(loss, parts)), rows))
+    torch.save(results, out)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory):
+    """What each of two processes found, case by case."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [sys.executable, __file__]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(folder / "store"), str(folder / f"{rank}.pt")], env=environment)
+        for rank in (0, 1)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    ranks = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    return dict(zip(CASES, zip(*ranks, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_two_ranks_are_one_with_the_whole_batch(of_two, case):
+    expected = step(Encoder(case[0], None), list(range(len(GROUP))))
+    assert ("loss.log_scale" in expected) == (case[0] == "learned temperature")
+    for found in of_two[case]:
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert value.abs().max() > 1e-4, f"{name} tests nothing"
+            torch.testing.assert_close(found[name], value, atol=1e-6, rtol=1e-4)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

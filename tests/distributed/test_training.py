@@ -1,0 +1,103 @@
+"""A run that changes hands: two processes, killed; one process, stopped; two processes of torchrun, to the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechde.evaluation.run import learning_curve
+from speechde.training import run
+from speechde.training.recall import DevRecall
+
+SCRIPT = """
+import json, os, signal, sys
+from speechde.config import build
+from speechde.training import lit_module, run
+from speechde.training.recall import DevRecall
+real, gather, calls, rows = DevRecall.__call__, lit_module.gather, [], set()
+def count(*own):
+    everyone = gather(*own)
+    rows.add((len(own[0]), len(everyone[0])))
+    return everyone
+lit_module.gather = count
+def evaluate(self, model):
+    calls.append(1)
+    if len(calls) == int(sys.argv[2]):
+        os.killpg(0, signal.SIGKILL)
+    return real(self, model)
+DevRecall.__call__ = evaluate
+done = run.train(build(json.load(open(sys.argv[1]))))
+print("rank", os.environ["RANK"], "has results" if done else "has none", "own and all rows:", *sorted(rows))
+"""
+OPTIONS = {"trainer__steps": 6, "trainer__eval_every": 2, "frontend__dropout": 0.0, "frontend__drop": 0.0,
+           "frontend__speeds": [1.0], "model__dropout": 0.0, "model__freeze": []}  # fmt: skip
+
+
+@pytest.fixture
+def start(tmp_path):
+    """``start(launcher, config, kill)`` → exit status; killed in the dev evaluation ``kill``."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+
+    def launch(launcher, config, kill=0):
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(asdict(config)))
+        root = str(Path(__file__).resolve().parents[2])
+        process = subprocess.Popen(
+            [sys.executable, *launcher, str(script), str(path), str(kill)], start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root},
+        )  # fmt: skip
+        try:
+            return process.communicate(timeout=120)[0], process.returncode
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    return launch
+
+
+def test_any_number_of_processes_goes_on_with_the_run(tiny_run, tmp_path, start, monkeypatch):
+    whole = tiny_run(runs_dir=str(tmp_path / "whole"), **OPTIONS)
+    expected_metrics = run.train(whole)
+    config = tiny_run(runs_dir=str(tmp_path / "shared"), trainer__devices=2, **OPTIONS)
+    output, status = start([], config, kill=2)
+    assert status == -signal.SIGKILL, output
+    last = run.run_directory(config) / "checkpoints/last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+
+    real, calls = DevRecall.__call__, []
+
+    def stop(self, model):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(self, model)
+
+    config.trainer.devices = 1
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)):
+        patch.setattr(DevRecall, "__call__", stop)
+        run.train(config)
+    assert torch.load(last, weights_only=True)["global_step"] == 4
+
+    output, status = start(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], config)
+    assert status == 0, output
+    assert output.count("plan (estimates") == 1
+    for text in ("rank 0 has results", "rank 1 has none"):
+        assert f"{text} own and all rows: (2, 4)\n" in output, output
+    folder = run.run_directory(config)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    found, expected = (learning_curve(run.run_directory(one) / "csv") for one in (config, whole))
+    assert [point["step"] for point in found] == [point["step"] for point in expected] == [2, 4, 6]
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+    metrics = json.loads((folder / "results/metrics.json").read_text())
+    assert metrics["dev_recall@1"] == expected_metrics["dev_recall@1"]
