@@ -265,7 +265,7 @@ class PlanConfig:
 
     device: str | None = None  # a row of training.devices.DATASHEETS, or cpu; None for what is here
     devices: int = 1  # that encode (frontend.shard, frontend.ray_workers); training uses one
-    utilisation: float = 0.3  # share of the peak that is reached
+    utilisation: float | None = None  # share of the peak that is reached; None takes training.devices.REACHED
     usd_per_device_hour: float | None = None
     train_clips: int | None = None  # published sizes in place of a corpus, with plan_only=true
     train_hours: float | None = None

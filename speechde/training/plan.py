@@ -193,9 +193,10 @@ def make_plan(config: RunConfig, sets: dict[str, Clips], epochs: dict[str, float
     mixed |= t.precision == "auto" and config.plan.device not in (None, "cpu")
     dtype = torch.bfloat16 if mixed else torch.float32
     device = find_device(config.plan.device, dtype, torch.cuda.is_available() and t.accelerator != "cpu")
-    if config.plan.devices < 1 or not 0 < config.plan.utilisation <= 1:
-        raise ConfigError(f"plan.devices={config.plan.devices} and plan.utilisation={config.plan.utilisation}: at "
-                          "least one device, and a share above 0 up to 1")  # fmt: skip
+    utilisation = device.reached if config.plan.utilisation is None else config.plan.utilisation
+    if config.plan.devices < 1 or not 0 < utilisation <= 1:
+        raise ConfigError(f"plan.devices={config.plan.devices} and plan.utilisation={utilisation}: at least one device, "
+                          "and a share above 0, up to 1")  # fmt: skip
     cost = Cost(config, encoder, model, sets)
     return Plan(
         sets={name: clips for name, clips in sets.items() if clips.count},
@@ -212,8 +213,8 @@ def make_plan(config: RunConfig, sets: dict[str, Clips], epochs: dict[str, float
         translated=cost.translated,
         device=device,
         devices=config.plan.devices,
-        utilisation=config.plan.utilisation,
-        stages=cost.stages(device.peak * config.plan.utilisation, config.plan.devices),
+        utilisation=utilisation,
+        stages=cost.stages(device.peak * utilisation, config.plan.devices),
         memory=cost.memory(dtype),
         disk=cost.disk(),
         usd=config.plan.usd_per_device_hour,
