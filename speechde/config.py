@@ -287,6 +287,7 @@ class RunConfig:
     cache_dir: str | None = None
     run_name: str = "default"
     report_dir: str | None = None
+    archive_dir: str | None = None  # keeps finished runs, small enough to commit; these are not run again
     data: DataConfig = field(default_factory=DataConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

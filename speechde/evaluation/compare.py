@@ -17,6 +17,7 @@ import numpy as np
 
 from speechde.errors import DataError, unknown_value
 from speechde.evaluation import metrics as m
+from speechde.evaluation.archive import METRICS, QUERIES, kept_queries, read_queries
 from speechde.evaluation.protocol import DIRECTIONS, MORE_DIRECTIONS, ROLES
 from speechde.evaluation.report import markdown_table
 
@@ -59,7 +60,7 @@ class Comparison:
 def compare_runs(
     a: Path | Sequence[Path], b: Path | Sequence[Path], direction: str = "audio_to_text", common: bool = False
 ) -> Comparison:
-    """Compare two run directories, which hold ``results/queries.jsonl`` and ``results/metrics.json``.
+    """Compare two run directories, which hold ``results/queries.jsonl`` and ``results/metrics.json``, or archived runs.
 
     Args:
         a, b: a run, or the runs of one configuration with several seeds: what counts is then the share of the seeds
@@ -186,23 +187,21 @@ def _read_seeds(runs: Path | Sequence[Path], direction: str) -> tuple[Mapping[st
 
 def _read(run: Path, direction: str) -> tuple[Mapping[str, Mapping], Queries]:
     """Rows by language, and queries, of one direction of a run."""
-    paths = [run / "results" / name for name in ("metrics.json", "queries.jsonl")]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise DataError(
-            f"{missing[0]} is missing; give the directory of an evaluated run (evaluate.py checkpoint={run})"
-        )
-    rows = json.loads(paths[0].read_text(encoding="utf-8")).get(direction, {}).get("per_language", {})
+    folder = run / "results" if (run / "results").is_dir() else run
+    metrics, kept = folder / METRICS, kept_queries(folder)
+    if kept is None or not metrics.is_file():
+        missing = folder / QUERIES if metrics.is_file() else metrics
+        raise DataError(f"{missing} is missing; give the directory of an evaluated run (evaluate.py checkpoint={run})")
+    rows = json.loads(metrics.read_text(encoding="utf-8")).get(direction, {}).get("per_language", {})
     queries: Queries = {}
-    with paths[1].open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            record = json.loads(line)
-            if record["direction"] != direction:
-                continue
-            if "sentence" not in record:
-                raise DataError(f"{paths[1]}:{number} has no 'sentence'; write it anew (evaluate.py checkpoint={run})")
-            queries[record["lang"], record["id"]] = record["sentence"], float(record["rank"] == 1)
+    for number, record in enumerate(read_queries(folder), 1):
+        if record["direction"] != direction:
+            continue
+        if "sentence" not in record:
+            raise DataError(f"{kept}:{number} has no 'sentence'; write it anew (evaluate.py checkpoint={run})")
+        queries[record["lang"], record["id"]] = record["sentence"], float(record["rank"] == 1)
     if unknown := {lang for lang, _ in queries} - set(rows):
-        raise DataError(f"{paths[0]} has no {direction} row for {sorted(unknown)}; its files are of two evaluations")
+        raise DataError(f"{metrics} has no {direction} row for {sorted(unknown)}; its files are of two evaluations")
     return rows, queries
 
 

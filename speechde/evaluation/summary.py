@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from speechde.errors import DataError
+from speechde.evaluation.archive import kept_queries
 from speechde.evaluation.compare import compare_runs
 from speechde.evaluation.protocol import ROLES
 from speechde.types import SPLITS
@@ -36,9 +37,10 @@ class Run:
 
     @property
     def directory(self) -> Path | None:
-        """The run directory, where the folder still is its ``results`` and holds the queries."""
-        kept = self.folder.name == "results" and (self.folder / "queries.jsonl").is_file()
-        return self.folder.parent if kept else None
+        """What ``compare_runs`` takes: the run directory or the archived run, where the queries are kept."""
+        if kept_queries(self.folder) is None:
+            return None
+        return self.folder.parent if self.folder.name == "results" else self.folder
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Run]:

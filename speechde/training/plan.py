@@ -195,8 +195,8 @@ def make_plan(config: RunConfig, sets: dict[str, Clips], epochs: dict[str, float
     device = find_device(config.plan.device, dtype, torch.cuda.is_available() and t.accelerator != "cpu")
     utilisation = device.reached if config.plan.utilisation is None else config.plan.utilisation
     if config.plan.devices < 1 or not 0 < utilisation <= 1:
-        raise ConfigError(f"plan.devices={config.plan.devices} and plan.utilisation={utilisation}: at least one device, "
-                          "and a share above 0, up to 1")  # fmt: skip
+        raise ConfigError(f"plan.devices={config.plan.devices} and plan.utilisation={utilisation}: at least "
+                          "one device, and a share above 0 up to 1")  # fmt: skip
     cost = Cost(config, encoder, model, sets)
     return Plan(
         sets={name: clips for name, clips in sets.items() if clips.count},

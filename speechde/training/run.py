@@ -28,6 +28,7 @@ from speechde.data.datamodule import PairDataModule, PairDataset
 from speechde.data.sampler import LanguageBatches
 from speechde.data.statistics import corpus_statistics, format_statistics
 from speechde.errors import ConfigError, DataError
+from speechde.evaluation.archive import archive_run
 from speechde.evaluation.protocol import data_counts
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.evaluation.scene import Request
@@ -39,7 +40,7 @@ from speechde.training import launch, stages
 from speechde.training.checkpoints import SaveEvery
 from speechde.training.corpora import load_corpus, load_synthetic, load_translations
 from speechde.training.directory import Clock, remember_seconds, run_directory
-from speechde.training.finished import finished
+from speechde.training.finished import archived, finished
 from speechde.training.lit_module import LitDualEncoder
 from speechde.training.plan import (
     Plan,
@@ -147,6 +148,8 @@ def train(config: RunConfig) -> dict:
     }
     metrics["wall_seconds"] = remember_seconds(directory, clock.seconds)
     finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
+    if config.archive_dir:
+        archive_run(directory / "results", archived(config, directory))
     log_results(loggers, metrics, directory, config.logger.log_model)
     return metrics
 

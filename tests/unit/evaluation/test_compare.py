@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from speechde.errors import ConfigError, DataError
+from speechde.evaluation.archive import archive_run
 from speechde.evaluation.compare import compare_runs, format_comparison, sign_test
 from speechde.evaluation.metrics import bootstrap_interval
 
@@ -43,6 +44,15 @@ def runs(tmp_path):
     a = {"ca_es": queries(1, 1, 1, 2, 3, 1), "es_419": queries(1, 1), "sw_ke": queries(1, 2, 2, 2)}
     b = {"ca_es": queries(2, 5, 9, 1, 1, 1), "es_419": queries(1, 1), "sw_ke": queries(1, 1, 1, 1)}
     return write_run(tmp_path / "a", a, roles), write_run(tmp_path / "b", b, roles)
+
+
+def test_archived_runs_compare_alike(runs, tmp_path):
+    kept = [tmp_path / "kept" / run.name for run in runs]
+    for run, target in zip(runs, kept, strict=True):
+        archive_run(run / "results", target)
+    assert compare_runs(*kept).means == compare_runs(*runs).means
+    with pytest.raises(DataError, match="no text_to_audio query in common"):
+        compare_runs(*kept, direction="text_to_audio")
 
 
 def test_differences_by_hand(runs):

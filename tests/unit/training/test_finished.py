@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from speechde.training import run
-from speechde.training.finished import finished
+from speechde.training.finished import archived, finished
 
 
 @pytest.fixture
@@ -52,3 +52,15 @@ def test_a_control_that_came_later_is_added(done):
     assert finished(config, directory) is None
     assert "random LLM" in run.train(config)["controls"]
     assert finished(config, directory) is not None
+
+
+def test_an_archived_run_is_not_run_again_on_another_machine(tiny_run, tmp_path, monkeypatch):
+    kept = str(tmp_path / "kept")
+    first = tiny_run(archive_dir=kept, runs_dir=str(tmp_path / "here"))
+    metrics = json.loads(json.dumps(run.train(first)))
+    folder = archived(first, run.run_directory(first))
+    assert sorted(path.name for path in folder.iterdir()) == ["hits.parquet", "metrics.json"]
+    elsewhere = replace(first, runs_dir=str(tmp_path / "there"))
+    assert finished(replace(elsewhere, archive_dir=None), run.run_directory(elsewhere)) is None
+    monkeypatch.setattr(run, "load_corpus", lambda *_: pytest.fail("the corpus was read"))
+    assert run.train(elsewhere) == metrics

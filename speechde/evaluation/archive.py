@@ -1,0 +1,50 @@
+"""Finished runs in a form small enough to commit: the metrics, and which queries were answered.
+
+    metrics.json    as in the run's ``results/``
+    hits.parquet    direction, lang, id, sentence and rank of each query; what ``compare`` reads
+
+A sweep of fifty runs of two thousand queries is a few megabytes so. A later machine goes on with the points that are
+missing (``training.finished``), and every comparison between runs can be made again from the committed files.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from speechde.cache import atomic_directory
+
+METRICS, QUERIES, HITS = "metrics.json", "queries.jsonl", "hits.parquet"
+SCHEMA = pa.schema([(name, pa.string()) for name in ("direction", "lang", "id", "sentence")] + [("rank", pa.int32())])
+
+
+def archive_run(results: Path, target: Path, directions: tuple[str, ...] = ("audio_to_text",)) -> None:
+    """Keep what ``results/`` of a run says of some directions in the folder ``target``, replacing what is there."""
+    records = [record for record in read_queries(results) if record["direction"] in directions]
+    table = pa.Table.from_pylist([{name: record[name] for name in SCHEMA.names} for record in records], SCHEMA)
+    with atomic_directory(target) as temporary:
+        shutil.copyfile(results / METRICS, temporary / METRICS)
+        pq.write_table(table, temporary / HITS, compression="zstd")
+        shutil.rmtree(target, ignore_errors=True)
+
+
+def kept_queries(folder: Path) -> Path | None:
+    """The file of a results folder, or of an archived run, that holds its queries; None where it keeps none."""
+    return next((folder / name for name in (QUERIES, HITS) if (folder / name).is_file()), None)
+
+
+def read_queries(folder: Path) -> Iterator[dict]:
+    """The records of ``protocol.evaluate`` from a folder that keeps them (see ``kept_queries``)."""
+    path = kept_queries(folder)
+    if path is None:
+        return
+    if path.name == HITS:
+        yield from pq.read_table(path).to_pylist()
+        return
+    with path.open(encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
