@@ -45,4 +45,13 @@ def test_every_point_composes(sweep):
 def test_points_are_what_the_sweeps_say():
     counts = {sweep: len(points(sweep)) for sweep in SWEEPS}
     assert counts["languages"] == 14 and counts["repeats"] == 6
-    assert counts["base"] == counts["init"] == counts["frontend"] == counts["llm"] == 3
+    assert counts["base"] == counts["init"] == counts["frontend"] == 3
+
+
+def test_make_runs_every_sweep():
+    (line,) = [
+        line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if line.startswith("SWEEPS")
+    ]
+    assert sorted(line.partition(":=")[2].split()) == SWEEPS
+    page = (ROOT / "docs/sweeps.md").read_text(encoding="utf-8")
+    assert all(f"| `{sweep}` |" in page for sweep in SWEEPS)
