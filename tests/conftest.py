@@ -94,6 +94,8 @@ TINY = {
     },
 }
 
+ConfigStore.instance().store("schema", asdict(RunConfig()))  # as train.py does
+
 
 @pytest.fixture(autouse=True)
 def seed():
@@ -296,7 +298,6 @@ def make_wav(tmp_path):
 def compose_recipe(name: str, *more: str) -> dict:
     """The plain mapping that ``python train.py recipe=NAME`` builds its configuration from."""
     folder = Path(__file__).resolve().parents[1] / "conf"
-    ConfigStore.instance().store("schema", asdict(RunConfig()))  # as train.py does
     with initialize_config_dir(str(folder), version_base="1.3"):
         overrides = [f"recipe={name}", f"recipe_name={name}", "run_name=default", *more]
         return OmegaConf.to_container(compose("config", overrides), resolve=True)
