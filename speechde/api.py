@@ -24,13 +24,12 @@ from torch import Tensor
 from speechde import languages
 from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform, trim_silence
 from speechde.data.inputs import is_clip, read_clip
-from speechde.errors import AssetError, ConfigError, DataError
-from speechde.export.folder import TrainedModel, speech_encoder
+from speechde.errors import ConfigError, DataError
+from speechde.export.folder import TrainedModel, find_model, speech_encoder
 from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
 from speechde.frontends.features import by_length, subtract_mean
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.types import SAMPLE_RATE
-from speechde.weights import resolve
 
 CHUNK = 256  # clips decoded and held at once
 log = logging.getLogger(__name__)
@@ -69,14 +68,7 @@ class SpeechTextEncoder:
         Raises:
             AssetError: there is no such model, or it cannot be fetched.
         """
-        folder = Path(name).expanduser()
-        if folder.is_dir():
-            folder = folder / "model" if (folder / "model").is_dir() else folder
-        elif folder.is_absolute() or str(name).startswith("."):
-            raise AssetError(f"{name} does not exist; give a model folder (runs/…/model) or a hub id (org/name)")
-        else:
-            folder = resolve(name)
-        return cls(TrainedModel.load(folder), device, dtype)
+        return cls(TrainedModel.load(find_model(name)), device, dtype)
 
     @property
     def dim(self) -> int:

@@ -64,12 +64,7 @@ class TrainedModel:
             AssetError: the folder is not such a model, or was written by a newer version.
         """
         folder = Path(folder)
-        try:
-            settings = json.loads((folder / "speechde.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model") from error
-        if settings.pop("format", 0) != FORMAT:
-            raise AssetError(f"{folder} has another format than {FORMAT}; load it with the version that wrote it")
+        settings = read_settings(folder)
         quantiser = None
         if settings["frontend"]["kind"] == "discrete":
             speech = settings["speech"]
@@ -86,6 +81,35 @@ class TrainedModel:
             AutoTokenizer.from_pretrained(folder), **settings["prefix"], max_tokens=max_tokens(model.backbone.config)
         )
         return cls(model.eval(), prompt, quantiser, settings)
+
+
+def find_model(name: str | Path) -> Path:
+    """The model folder that a name means: itself, that of a run directory, or one of the hub (``org/name@revision``).
+
+    Raises:
+        AssetError: there is no such folder, or it cannot be fetched.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder / "model" if (folder / "model").is_dir() else folder
+    if folder.is_absolute() or str(name).startswith("."):
+        raise AssetError(f"{name} does not exist; give a model folder (runs/…/model) or a hub id (org/name)")
+    return resolve(name)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a model folder; its weights are not read.
+
+    Raises:
+        AssetError: the folder is not a model, or was written by a newer version.
+    """
+    try:
+        settings = json.loads((folder / "speechde.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model") from error
+    if settings.pop("format", 0) != FORMAT:
+        raise AssetError(f"{folder} has another format than {FORMAT}; load it with the version that wrote it")
+    return settings
 
 
 def speech_encoder(settings: dict[str, Any], device: str | torch.device) -> SpeechEncoder:
