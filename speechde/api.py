@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,11 @@ class SpeechTextEncoder:
     def dim(self) -> int:
         """Width of the vectors."""
         return self.trained.model.dim
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of what decides the vectors: those of equal fingerprints may be compared, and no others."""
+        return self.trained.fingerprint
 
     @property
     def languages_seen(self) -> tuple[str, ...]:
