@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 
 from speechde import __version__
-from speechde.cli import compare, mteb, report
+from speechde.cli import compare, embed, index, mteb, report, search, units
 from speechde.errors import ConfigError, SpeechdeError
 
 OK, FAILURE, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -42,13 +42,21 @@ app = typer.Typer(
 
 def register(group: typer.Typer, command: Callable, examples: Sequence[str], panel: str | None = None) -> None:
     """Make a function a command of ``group``, under its own name; its help ends with the examples."""
-    lines = ["[bold]Examples[/bold]", *(f"  [cyan]{escape(line)}[/cyan]" for line in examples)]
+    lines = ["[bold]Examples[/bold]", *(f"  [cyan]$ {escape(line)}[/cyan]" for line in examples)]
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     help_text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)  # wrapped by the terminal's width
     name = command.__name__.rstrip("_")
     group.command(name, help=help_text, epilog="\n".join(lines), rich_help_panel=panel)(command)
 
 
+index_group = typer.Typer(help="Make vectors searchable: build, add, info.", no_args_is_help=True)
+for command in (index.build, index.add, index.info):
+    register(index_group, command, index.EXAMPLES[command.__name__])
+
+register(app, embed.embed, embed.EXAMPLES, USE)
+app.add_typer(index_group, name="index", rich_help_panel=USE)
+register(app, search.search, search.EXAMPLES, USE)
+register(app, units.units, units.EXAMPLES, USE)
 register(app, compare.compare, compare.EXAMPLES, EVALUATE)
 register(app, report.report, report.EXAMPLES, EVALUATE)
 register(app, mteb.mteb, mteb.EXAMPLES, EVALUATE)
@@ -72,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     An error that nobody foresaw is a bug, and passes with its traceback.
     """
     _log_to_stderr()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that temporary files are removed
     try:
         app(arguments if arguments is None else list(arguments), prog_name="speechde")
     except SystemExit as end:
@@ -97,12 +106,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return OK
 
 
 def entry() -> None:
-    """What the installed script runs. SIGTERM ends the command as Ctrl-C does, removing temporary files."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    """What the installed script runs."""
     sys.exit(main())
 
 

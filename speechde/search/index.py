@@ -112,6 +112,18 @@ class SearchIndex:
     def __len__(self) -> int:
         return self._index.ntotal
 
+    def check_model(self, fingerprint: str) -> None:
+        """Refuse a model that did not make this index.
+
+        Raises:
+            DataError: its fingerprint is another.
+        """
+        if fingerprint != self._fingerprint:
+            raise DataError(
+                f"the index holds vectors of the model {self._fingerprint} ({self._model}), these are of the model "
+                f"{fingerprint}; use that model, or build an index with this one"
+            )
+
     def add(self, vectors: np.ndarray, rows: Rows, *, fingerprint: str) -> None:
         """Add vectors of the same model. The kind stays; the centroids of an ivfpq are not fitted again.
 
@@ -237,11 +249,8 @@ class SearchIndex:
         return loaded
 
     def _fitting(self, vectors: np.ndarray, fingerprint: str | None) -> np.ndarray:
-        if fingerprint is not None and fingerprint != self._fingerprint:
-            raise DataError(
-                f"the index holds vectors of the model {self._fingerprint} ({self._model}), these are of the model "
-                f"{fingerprint}; use that model, or build an index with this one"
-            )
+        if fingerprint is not None:
+            self.check_model(fingerprint)
         vectors = _checked(vectors)
         if vectors.shape[1] != self._index.d:
             raise DataError(f"vectors of {vectors.shape[1]} numbers do not fit an index of {self._index.d}")
