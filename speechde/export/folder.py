@@ -10,6 +10,7 @@ Every file is data: no code is stored and nothing is pickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,24 @@ class TrainedModel:
             AutoTokenizer.from_pretrained(folder), **settings["prefix"], max_tokens=max_tokens(model.backbone.config)
         )
         return cls(model.eval(), prompt, quantiser, settings)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of what decides the vectors: weights, quantiser and settings, but not the training record.
+
+        A saved model has that of the model in memory, wherever its folder is and whatever it is called.
+        """
+        keys = ("frontend", "head", "attention", "prefix", "speech")
+        decides = {key: self.settings[key] for key in keys}
+        decides["speech"] = {
+            key: value for key, value in decides["speech"].items() if key != "encoder"
+        }  # only its path
+        quantiser = None if self.quantiser is None else self.quantiser.hash
+        digest = hashlib.sha256(json.dumps([decides, quantiser], sort_keys=True).encode())
+        for name, tensor in sorted(_state(self.model).items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
 
 
 def find_model(name: str | Path) -> Path:
