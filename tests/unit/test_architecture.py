@@ -22,7 +22,7 @@ FLOORS = {
     2: ["models", "frontends", "data", "search"],
     3: ["evaluation", "export", "search.mining", "search.items"],
     4: ["evaluation.run", "evaluation.scene", "evaluation.baselines", "api"],
-    5: ["training", "evaluation.mteb", "search.embed"],
+    5: ["training", "evaluation.mteb", "search.embed", "demo"],
     6: ["cli", "__main__", "train", "evaluate"],
 }  # fmt: skip
 SAME_FLOOR = {
