@@ -15,6 +15,7 @@ from speechde.errors import ConfigError, DataError
 from speechde.types import SAMPLE_RATE
 
 FORMATS = "WAV, FLAC, Ogg or MP3"
+MEGABYTE = 2**20  # bytes, as Gradio counts them when it refuses a file
 PREVIEW_SECONDS = 20.0  # played of a found clip: 640 kB
 
 
@@ -45,7 +46,7 @@ def read_upload(path: str | Path, limits: Limits) -> np.ndarray:
         DataError: too large, too long, not audio, or nothing to be heard.
     """
     path = Path(path)
-    size = path.stat().st_size / 1e6
+    size = path.stat().st_size / MEGABYTE
     if size > limits.megabytes:
         raise DataError(f"{path.name} has {size:.1f} MB; at most {limits.megabytes:g} MB can be uploaded.")
     try:

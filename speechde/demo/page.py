@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 
 from speechde.demo.answers import Answers, Found, language_choices, problem_html, results_html
-from speechde.demo.clips import FORMATS
+from speechde.demo.clips import FORMATS, MEGABYTE
 from speechde.errors import AssetError, SpeechdeError
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
@@ -43,9 +43,7 @@ def build_page(answers: Answers, count: int) -> gr.Blocks:
             with gr.Column():
                 with gr.Tabs():
                     with gr.Tab("Speech"):
-                        clip = gr.Audio(
-                            sources=["microphone", "upload"], type="filepath", label="Recording", buttons=[]
-                        )
+                        clip = gr.Audio(type="filepath", label="Recording", buttons=[])
                         gr.Markdown(f"{FORMATS}, at most {limits.seconds:g} s and {limits.megabytes:g} MB.")
                         ask_clip = gr.Button("Search by speech", variant="primary", elem_id="ask-speech")
                     with gr.Tab("Text"):
@@ -75,7 +73,7 @@ def serve(page: gr.Blocks, megabytes: float, host: str, port: int, wait: bool = 
         _, address, _ = page.launch(
             server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, ssr_mode=False,
             mcp_server=False, pwa=False, run_history=False, enable_monitoring=False, footer_links=[], show_error=False,
-            max_file_size=int(megabytes * 1e6), theme=THEME, css=STYLE,
+            max_file_size=int(megabytes * MEGABYTE), theme=THEME, css=STYLE,
         )  # fmt: skip
     except OSError as error:
         raise AssetError(f"{host}:{port} cannot be served from ({error}); choose another --port or --host") from error
