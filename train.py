@@ -22,6 +22,10 @@ def main(composed: DictConfig) -> float | None:
     try:
         if not values["recipe_name"]:
             raise SpeechdeError("no recipe was named; add recipe=NAME, e.g. recipe=quickstart (--help lists them)")
+        if values["adapt"]["checkpoint"] is not None:
+            from speechde.training.adapt import inherit
+
+            values = inherit(values)
         config = build(values)
         from speechde.training.run import train  # takes seconds, which a typo should not cost
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,12 @@ from torch import Tensor
 from speechde import languages
 from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform, trim_silence
 from speechde.data.inputs import is_clip, read_clip
-from speechde.errors import AssetError, ConfigError, DataError
-from speechde.export.folder import TrainedModel, speech_encoder
+from speechde.errors import ConfigError, DataError
+from speechde.export.folder import TrainedModel, find_model, speech_encoder
 from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
 from speechde.frontends.features import by_length, subtract_mean
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.types import SAMPLE_RATE
-from speechde.weights import resolve
 
 CHUNK = 256  # clips decoded and held at once
 log = logging.getLogger(__name__)
@@ -69,19 +69,17 @@ class SpeechTextEncoder:
         Raises:
             AssetError: there is no such model, or it cannot be fetched.
         """
-        folder = Path(name).expanduser()
-        if folder.is_dir():
-            folder = folder / "model" if (folder / "model").is_dir() else folder
-        elif folder.is_absolute() or str(name).startswith("."):
-            raise AssetError(f"{name} does not exist; give a model folder (runs/…/model) or a hub id (org/name)")
-        else:
-            folder = resolve(name)
-        return cls(TrainedModel.load(folder), device, dtype)
+        return cls(TrainedModel.load(find_model(name)), device, dtype)
 
     @property
     def dim(self) -> int:
         """Width of the vectors."""
         return self.trained.model.dim
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits of what decides the vectors: those of equal fingerprints may be compared, and no others."""
+        return self.trained.fingerprint
 
     @property
     def languages_seen(self) -> tuple[str, ...]:
@@ -101,6 +99,7 @@ class SpeechTextEncoder:
         language: str | Sequence[str | None] | None = None,
         *,
         sampling_rate: int | None = None,
+        names: Sequence[str] | None = None,
         progress: bool = False,
         as_tensor: bool = False,
     ) -> np.ndarray | Tensor:
@@ -113,21 +112,23 @@ class SpeechTextEncoder:
             language: any tag that ``speechde.languages`` knows (``ro``, ``ro_ro``), for all clips or one for each;
                 None where it is not known.
             sampling_rate: of arrays that come without one, in Hz.
+            names: what messages call the clips; None for their numbers.
             progress: show a bar.
             as_tensor: return a tensor on the CPU.
 
         Raises:
-            AudioError: a clip cannot be used; the message has its number and why.
+            AudioError: a clip cannot be used; the message has its name and why.
             ConfigError: an unknown language.
             DataError: something that is no clip.
         """
         single = is_clip(clips)
         clips = [clips] if single else list(clips)
         langs = _languages(language, len(clips), "clips")
+        names = [f"clip {row}" for row in range(len(clips))] if names is None else names
         out = np.empty((len(clips), self.dim), np.float32)
         for start in _starts(len(clips), progress, "speech"):
             rows = range(start, min(start + CHUNK, len(clips)))
-            parts = [self._parts(clips[row], sampling_rate, row) for row in rows]
+            parts = [self._parts(clips[row], sampling_rate, names[row]) for row in rows]
             flat = [(row, part) for row, some in zip(rows, parts, strict=True) for part in some]
             items = self.speech_items([part for _, part in flat])
             with self._autocast():
@@ -184,7 +185,7 @@ class SpeechTextEncoder:
         if self.trained.quantiser is None:
             raise ConfigError("this model has a continuous frontend and no units; use one of frontend=discrete")
         clips = [clips] if is_clip(clips) else list(clips)
-        waveforms = [self._read(clip, sampling_rate, row) for row, clip in enumerate(clips)]
+        waveforms = [self._read(clip, sampling_rate, f"clip {row}") for row, clip in enumerate(clips)]
         return self.speech_items(waveforms)
 
     def speech_items(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -201,17 +202,17 @@ class SpeechTextEncoder:
                 items[row] = frames if quantiser is None else quantiser.encode(frames)
         return items
 
-    def _read(self, clip: Any, sampling_rate: int | None, row: int) -> np.ndarray:
+    def _read(self, clip: Any, sampling_rate: int | None, name: str) -> np.ndarray:
         try:
             return check_waveform(read_clip(clip, sampling_rate), max_seconds=np.inf)
         except AudioError as error:
-            raise AudioError(error.reason, f"clip {row}: {error.detail}") from error
+            raise AudioError(error.reason, f"{name}: {error.detail}") from error
 
-    def _parts(self, clip: Any, sampling_rate: int | None, row: int) -> list[np.ndarray]:
-        waveform = self._read(clip, sampling_rate, row)
+    def _parts(self, clip: Any, sampling_rate: int | None, name: str) -> list[np.ndarray]:
+        waveform = self._read(clip, sampling_rate, name)
         count = -(-len(waveform) // int(MAX_SECONDS * SAMPLE_RATE))
         if count > 1:
-            log.warning("clip %d of %.0f s is embedded in %d parts", row, len(waveform) / SAMPLE_RATE, count)
+            log.warning("%s of %.0f s is embedded in %d parts", name, len(waveform) / SAMPLE_RATE, count)
         return np.array_split(waveform, count)
 
     def _mean(self, vectors: np.ndarray) -> np.ndarray:

@@ -85,6 +85,19 @@ class DataConfig:
 
 
 @dataclass
+class AdaptConfig:
+    """A trained model learns more languages, those of ``data.seen``; see ``speechde.training.adapt``."""
+
+    checkpoint: str | None = None  # run directory, model folder or hub id; None: training starts from the LLM
+    replay: float = 0.5  # share of the training in languages that the model has been trained on before
+    old: DataConfig | None = None  # where those, and languages that stay zero-shot, come from; None: not even tested
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.replay < 1:
+            raise ConfigError(f"adapt.replay={self.replay} is not a share; use at least 0 (none) and less than 1")
+
+
+@dataclass
 class FrontendConfig:
     """Speech encoder and how its frames reach the LLM."""
 
@@ -289,6 +302,7 @@ class RunConfig:
     report_dir: str | None = None
     archive_dir: str | None = None  # keeps finished runs, small enough to commit; these are not run again
     data: DataConfig = field(default_factory=DataConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -325,11 +339,8 @@ def _convert(hint: Any, value: Any, name: str, allowed: tuple[str, ...] | None):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{name}={value!r} is not a group of settings; set its keys: {name}.{_first(hint)}=…")
         return _build(hint, value, f"{name}.")
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        hint = next(option for option in typing.get_args(hint) if option is not type(None))
-        return _convert(hint, value, name, allowed)
+    if (required := _required(hint)) is not hint:
+        return None if value is None else _convert(required, value, name, allowed)
     if typing.get_origin(hint) is list:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{name}={value!r} is not a list; write {name}=[a,b]")
@@ -341,6 +352,13 @@ def _convert(hint: Any, value: Any, name: str, allowed: tuple[str, ...] | None):
     if allowed and value not in allowed:
         raise unknown_value(name, value, allowed)
     return value
+
+
+def _required(hint: Any) -> Any:
+    """``X`` of ``X | None``; any other hint as it is."""
+    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
+        return hint
+    return next(option for option in typing.get_args(hint) if option is not type(None))
 
 
 def _first(schema: type) -> str:
@@ -372,4 +390,4 @@ def check_overrides(arguments: list[str]) -> None:
             if part not in names:
                 where = ".".join(parts[:depth])
                 raise unknown_value(f"config key {where or 'of the run'}", part, names if where else [*names, *GROUPS])
-            schema = typing.get_type_hints(schema)[part]
+            schema = _required(typing.get_type_hints(schema)[part])

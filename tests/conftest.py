@@ -34,6 +34,7 @@ from transformers.utils import logging
 
 from speechde.config import RunConfig, build
 from speechde.data.manifest import write_manifest
+from speechde.training.adapt import inherit
 from speechde.types import SAMPLE_RATE, Utterance
 
 logging.disable_progress_bar()
@@ -336,7 +337,10 @@ def write_bitext(folder: Path) -> Path:
 
 @pytest.fixture
 def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
-    """``tiny_run(recipe, **overrides)`` → ``RunConfig`` of two steps on ``clips``; ``model__dim=8`` sets model.dim."""
+    """``tiny_run(recipe, **overrides)`` → ``RunConfig`` of two steps on ``clips``; ``model__dim=8`` sets model.dim.
+
+    ``adapt`` needs ``adapt__checkpoint`` and ``data__seen``.
+    """
 
     def make(recipe: str = "stamps", utterances=None, **overrides) -> RunConfig:
         values = compose_recipe(recipe)
@@ -345,9 +349,12 @@ def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
         translations = values["data"].get("translations", {}) | {"root": str(write_bitext(tmp_path / "bitext"))}
         values["data"] = {"name": "manifest", "path": str(manifest), "seen": ["es_419", "fr_fr"]}
         values["data"]["translations"] = translations
-        values["frontend"] |= {"encoder": str(tiny_whisper), "units": 8, "hidden": 8, "heads": 2, "layers": 1}
-        values["model"] |= {"source": str(tiny_llm("gemma3_text" if discrete else "bert")), "num_layers": None}
-        values["model"]["speech_layer"] = min(1, values["model"].get("speech_layer", 0))
+        if recipe == "adapt":
+            values["adapt"]["old"] = {"name": "manifest", "path": str(manifest)}
+        else:
+            values["frontend"] |= {"encoder": str(tiny_whisper), "units": 8, "hidden": 8, "heads": 2, "layers": 1}
+            values["model"] |= {"source": str(tiny_llm("gemma3_text" if discrete else "bert")), "num_layers": None}
+            values["model"]["speech_layer"] = min(1, values["model"].get("speech_layer", 0))
         values["trainer"] |= {"steps": 2, "eval_every": 1, "batch_size": 4, "precision": "32-true"}
         values["trainer"]["accelerator"] = "cpu"
         values["logger"]["mode"] = "disabled"
@@ -358,6 +365,6 @@ def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
             for group in groups:
                 target = target[group]
             target[key] = value
-        return build(values)
+        return build(values if values["adapt"]["checkpoint"] is None else inherit(values))
 
     return make

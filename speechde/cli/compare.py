@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-import json as json_format
 from pathlib import Path
+from typing import Annotated
 
-from speechde.evaluation.compare import compare_runs, format_comparison
+import typer
+
+from speechde.cli.options import Json, print_json
+
+EXAMPLES = (
+    "speechde compare runs/quickstart/default-s0 runs/quickstart/model.init:random-s0",
+    "speechde compare RUN_A RUN_B --direction text_to_audio --common --json",
+)
 
 
 def compare(
-    run_a: Path, run_b: Path, direction: str = "audio_to_text", common: bool = False, json: bool = False
+    run_a: Annotated[Path, typer.Argument(help="Directory of an evaluated run.")],
+    run_b: Annotated[Path, typer.Argument(help="Directory of the run it is compared with.")],
+    direction: Annotated[
+        str, typer.Option(help="What is retrieved from what: audio_to_text, text_to_audio, …")
+    ] = "audio_to_text",
+    common: Annotated[bool, typer.Option("--common", help="Only the queries that both runs have.")] = False,
+    json: Json = False,
 ) -> None:
-    """Print per-language differences in recall@1 of two evaluated runs, with intervals and a sign test.
+    """Compare two evaluated runs query by query.
 
-    Runs of other queries are refused, unless only the common ones are asked for.
+    Prints the differences in recall@1 for each language and over languages, with the 95 % interval of a paired
+    bootstrap over sentences and the p of a sign test. Runs of other queries or galleries are refused, unless only the
+    common queries are asked for.
     """
+    from speechde.evaluation.compare import compare_runs, format_comparison
+
     comparison = compare_runs(run_a, run_b, direction, common)
-    text = json_format.dumps(comparison.as_dict(), indent=2, ensure_ascii=False) if json else None
-    print(text or format_comparison(comparison))
+    if json:
+        print_json(comparison.as_dict())
+    else:
+        print(format_comparison(comparison))

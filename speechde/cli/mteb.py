@@ -9,6 +9,8 @@ import typer
 
 from speechde.errors import AssetError, unknown_value
 
+EXAMPLES = ("speechde mteb runs/quickstart/default-s0 --tasks FleursA2TRetrieval.v2 --langs ro_ro --langs bg_bg",)
+
 
 def mteb(
     run: Annotated[Path, typer.Argument(help="A run directory, or a model folder.")],

@@ -11,6 +11,7 @@ import typer
 from speechde.cache import atomic_write
 
 SUMMARY = "summary.json"
+EXAMPLES = ("speechde report runs/ablation --out report", "speechde report runs results --title 'All runs'")
 
 
 def report(

@@ -8,7 +8,7 @@ negatives, and a batch of them teaches little.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -37,6 +37,8 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         views: number of recorded versions of each non-synthetic clip (speeds), drawn uniformly.
         translations: language of each translation pair.
         translation_share: share of each batch that is translation pairs; the rest is clips.
+        replayed: languages that together are drawn with probability ``replay``, all others with the rest.
+        replay: see ``replayed``.
     """
 
     def __init__(
@@ -53,6 +55,8 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         views: int = 1,
         translations: Sequence[str] = (),
         translation_share: float = 0.0,
+        replayed: Collection[str] = (),
+        replay: float = 0.0,
     ) -> None:
         if batch_size < 2:
             raise ConfigError(f"trainer.batch_size={batch_size}: a contrastive batch needs at least 2 pairs")
@@ -75,6 +79,10 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         self._synthetic = [self._indices(utterances, lang, synthetic=True) for lang in self.languages]
         counts = [len(a) + len(b) for a, b in zip(self._real, self._synthetic, strict=True)]
         self.probabilities = _shares(counts, exponent)
+        old = np.isin(self.languages, list(replayed))
+        if old.any() and not old.all():
+            for group, share in ((old, replay), (~old, 1 - replay)):
+                self.probabilities[group] *= share / self.probabilities[group].sum()
         tags = np.array(translations, dtype=str)
         self._pairs = {str(lang): np.flatnonzero(tags == lang) for lang in np.unique(tags)}
         self._pair_probabilities = _shares(map(len, self._pairs.values()), exponent)

@@ -109,18 +109,20 @@ def compare_runs(
     )
 
 
-def format_comparison(comparison: Comparison) -> str:
-    """The comparison as Markdown; percentages, and points of difference."""
-    lines = [f"A: {comparison.a}", f"B: {comparison.b}", ""]
+def format_comparison(comparison: Comparison, names: tuple[str, str] = ("A", "B")) -> str:
+    """The comparison as Markdown; percentages, and points of difference. ``names`` are what the two are called."""
+    a, b = names
+    lines = [f"{a}: {comparison.a}", f"{b}: {comparison.b}", ""]
     queries = sum(row.queries for row in comparison.languages)
     lines.append(
-        f"{comparison.direction}, {queries} queries in both; A − B in points of R@1, 95 % interval of a paired "
+        f"{comparison.direction}, {queries} queries in both; {a} − {b} in points of R@1, 95 % interval of a paired "
         "bootstrap over sentences; p of a sign test over sentences, not corrected for the number of rows."
     )
     if any(comparison.left_out):
-        only = "{} queries of A alone and {} of B alone are left out".format(*comparison.left_out)
+        of_a, of_b = comparison.left_out
+        only = f"{of_a} queries of {a} alone and {of_b} of {b} alone are left out"
         lines += ["", f"**Common queries only**: {only}; each run's ranks are in its own gallery."]
-    header = ["queries", "A R@1", "B R@1", "A − B [95 % CI]", "won", "lost", "p"]
+    header = ["queries", f"{a} R@1", f"{b} R@1", f"{a} − {b} [95 % CI]", "won", "lost", "p"]
     lines += ["", *markdown_table(["mean over", "languages", *header],
                           [[row.name, str(row.languages), *_cells(row)] for row in comparison.means])]  # fmt: skip
     lines += ["", *markdown_table(["language", "role", *header],

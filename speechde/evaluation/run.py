@@ -68,7 +68,15 @@ def evaluate_model(
 
 
 def finish_report(metrics: dict, records: list[dict], directory: Path, report_dir: Path | None) -> None:
-    """Write ``results/`` of the run directory, copy it to ``report_dir``, and print the table.
+    """:func:`write_results`, and print the table."""
+    controls = write_results(metrics, records, directory, report_dir)
+    show_report(metrics, controls, report_dir or directory / "results")
+
+
+def write_results(
+    metrics: dict, records: list[dict], directory: Path, report_dir: Path | None = None
+) -> dict[str, dict]:
+    """Write ``results/`` of a run directory and copy it to ``report_dir``; returns the metrics of control runs.
 
     ``diagnostics`` are taken out of the metrics. A control run (same recipe and seed, ``model.init=random``) whose
     metrics lie beside this run's becomes a column.
@@ -87,7 +95,7 @@ def finish_report(metrics: dict, records: list[dict], directory: Path, report_di
     ):
         with atomic_write(directory / "results" / name) as temporary:
             temporary.write_text(text, "utf-8")
-    show_report(metrics, controls, report_dir or directory / "results")
+    return controls
 
 
 def show_report(metrics: dict, controls: dict[str, dict], folder: Path) -> None:

@@ -10,6 +10,7 @@ Every file is data: no code is stored and nothing is pickled.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +65,7 @@ class TrainedModel:
             AssetError: the folder is not such a model, or was written by a newer version.
         """
         folder = Path(folder)
-        try:
-            settings = json.loads((folder / "speechde.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model") from error
-        if settings.pop("format", 0) != FORMAT:
-            raise AssetError(f"{folder} has another format than {FORMAT}; load it with the version that wrote it")
+        settings = read_settings(folder)
         quantiser = None
         if settings["frontend"]["kind"] == "discrete":
             speech = settings["speech"]
@@ -86,6 +82,53 @@ class TrainedModel:
             AutoTokenizer.from_pretrained(folder), **settings["prefix"], max_tokens=max_tokens(model.backbone.config)
         )
         return cls(model.eval(), prompt, quantiser, settings)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of what decides the vectors: weights, quantiser and settings, but not the training record.
+
+        A saved model has that of the model in memory, wherever its folder is and whatever it is called.
+        """
+        keys = ("frontend", "head", "attention", "prefix", "speech")
+        decides = {key: self.settings[key] for key in keys}
+        decides["speech"] = {
+            key: value for key, value in decides["speech"].items() if key != "encoder"
+        }  # only its path
+        quantiser = None if self.quantiser is None else self.quantiser.hash
+        digest = hashlib.sha256(json.dumps([decides, quantiser], sort_keys=True).encode())
+        for name, tensor in sorted(_state(self.model).items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+
+def find_model(name: str | Path) -> Path:
+    """The model folder that a name means: itself, that of a run directory, or one of the hub (``org/name@revision``).
+
+    Raises:
+        AssetError: there is no such folder, or it cannot be fetched.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder / "model" if (folder / "model").is_dir() else folder
+    if folder.is_absolute() or str(name).startswith("."):
+        raise AssetError(f"{name} does not exist; give a model folder (runs/…/model) or a hub id (org/name)")
+    return resolve(name)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a model folder; its weights are not read.
+
+    Raises:
+        AssetError: the folder is not a model, or was written by a newer version.
+    """
+    try:
+        settings = json.loads((folder / "speechde.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model") from error
+    if settings.pop("format", 0) != FORMAT:
+        raise AssetError(f"{folder} has another format than {FORMAT}; load it with the version that wrote it")
+    return settings
 
 
 def speech_encoder(settings: dict[str, Any], device: str | torch.device) -> SpeechEncoder:

@@ -22,10 +22,10 @@ from transformers import AutoTokenizer
 from speechde.cache import atomic_write
 from speechde.config import RunConfig
 from speechde.data.containers import read_member, split_locator
-from speechde.data.sampler import LanguageBatches
 from speechde.errors import ConfigError, DataError
 from speechde.frontends.encoders import fast_dtype, load_speech_encoder
 from speechde.models.prompt import Prompt
+from speechde.training.batches import language_batches
 from speechde.training.costs import Clips, Cost, Stage, numel
 from speechde.training.devices import Device, find_device
 from speechde.training.stages import model_shape
@@ -129,20 +129,8 @@ def epochs_by_language(
 
     ``translations`` is the language of each translation pair.
     """
-    t = config.trainer
-    sampler = LanguageBatches(
-        training,
-        batch_size=t.batch_size,
-        steps=t.steps,
-        seed=config.seed,
-        one_language=t.one_language,
-        exponent=t.language_exponent,
-        synthetic_share=config.data.synthetic.share,
-        synthetic_apart=config.data.synthetic.apart,
-        translations=translations,
-        translation_share=config.data.translations.share,
-    )
-    return sampler.effective_epochs(t.steps)
+    steps = config.trainer.steps
+    return language_batches(config, training, steps=steps, translations=translations).effective_epochs(steps)
 
 
 def stated(name: str, count: int | None, hours: float | None, max_seconds: float) -> Clips:

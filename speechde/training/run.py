@@ -25,7 +25,6 @@ from speechde.cache import cache_root
 from speechde.config import RunConfig
 from speechde.data.bitext import Bitext, TextPair
 from speechde.data.datamodule import PairDataModule, PairDataset
-from speechde.data.sampler import LanguageBatches
 from speechde.data.statistics import corpus_statistics, format_statistics
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.archive import archive_run
@@ -36,7 +35,8 @@ from speechde.export.folder import TrainedModel, check_encoder
 from speechde.frontends.encoders import SpeechEncoder, fast_dtype
 from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
-from speechde.training import launch, stages
+from speechde.training import adapt, launch, stages
+from speechde.training.batches import language_batches
 from speechde.training.checkpoints import SaveEvery
 from speechde.training.corpora import load_corpus, load_synthetic, load_translations
 from speechde.training.directory import Clock, remember_seconds, run_directory
@@ -78,7 +78,8 @@ def train(config: RunConfig) -> dict:
     facts, clock = _facts(config), Clock()
     launch.connect()
     with clock("fetch"), launch.first_rank_first():
-        corpus = load_corpus(config.data, cache)
+        adapting = config.adapt.checkpoint is not None
+        corpus = adapt.adapted_corpus(config, cache) if adapting else load_corpus(config.data, cache)
         synthetic = load_synthetic(config.data, corpus, cache)
         translations = load_translations(config.data, corpus)
     seen_train = corpus.select("train", corpus.seen)
@@ -97,6 +98,7 @@ def train(config: RunConfig) -> dict:
         return shown
     with clock("fetch"), launch.first_rank_first():
         encoder = stages.build_encoder(config.frontend)
+        initial = adapt.initial_model(config, encoder) if adapting else None
     encode = stages.encoding(config.frontend, encoder)
     if config.frontend.share:
         sets.append(stages.evaluation_set(config.frontend.trim_db, config.frontend.mean_norm, test))
@@ -108,9 +110,9 @@ def train(config: RunConfig) -> dict:
             sets, encoder, cache, rate=config.frontend.rate, seed=config.seed, encode=encode
         )
     with clock("kmeans"), launch.first_rank_first():
-        features = stages.training_features(config.frontend, frames, cache, config.seed)
+        features = stages.training_features(config.frontend, frames, cache, config.seed, initial and initial.quantiser)
     del frames  # its sample for k-means is a gigabyte
-    built = stages.build_model(config, encoder, features)
+    built = initial or stages.build_model(config, encoder, features)
     kept, too_long = _usable(training, features, config.trainer.max_seconds)
     show(format_statistics(corpus_statistics(corpus)))
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
@@ -123,7 +125,7 @@ def train(config: RunConfig) -> dict:
     with clock("evaluate"):
         items = stages.evaluation_items(built.settings, encoder, built.quantiser, test, cache, encode)
         test = [u for u in test if u.id in items]
-        asked = _baselines(config, built, encoder, test, cache, asdict(config.model))
+        asked = _baselines(config, built, encoder, test, cache, None if adapting else asdict(config.model))
         results, records = evaluate_model(built, items, test, seen=corpus.seen, zero_shot=corpus.zero_shot,
                                           proxy=corpus.proxy, seed=config.seed, baselines=asked)  # fmt: skip
     metrics = {
@@ -150,6 +152,8 @@ def train(config: RunConfig) -> dict:
     finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
     if config.archive_dir:
         archive_run(directory / "results", archived(config, directory))
+    if adapting:
+        adapt.show_change(adapt.report_change(config, directory, metrics, items, test))
     log_results(loggers, metrics, directory, config.logger.log_model)
     return metrics
 
@@ -216,9 +220,13 @@ def _baselines(
 
 
 def _model_config(folder: Path) -> dict | None:
-    """The group ``model`` of the configuration that a model folder was trained with; None: its run left no results."""
+    """The group ``model`` of the configuration that a model folder was trained with.
+
+    None: its run left no results, or it started from another trained model.
+    """
     results = folder.parent / "results" / "metrics.json"
-    return json.loads(results.read_text(encoding="utf-8"))["config"]["model"] if results.is_file() else None
+    config = json.loads(results.read_text(encoding="utf-8"))["config"] if results.is_file() else {}
+    return None if config.get("adapt", {}).get("checkpoint") else config.get("model")
 
 
 @rank_zero_only
@@ -263,19 +271,8 @@ def _fit(
     text_ids = [prompt.text_ids(u.text, u.lang) for u in training]
     prefix_ids = {lang: prompt.speech_ids(lang) for lang in corpus.seen}
     dataset = PairDataset(training, features.train, text_ids, prefix_ids, translations, prompt.text_ids)
-    sampler = LanguageBatches(
-        training,
-        batch_size=t.batch_size,
-        steps=t.eval_every,
-        seed=config.seed,
-        one_language=t.one_language,
-        exponent=t.language_exponent,
-        synthetic_share=config.data.synthetic.share,
-        synthetic_apart=config.data.synthetic.apart,
-        views=len(features.train),
-        translations=[pair.lang for pair in translations],
-        translation_share=config.data.translations.share,
-    )
+    langs = [pair.lang for pair in translations]
+    sampler = language_batches(config, training, steps=t.eval_every, views=len(features.train), translations=langs)
     recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev)
     module = LitDualEncoder(
         built.model,
@@ -327,14 +324,17 @@ def _fit(
     if unexpected:
         raise ConfigError(f"{checkpoints}/best.ckpt is of another model ({unexpected[:2]} …); delete {directory}")
     built.model.cpu().eval()
+    before = built.settings.get("training")  # of a model that was adapted
+    seen = [*before["seen"], *corpus.seen] if before else corpus.seen
     built.settings["training"] = {
         "recipe": config.recipe_name,
         "overrides": config.run_name,
         "mode": config.mode,
         "seed": config.seed,
-        "seen": list(corpus.seen),
+        "seen": list(dict.fromkeys(seen)),
         "zero_shot": list(corpus.zero_shot),
         "commit": version,
+        **({"adapted_from": before} if before else {}),
     }
     folder = directory / "model"
     if not folder.exists():

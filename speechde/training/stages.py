@@ -153,14 +153,19 @@ def training_frames(
     return Frames(views, synthetic, dev, FeatureStore.merge([*views, *synthetic]).sample(KMEANS_FRAMES, seed))
 
 
-def training_features(config: FrontendConfig, frames: Frames, cache: Path, seed: int) -> Features:
-    """What training reads: frames, or units of a quantiser that was fitted on the training clips alone."""
+def training_features(
+    config: FrontendConfig, frames: Frames, cache: Path, seed: int, quantiser: Quantiser | None = None
+) -> Features:
+    """What training reads: frames, or units.
+
+    ``quantiser`` is that of a model that is adapted; without one, one is fitted on the training clips alone.
+    """
     dropped: Counter[str] = Counter()
     for store in [*frames.views[:1], *frames.synthetic, frames.dev]:
         dropped.update(item.reason for item in store.dropped)
-    views, synthetic, dev, quantiser = frames.views, frames.synthetic, frames.dev, None
+    views, synthetic, dev = frames.views, frames.synthetic, frames.dev
     if config.kind == "discrete":
-        quantiser = _quantiser(config, frames, cache, seed)
+        quantiser = quantiser or _quantiser(config, frames, cache, seed)
         views, synthetic = ([quantise(s, quantiser, cache) for s in stores] for stores in (views, synthetic))
         dev = quantise(dev, quantiser, cache)
     first = [*frames.views[:1], *frames.synthetic]

@@ -48,6 +48,7 @@ def test_vectors_are_those_of_evaluate(trained, clips, monkeypatch):
     np.testing.assert_allclose(sorted(text.tolist()), sorted(kept[1].tolist()), atol=2e-6)
     assert speech.dtype == np.float32 and speech.shape == (len(test), encoder.dim)
     assert encoder.languages_seen == ("es_419", "fr_fr")
+    assert encoder.fingerprint == SpeechTextEncoder.from_pretrained(run_directory(config)).fingerprint
     np.testing.assert_allclose(encoder.similarity(speech, text[0])[:, 0], speech @ text[0])
 
 

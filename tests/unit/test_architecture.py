@@ -20,10 +20,10 @@ FLOORS = {
     1: ["losses", "evaluation.metrics", "models.attention", "models.pooling", "models.vocabulary", "weights",
         "distributed", "data.audio", "data.containers", "data.archives"],
     2: ["models", "frontends", "data", "search"],
-    3: ["evaluation", "export", "search.mining"],
+    3: ["evaluation", "export", "search.mining", "search.items"],
     4: ["evaluation.run", "evaluation.scene", "evaluation.baselines", "api"],
-    5: ["training", "evaluation.mteb"],
-    6: ["cli", "train", "evaluate"],
+    5: ["training", "evaluation.mteb", "search.embed", "demo"],
+    6: ["cli", "__main__", "train", "evaluate"],
 }  # fmt: skip
 SAME_FLOOR = {
     ("models.dual_encoder", "frontends.base"),  # the Protocol that the dual encoder reads speech through

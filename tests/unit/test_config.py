@@ -28,6 +28,13 @@ def test_nothing_given_is_the_defaults():
     assert build(asdict(RunConfig())) == RunConfig()
 
 
+def test_a_group_that_may_be_missing():
+    assert build({"adapt": {"old": None}}).adapt.old is None
+    assert build({"adapt": {"old": {"name": "fleurs"}}}).adapt.old.name == "fleurs"
+    with pytest.raises(ConfigError, match=r"adapt\.old\.limit='x' is a str"):
+        build({"adapt": {"old": {"limit": "x"}}})
+
+
 def test_values_reach_their_fields():
     config = build({"seed": 3, "data": {"seen": ["fr_fr"], "synthetic": {"share": 1}}, "model": {"dim": 8}})
     assert (config.seed, config.data.seen, config.data.synthetic.share, config.model.dim) == (3, ["fr_fr"], 1.0, 8)
@@ -88,7 +95,8 @@ def test_closed_sets_are_those_of_the_library():
 @pytest.mark.parametrize(
     "argument",
     ["seed=3", "model.dim=8", "data.synthetic.share=0.5", "recipe=anything", "debug=smoke", "--help", "-m",
-     "hydra.verbose=true", "+model.new=1", "data=manifest", "model.prefix.mode=none", "--config-name=x"],
+     "hydra.verbose=true", "+model.new=1", "data=manifest", "model.prefix.mode=none", "--config-name=x",
+     "data@adapt.old=fleurs", "adapt.old=null", "adapt.old.path=x.tsv"],
 )  # fmt: skip
 def test_overrides_that_pass(argument):
     check_overrides([argument])
@@ -106,6 +114,7 @@ def test_every_config_group_may_be_named(group):
         ("trainer.step=3", r"config key trainer: 'step' is not known; allowed: .*steps.*Did you mean 'steps'"),
         ("trainr.steps=3", r"config key of the run: 'trainr'.*Did you mean 'trainer'"),
         ("data.synthetic.shares=1", r"config key data\.synthetic: 'shares'"),
+        ("adapt.old.paths=x", r"config key adapt\.old: 'paths' is not known; .*Did you mean 'path'"),
         ("seed.value=3", r"seed is a single value and has no key 'value'"),
     ],
 )

@@ -107,6 +107,13 @@ def test_exponent(exponent, expected):
     np.testing.assert_allclose([drawn[lang] / 600 for lang in SIZES], expected, atol=0.07)
 
 
+@pytest.mark.parametrize("replay", [0.0, 0.25])
+def test_replayed_languages_share_a_fixed_part(replay):
+    one = sampler(replayed={"fr_fr", "ru_ru", "no clips"}, replay=replay)
+    np.testing.assert_allclose(one.probabilities, [1 - replay, replay / 3, 2 * replay / 3])
+    np.testing.assert_array_equal(sampler(replayed=SIZES, replay=replay).probabilities, sampler().probabilities)
+
+
 def test_synthetic_share():
     utterances = make(synthetic=30)
     for share, count in ((0.0, 0), (0.25, 2), (0.5, 4), (1.0, 8)):

@@ -163,6 +163,9 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
 def test_format(runs):
     text = format_comparison(compare_runs(*runs))
     assert f"A: {runs[0]}" in text and "12 queries in both" in text and "Common" not in text
+    assert "A − B [95 % CI]" in text and "after" not in text
+    named = format_comparison(compare_runs(*runs), ("after", "before"))
+    assert f"after: {runs[0]}" in named and "after R@1 | before R@1 | after − before [95 % CI]" in named
     assert "| sw_ke | zero_shot | 4 | 25.0 | 100.0 | -75.0 [-100.0, -50.0] | 0 | 2 | 0.5 |" in text
     assert "| zero_shot | 1 | 4 | 25.0 | 100.0 | -75.0 [-100.0, -50.0] | 0 | 2 | 0.5 |" in text
 

@@ -70,6 +70,29 @@ def test_embeddings_are_the_same_bit_for_bit(make, tmp_path, kind, model_type):
     assert not any(name.endswith((".py", ".bin", ".pt", ".pkl")) for name in names)
 
 
+@pytest.mark.parametrize("kind", list(FRONTENDS))
+def test_fingerprint(make, tmp_path, kind):
+    """It names what decides the vectors, wherever the folder is, and whatever its training record says."""
+    trained = make(kind)
+    trained.settings["training"] = {"recipe": "a"}
+    trained.settings["speech"] = {"deduplicate": False, "encoder": "some/folder"}
+    trained.save(tmp_path / "a")
+    loaded = TrainedModel.load(tmp_path / "a")
+    loaded.settings["training"] = {"recipe": "b"}
+    loaded.settings["speech"] = {"deduplicate": False, "encoder": "another/folder"}
+    loaded.save(tmp_path / "b")
+    names = [trained.fingerprint, loaded.fingerprint, TrainedModel.load(tmp_path / "b").fingerprint]
+    loaded.settings["prefix"] = loaded.settings["prefix"] | {"mode": "none"}
+    names.append(loaded.fingerprint)
+    with torch.no_grad():
+        trained.model.projection.weight[0, 0] += 1
+    names.append(trained.fingerprint)
+    assert len(set(names[:3])) == 1 and len(set(names)) == 3 and len(names[0]) == 16
+    if kind == "discrete":
+        trained.quantiser = Quantiser(trained.quantiser.kmeans, deduplicate=True)
+        assert trained.fingerprint not in names
+
+
 @pytest.mark.parametrize(
     "options",
     [{"num_layers": 1}, {"model_type": "llama", "attention": "causal"}, {"dim": None, "normalise": False},

@@ -1,0 +1,139 @@
+"""The command ``speechde``: its parts, and the one place where errors and interrupts become exit codes.
+
+Results go to standard output, everything else to standard error. A command is a function in a module of its own, with
+``EXAMPLES``; heavy imports are inside it, so that ``speechde --help`` is quick. It raises what it has to say: nothing
+but this module prints an error or ends the process.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from speechde import __version__
+from speechde.cli import compare, demo, embed, index, mteb, report, search, units
+from speechde.errors import ConfigError, SpeechdeError
+
+OK, FAILURE, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+EXIT_CODES = """
+Exit codes: 0 all is well (bad clips among good ones are counted and listed); 1 it failed, and the last line says why;
+2 a wrong option or value; 130 interrupted (Ctrl-C). Files appear whole or not at all, whenever a command is stopped.
+"""
+USE, EVALUATE, SETUP = "Use a model", "Evaluate", "Data and set-up"
+
+app = typer.Typer(
+    name="speechde",
+    help="Embed, search and mine speech and text, across languages, with a trained model.",
+    epilog=f"{' '.join(EXIT_CODES.split())}\n\nTraining has its own entry: python train.py --help",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def register(group: typer.Typer, command: Callable, examples: Sequence[str], panel: str | None = None) -> None:
+    """Make a function a command of ``group``, under its own name; its help ends with the examples."""
+    lines = ["[bold]Examples[/bold]", *(f"  [cyan]$ {escape(line)}[/cyan]" for line in examples)]
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    help_text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)  # wrapped by the terminal's width
+    name = command.__name__.rstrip("_")
+    group.command(name, help=help_text, epilog="\n".join(lines), rich_help_panel=panel)(command)
+
+
+index_group = typer.Typer(help="Make vectors searchable: build, add, info.", no_args_is_help=True)
+for command in (index.build, index.add, index.info):
+    register(index_group, command, index.EXAMPLES[command.__name__])
+
+register(app, embed.embed, embed.EXAMPLES, USE)
+app.add_typer(index_group, name="index", rich_help_panel=USE)
+register(app, search.search, search.EXAMPLES, USE)
+register(app, units.units, units.EXAMPLES, USE)
+register(app, demo.demo, demo.EXAMPLES, USE)
+register(app, compare.compare, compare.EXAMPLES, EVALUATE)
+register(app, report.report, report.EXAMPLES, EVALUATE)
+register(app, mteb.mteb, mteb.EXAMPLES, EVALUATE)
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
+) -> None:
+    """Options of every command."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+    logging.getLogger("speechde").setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line, print what went wrong as one line, and return the exit code.
+
+    An error that nobody foresaw is a bug, and passes with its traceback.
+    """
+    _log_to_stderr()
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that temporary files are removed
+    try:
+        app(arguments if arguments is None else list(arguments), prog_name="speechde")
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else FAILURE
+        if code == INTERRUPTED:
+            _say("interrupted")
+        return OK if end.code is None else code
+    except SpeechdeError as error:
+        _say(f"error: {error}")
+        return USAGE if isinstance(error, ConfigError) else FAILURE
+    except MemoryError:
+        _say("error: out of memory; use fewer or shorter clips at once, or a machine with more")
+        return FAILURE
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        _say(f"error: {'the disk is full' if error.errno == errno.ENOSPC else error.strerror or error}{where}")
+        return FAILURE
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's own, which is not worth importing torch for
+            raise
+        _say("error: the accelerator is out of memory; use --device cpu or --dtype bfloat16")
+        return FAILURE
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return OK
+
+
+def entry() -> None:
+    """What the installed script runs."""
+    sys.exit(main())
+
+
+def _say(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr)
+
+
+class _Lines(logging.Formatter):
+    """``warning: …`` for warnings and worse, the bare message for the rest."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        label = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        return label + record.getMessage()
+
+
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("speechde")
+    logger.propagate = False
+    for handler in [handler for handler in logger.handlers if isinstance(handler.formatter, _Lines)]:
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines())
+    logger.addHandler(handler)

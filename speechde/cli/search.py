@@ -1,0 +1,82 @@
+"""``speechde search INDEX "text" | clip.ogg``: what is nearest to a spoken or written query."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from speechde.cli.embed import list_dropped
+from speechde.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    Language,
+    Model,
+    language_code,
+    open_model,
+    print_json,
+    print_table,
+)
+from speechde.errors import DataError
+
+if TYPE_CHECKING:
+    from speechde.search.index import Hit
+
+EXAMPLES = (
+    'speechde search speech.index "un autobuz cu etaj" --model runs/quickstart/default-s0',
+    "speechde search texts.index question.ogg --model M --language ro -k 5 --json",
+)
+
+
+def search(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of an index.")],
+    queries: Annotated[
+        list[str],
+        typer.Argument(metavar="QUERY...", help="Texts, audio files, or anything else that speechde embed takes."),
+    ],
+    model: Model,
+    k: Annotated[int, typer.Option("-k", min=1, help="Hits for each query.")] = 10,
+    language: Language = None,
+    device: Device = None,
+    dtype: Dtype = "float32",
+    json: Json = False,
+) -> None:
+    """Find what is nearest to a query, in any language of the index, by voice or by text.
+
+    The model must be the one that made the index. The score is the dot product of the two vectors. The language of the
+    query is optional.
+    """
+    from speechde.search.embed import embed
+    from speechde.search.index import SearchIndex
+    from speechde.search.items import collect
+
+    items, dropped = collect(queries, language_code(language), stdin=sys.stdin.buffer)
+    opened = SearchIndex.load(index)
+    encoder = open_model(model, device, dtype)
+    opened.check_model(encoder.fingerprint)
+    asked = embed(encoder, items)
+    list_dropped([*dropped, *asked.dropped])
+    if not asked.items:
+        raise DataError(f"none of {len(items)} queries could be used")
+    hits = opened.search(asked.vectors, k)
+    if json:
+        print_json([
+            {"query": item.id, "kind": item.kind, "text": item.text, "audio": item.audio,
+             "hits": [{"score": hit.score} | hit.row for hit in some]}
+            for item, some in zip(asked.items, hits, strict=True)
+        ])  # fmt: skip
+        return
+    for item, some in zip(asked.items, hits, strict=True):
+        if len(asked.items) > 1:
+            print(f"# {item.text or item.audio}")
+        rows = (
+            (rank, f"{hit.score:.4f}", hit.row.get("language") or "", *_what(hit)) for rank, hit in enumerate(some, 1)
+        )
+        print_table(("rank", "score", "language", "text", "id"), rows, numbers=(0, 1))
+
+
+def _what(hit: Hit) -> tuple[str, str]:
+    return hit.row.get("text") or "", hit.id

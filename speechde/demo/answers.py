@@ -1,0 +1,99 @@
+"""From a question to the ranked rows of an index, and to the HTML that shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+
+from speechde.api import SpeechTextEncoder
+from speechde.data.audio import AudioError
+from speechde.demo.clips import PREVIEW_SECONDS, Limits, playable, read_text, read_upload
+from speechde.errors import DataError
+from speechde.languages import LANGUAGES
+from speechde.search.index import Hit, SearchIndex
+
+UNKNOWN = ""  # the choice for a language that is not known
+
+
+@dataclass(frozen=True)
+class Found:
+    """One row of the answer."""
+
+    rank: int
+    score: float
+    text: str
+    language: str
+    audio: str = ""  # a data: URL; empty for texts
+    note: str = ""  # what is to be known of the clip
+
+
+class Answers:
+    """Ranks an index by a spoken or written question.
+
+    Raises:
+        DataError: the index holds vectors of another model.
+    """
+
+    def __init__(self, encoder: SpeechTextEncoder, index: SearchIndex, limits: Limits) -> None:
+        index.check_model(encoder.fingerprint)
+        self.encoder, self.index, self.limits = encoder, index, limits
+
+    def by_speech(self, path: str | Path | None, language: str, count: int) -> list[Found]:
+        """Rows nearest to a recording.
+
+        Raises:
+            DataError: there is no recording, or one that ``read_upload`` refuses.
+        """
+        if not path:
+            raise DataError("There is no recording; record or upload one first.")
+        waveform = read_upload(path, self.limits)
+        vector = self.encoder.encode_speech((waveform, 16_000), language or None)
+        return found(self.index.search(vector, count)[0])
+
+    def by_text(self, text: str, language: str, count: int) -> list[Found]:
+        """Rows nearest to a text.
+
+        Raises:
+            DataError: a text that ``read_text`` refuses.
+        """
+        vector = self.encoder.encode_text(read_text(text, self.limits), language or None)
+        return found(self.index.search(vector, count)[0])
+
+
+def language_choices(seen: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and codes to choose from: unknown first, then those that the model was trained on, then all others."""
+    named = sorted(LANGUAGES, key=lambda code: (code not in seen, LANGUAGES[code].name))
+    return [("unknown", UNKNOWN), *((f"{LANGUAGES[code].name} ({code})", code) for code in named)]
+
+
+def found(hits: Sequence[Hit]) -> list[Found]:
+    """Hits of an index as they are shown; a clip that cannot be played says why."""
+    out = []
+    for rank, hit in enumerate(hits, 1):
+        code = hit.row.get("language") or ""
+        name = LANGUAGES[code].name if code in LANGUAGES else code
+        audio, note = "", ""
+        if path := hit.row.get("audio"):
+            try:
+                audio, seconds = playable(path)
+                note = f"first {PREVIEW_SECONDS:g} of {seconds:.0f} s" if seconds > PREVIEW_SECONDS else ""
+            except AudioError as error:
+                note = f"cannot be played ({error.reason})"
+        out.append(Found(rank, hit.score, hit.row.get("text") or hit.id, name, audio, note))
+    return out
+
+
+def results_html(rows: Sequence[Found]) -> str:
+    """The ranked rows as a list; whatever an index holds is text and never markup."""
+    return _TEMPLATES.get_template("results.html.j2").render(rows=rows)
+
+
+def problem_html(message: str) -> str:
+    """A message in the place of the results."""
+    return _TEMPLATES.from_string('<p class="problem" role="alert">{{ message }}</p>').render(message=message)
+
+
+_TEMPLATES = jinja2.Environment(loader=jinja2.PackageLoader("speechde.demo", "."), autoescape=True)

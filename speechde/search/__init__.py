@@ -1,0 +1,1 @@
+"""Searching and mining over vectors that a model made; nothing here needs the model."""
