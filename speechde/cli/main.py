@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 
 from speechde import __version__
-from speechde.cli import compare, embed, index, mteb, report, search, units
+from speechde.cli import compare, embed, index, mine, mteb, report, search, units
 from speechde.errors import ConfigError, SpeechdeError
 
 OK, FAILURE, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -56,6 +56,7 @@ for command in (index.build, index.add, index.info):
 register(app, embed.embed, embed.EXAMPLES, USE)
 app.add_typer(index_group, name="index", rich_help_panel=USE)
 register(app, search.search, search.EXAMPLES, USE)
+register(app, mine.mine, mine.EXAMPLES, USE)
 register(app, units.units, units.EXAMPLES, USE)
 register(app, compare.compare, compare.EXAMPLES, EVALUATE)
 register(app, report.report, report.EXAMPLES, EVALUATE)
