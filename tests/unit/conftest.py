@@ -1,13 +1,21 @@
-"""Runs as evaluation leaves them, without a model: vectors of a chosen noise, scored and written by the real code."""
+"""Models that were never trained, and runs as evaluation leaves them: real code throughout, and no training."""
 
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoTokenizer
 
 from speechde.evaluation import protocol, report
+from speechde.export.folder import TrainedModel, assemble
+from speechde.frontends.encoders import load_speech_encoder
+from speechde.frontends.units import Quantiser, fit_kmeans
+from speechde.models.backbone import Backbone
+from speechde.models.prompt import Prompt
 from speechde.types import Utterance
 
 SEEN, ZERO_SHOT = ("ca_es", "fr_fr"), ("ro_ro",)
@@ -50,3 +58,39 @@ def runs(write_run, tmp_path):
         write_run(tmp_path / f"runs/tiny/x:1-s{seed}", 1.5, seed, overrides="x:1")
     write_run(tmp_path / "runs/tiny/data.seen:_fr_fr_-s0", 0.3, langs=("fr_fr", "ro_ro"), overrides="data.seen:[fr_fr]")
     return tmp_path / "runs"
+
+
+def save_model(folder, llm, whisper, discrete=False, seed=3):
+    """An untrained model of the real layout over a tiny LLM and a tiny Whisper encoder."""
+    torch.manual_seed(seed)
+    encoder = load_speech_encoder(whisper, layer=-1, device="cpu")
+    frontend = {"kind": "discrete", "units": 8, "drop": 0.0, "drop_span": 1}
+    if not discrete:
+        frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": 1.0, "hidden": 8, "stride": 2,
+                    "layers": 1, "heads": 2, "dropout": 0.0, "drop": 0.0, "drop_span": 1, "noise": 0.0}  # fmt: skip
+    prefix = {"mode": "name", "speech": "[{language} Speech] ", "text": "[{language} Text] "}
+    settings = {
+        "frontend": frontend,
+        "attention": "bidirectional",
+        "head": {"dim": 8, "projection_init": "random", "normalise": True},
+        "prefix": prefix,
+        "speech": {"encoder": str(whisper), "layer": -1, "rate": 25.0, "trim_db": 40.0, "mean_norm": 0.0,
+                   "deduplicate": True, "bpe": None, "encoder_key": encoder.describe()},
+        "training": {"recipe": "tiny", "seed": seed, "seen": ["fr_fr"]},
+    }  # fmt: skip
+    frames = np.random.default_rng(0).normal(size=(200, encoder.dim)).astype(np.float32)
+    quantiser = Quantiser(fit_kmeans(frames, 8), deduplicate=True) if discrete else None
+    model = assemble(Backbone.load(llm).model, settings).eval()
+    TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(llm), **prefix), quantiser, settings).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory, tiny_llm, tiny_whisper):
+    """Folders of a ``continuous`` model, of ``another`` of the same shape, and of a ``discrete`` one."""
+    root, llm = tmp_path_factory.mktemp("models"), tiny_llm("bert")
+    return SimpleNamespace(
+        continuous=save_model(root / "continuous", llm, tiny_whisper),
+        another=save_model(root / "another", llm, tiny_whisper, seed=4),
+        discrete=save_model(root / "discrete", tiny_llm("gemma3_text"), tiny_whisper, discrete=True),
+    )
