@@ -1,9 +1,12 @@
-"""Models that were never trained, and runs as evaluation leaves them: real code throughout, and no training."""
+"""Runs as evaluation leaves them, without a model; and model folders, without a run.
+
+The runs have vectors of a chosen noise, scored and written by the real code. The models were never trained, over a tiny
+LLM and a tiny Whisper encoder: all that is asked of them is that every way to them gives the same vectors.
+"""
 
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,37 +63,44 @@ def runs(write_run, tmp_path):
     return tmp_path / "runs"
 
 
-def save_model(folder, llm, whisper, discrete=False, seed=3):
-    """An untrained model of the real layout over a tiny LLM and a tiny Whisper encoder."""
-    torch.manual_seed(seed)
-    encoder = load_speech_encoder(whisper, layer=-1, device="cpu")
-    frontend = {"kind": "discrete", "units": 8, "drop": 0.0, "drop_span": 1}
-    if not discrete:
-        frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": 1.0, "hidden": 8, "stride": 2,
-                    "layers": 1, "heads": 2, "dropout": 0.0, "drop": 0.0, "drop_span": 1, "noise": 0.0}  # fmt: skip
-    prefix = {"mode": "name", "speech": "[{language} Speech] ", "text": "[{language} Text] "}
-    settings = {
-        "frontend": frontend,
-        "attention": "bidirectional",
-        "head": {"dim": 8, "projection_init": "random", "normalise": True},
-        "prefix": prefix,
-        "speech": {"encoder": str(whisper), "layer": -1, "rate": 25.0, "trim_db": 40.0, "mean_norm": 0.0,
-                   "deduplicate": True, "bpe": None, "encoder_key": encoder.describe()},
-        "training": {"recipe": "tiny", "seed": seed, "seen": ["fr_fr"]},
-    }  # fmt: skip
-    frames = np.random.default_rng(0).normal(size=(200, encoder.dim)).astype(np.float32)
-    quantiser = Quantiser(fit_kmeans(frames, 8), deduplicate=True) if discrete else None
-    model = assemble(Backbone.load(llm).model, settings).eval()
-    TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(llm), **prefix), quantiser, settings).save(folder)
-    return folder
-
-
 @pytest.fixture(scope="session")
-def models(tmp_path_factory, tiny_llm, tiny_whisper):
-    """Folders of a ``continuous`` model, of ``another`` of the same shape, and of a ``discrete`` one."""
-    root, llm = tmp_path_factory.mktemp("models"), tiny_llm("bert")
-    return SimpleNamespace(
-        continuous=save_model(root / "continuous", llm, tiny_whisper),
-        another=save_model(root / "another", llm, tiny_whisper, seed=4),
-        discrete=save_model(root / "discrete", tiny_llm("gemma3_text"), tiny_whisper, discrete=True),
-    )
+def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper):
+    """``tiny_model(kind, llm="…", **head)`` → folder of a discrete or continuous model."""
+    folders = {}
+
+    def build(kind="continuous", llm=None, **head):
+        key = (kind, llm, *head.items())
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("models") / kind
+            write(
+                folders[key],
+                kind == "discrete",
+                tiny_llm(llm or ("gemma3_text" if kind == "discrete" else "bert")),
+                head,
+            )
+        return folders[key]
+
+    def write(folder, discrete, llm, head):
+        torch.manual_seed(3)
+        encoder = load_speech_encoder(tiny_whisper)
+        frontend = {"kind": "discrete", "units": 8}
+        if not discrete:
+            frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": 1.0, "hidden": 8, "layers": 1,
+                        "heads": 2}  # fmt: skip
+        prefix = {"mode": "name", "speech": "[{language} Speech] ", "text": "[{language} Text] "}
+        settings = {
+            "frontend": frontend,
+            "attention": "bidirectional",
+            "head": {"dim": 8, "normalise": True} | head,
+            "prefix": prefix,
+            "speech": {"encoder": str(tiny_whisper), "layer": -1, "rate": 25.0, "trim_db": 40.0, "mean_norm": 0.5,
+                       "deduplicate": False, "bpe": None, "encoder_key": encoder.describe()},
+            "training": {"recipe": "tiny", "mode": "modern", "seed": 3, "seen": ["es_419", "fr_fr"],
+                         "zero_shot": ["ro_ro"], "commit": "0123abc"},
+        }  # fmt: skip
+        frames = np.random.default_rng(0).normal(size=(200, encoder.dim)).astype(np.float32)
+        quantiser = Quantiser(fit_kmeans(frames, 8), deduplicate=False) if discrete else None
+        model = assemble(Backbone.load(llm).model, settings).eval()
+        TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(llm), **prefix), quantiser, settings).save(folder)
+
+    return build

@@ -6,10 +6,18 @@ import io
 import json
 import sys
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
 from speechde.cli import main as cli
+
+
+@pytest.fixture(scope="session")
+def models(tiny_model):
+    """Folders of a ``continuous`` model, of ``another`` of the same width, and of a ``discrete`` one."""
+    kinds = {"continuous": tiny_model(), "another": tiny_model(llm="xlm-roberta"), "discrete": tiny_model("discrete")}
+    return SimpleNamespace(**kinds)
 
 
 @dataclass

@@ -16,8 +16,8 @@ from speechde.types import SAMPLE_RATE
 
 
 @pytest.fixture(scope="session")
-def encoders(models):
-    return {name: SpeechTextEncoder.from_pretrained(getattr(models, name)) for name in ("continuous", "discrete")}
+def encoders(tiny_model):
+    return {kind: SpeechTextEncoder.from_pretrained(tiny_model(kind)) for kind in ("continuous", "discrete")}
 
 
 @pytest.fixture
