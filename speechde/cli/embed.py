@@ -29,7 +29,7 @@ EXAMPLES = (
 Inputs = Annotated[
     list[str],
     typer.Argument(
-        metavar="AUDIO_OR_TEXT...",
+        metavar="AUDIO_OR_TEXT",
         help="Audio files; folders; patterns in quotes; manifests (.tsv, .jsonl, .parquet); .txt files, a text a line; "
         "- for standard input, a text a line; or texts themselves.",
     ),

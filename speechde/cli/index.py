@@ -20,7 +20,7 @@ EXAMPLES = {
     "info": ("speechde index info speech.index --json",),
 }
 
-Files = Annotated[list[Path], typer.Argument(metavar="VECTORS...", help="Files that speechde embed wrote.")]
+Files = Annotated[list[Path], typer.Argument(metavar="VECTORS", help="Files that speechde embed wrote.")]
 Folder = Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of an index.")]
 
 

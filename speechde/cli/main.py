@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 
 from speechde import __version__
-from speechde.cli import compare, demo, embed, index, mteb, report, search, units
+from speechde.cli import compare, data, demo, doctor, embed, index, mine, mteb, report, search, units
 from speechde.errors import ConfigError, SpeechdeError
 
 OK, FAILURE, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -53,25 +53,36 @@ index_group = typer.Typer(help="Make vectors searchable: build, add, info.", no_
 for command in (index.build, index.add, index.info):
     register(index_group, command, index.EXAMPLES[command.__name__])
 
+data_group = typer.Typer(help="Look into a corpus: stats.", no_args_is_help=True)
+register(data_group, data.stats, data.EXAMPLES["stats"])
+
 register(app, embed.embed, embed.EXAMPLES, USE)
 app.add_typer(index_group, name="index", rich_help_panel=USE)
 register(app, search.search, search.EXAMPLES, USE)
+register(app, mine.mine, mine.EXAMPLES, USE)
 register(app, units.units, units.EXAMPLES, USE)
 register(app, demo.demo, demo.EXAMPLES, USE)
 register(app, compare.compare, compare.EXAMPLES, EVALUATE)
 register(app, report.report, report.EXAMPLES, EVALUATE)
 register(app, mteb.mteb, mteb.EXAMPLES, EVALUATE)
+app.add_typer(data_group, name="data", rich_help_panel=SETUP)
+register(app, doctor.doctor, doctor.EXAMPLES, SETUP)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
 
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_version)
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
 ) -> None:
     """Options of every command."""
-    if version:
-        print(__version__)
-        raise typer.Exit
     logging.getLogger("speechde").setLevel(logging.WARNING if quiet else logging.INFO)
 
 

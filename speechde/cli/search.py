@@ -35,7 +35,7 @@ def search(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of an index.")],
     queries: Annotated[
         list[str],
-        typer.Argument(metavar="QUERY...", help="Texts, audio files, or anything else that speechde embed takes."),
+        typer.Argument(metavar="QUERY", help="Texts, audio files, or anything else that speechde embed takes."),
     ],
     model: Model,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits for each query.")] = 10,

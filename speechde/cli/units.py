@@ -23,7 +23,7 @@ EXAMPLES = (
 
 def units(
     audio: Annotated[
-        list[str], typer.Argument(metavar="AUDIO...", help="Audio files, folders, patterns in quotes, or manifests.")
+        list[str], typer.Argument(metavar="AUDIO", help="Audio files, folders, patterns in quotes, or manifests.")
     ],
     model: Model,
     out: Annotated[

@@ -72,6 +72,14 @@ def load_audio(source: str | Path | bytes | BinaryIO) -> np.ndarray:
     return resample(samples.mean(axis=1), rate, SAMPLE_RATE)
 
 
+def duration(audio: str) -> float | None:
+    """Seconds of a clip as its header states them, from a path or a locator; None when that cannot be read."""
+    try:
+        return soundfile.info(io.BytesIO(read_member(audio)) if split_locator(audio) else audio).duration or None
+    except (OSError, DataError, soundfile.LibsndfileError):
+        return None
+
+
 def check_waveform(
     waveform: np.ndarray, min_seconds: float = MIN_SECONDS, max_seconds: float = MAX_SECONDS
 ) -> np.ndarray:

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from speechde.data.audio import duration
 from speechde.types import SPLITS, Corpus, Utterance
+
+
+def durations(utterances: Iterable[Utterance]) -> dict[str, float]:
+    """Seconds of each clip by id, from the headers of the files; clips whose header cannot be read have none."""
+    read = ((u.id, duration(u.audio)) for u in utterances)
+    return {id_: seconds for id_, seconds in read if seconds is not None}
 
 
 def corpus_statistics(corpus: Corpus, seconds: Mapping[str, float] | None = None) -> dict:
     """Counts of a corpus as plain JSON values.
 
     ``seconds`` maps utterance ids to durations; ``hours`` is null wherever one of its clips has none. Each row counts
-    ``clips``, ``transcripts`` (unique texts), ``duplicates`` (clips - transcripts), ``synthetic`` and ``hours``.
-    The rows are ``languages[lang][split]`` (with ``role``), ``splits[split]`` and ``total``.
+    ``clips``, ``sentences`` (unique, whatever their language), ``transcripts`` (unique texts), ``duplicates`` (clips -
+    transcripts), ``synthetic`` and ``hours``. The rows are ``languages[lang][split]`` (with ``role``),
+    ``splits[split]`` and ``total``.
     """
     parts: dict[tuple[str, str], list[Utterance]] = {}
     for utterance in corpus.utterances:
@@ -39,7 +47,7 @@ def corpus_statistics(corpus: Corpus, seconds: Mapping[str, float] | None = None
 
 def format_statistics(stats: dict) -> str:
     """The result of ``corpus_statistics`` as a plain-text table."""
-    head = ("language", "role", "split", "clips", "transcripts", "duplicates", "synthetic", "hours")
+    head = ("language", "role", "split", "clips", "sentences", "transcripts", "duplicates", "synthetic", "hours")
     rows = [
         (lang, parts["role"], split, *_cells(parts[split]))
         for lang, parts in stats["languages"].items()
@@ -73,6 +81,7 @@ def _row(utterances: Iterable[Utterance], seconds: Mapping[str, float] | None) -
     known = seconds is not None and all(u.id in seconds for u in utterances)
     return {
         "clips": len(utterances),
+        "sentences": len({u.sentence_id for u in utterances}),
         "transcripts": transcripts,
         "duplicates": len(utterances) - transcripts,
         "synthetic": sum(u.synthetic for u in utterances),
@@ -82,4 +91,4 @@ def _row(utterances: Iterable[Utterance], seconds: Mapping[str, float] | None) -
 
 def _cells(row: dict) -> tuple[str, ...]:
     hours = "-" if row["hours"] is None else f"{row['hours']:.2f}"
-    return *(str(row[key]) for key in ("clips", "transcripts", "duplicates", "synthetic")), hours
+    return *(str(row[key]) for key in ("clips", "sentences", "transcripts", "duplicates", "synthetic")), hours

@@ -99,6 +99,22 @@ def read_header(path: Path) -> Header:
         raise DataError(f"{path} is not a readable Parquet file: {_first_line(error)}") from error
 
 
+def read_headers(paths: Sequence[Path]) -> list[Header]:
+    """The metadata of files that belong together.
+
+    Raises:
+        DataError: one cannot be read, or they are of different models.
+    """
+    headers = [read_header(path) for path in paths]
+    for path, header in zip(paths, headers, strict=True):
+        if header.fingerprint != headers[0].fingerprint:
+            raise DataError(
+                f"{path} has vectors of the model {header.fingerprint} ({header.model}), {paths[0]} of "
+                f"{headers[0].fingerprint} ({headers[0].model}); vectors of two models do not compare"
+            )
+    return headers
+
+
 def read_vectors(paths: Iterable[Path]) -> Vectors:
     """Vectors of one or several files, joined in order.
 
@@ -106,15 +122,9 @@ def read_vectors(paths: Iterable[Path]) -> Vectors:
         DataError: no file; one that cannot be read; files of different models.
     """
     paths = [Path(path) for path in paths]
-    headers = [read_header(path) for path in paths]
+    headers = read_headers(paths)
     if not paths:
         raise DataError("no file of vectors was given")
-    for path, header in zip(paths, headers, strict=True):
-        if header.fingerprint != headers[0].fingerprint:
-            raise DataError(
-                f"{path} has vectors of the model {header.fingerprint} ({header.model}), {paths[0]} of "
-                f"{headers[0].fingerprint} ({headers[0].model}); vectors of two models do not compare"
-            )
     tables = [_read_table(path) for path in paths]
     arrays = [_array(table, header.dim) for table, header in zip(tables, headers, strict=True)]
     rows = pa.concat_tables([table.drop_columns(EMBEDDING).replace_schema_metadata() for table in tables])

@@ -7,7 +7,6 @@ Durations come from the headers of a sample of clips, transcripts of the same sa
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -15,13 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 from transformers import AutoTokenizer
 
 from speechde.cache import atomic_write
 from speechde.config import RunConfig
-from speechde.data.containers import read_member, split_locator
+from speechde.data.audio import duration
 from speechde.errors import ConfigError, DataError
 from speechde.frontends.encoders import fast_dtype, load_speech_encoder
 from speechde.models.prompt import Prompt
@@ -80,7 +78,7 @@ def survey(
         return Clips(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
     rows = np.random.default_rng(seed).permutation(len(utterances))[:count]
     chosen = [utterances[row] for row in np.sort(rows)]
-    lengths = [_seconds(u.audio) for u in chosen]
+    lengths = [duration(u.audio) for u in chosen]
     known = [length for length in lengths if length is not None]
     if not known:
         raise DataError(f"none of {len(chosen)} sampled clips could be read, e.g. {chosen[0].audio}; check the paths")
@@ -96,13 +94,6 @@ def survey(
         sampled=len(chosen),
         unreadable=len(chosen) - len(known),
     )
-
-
-def _seconds(audio: str) -> float | None:
-    try:
-        return soundfile.info(io.BytesIO(read_member(audio)) if split_locator(audio) else audio).duration or None
-    except (OSError, DataError, soundfile.LibsndfileError):
-        return None
 
 
 def read_sets(

@@ -1,4 +1,8 @@
-"""Runs as evaluation leaves them, without a model: vectors of a chosen noise, scored and written by the real code."""
+"""Runs as evaluation leaves them, without a model; and model folders, without a run.
+
+The runs have vectors of a chosen noise, scored and written by the real code. The models were never trained, over a tiny
+LLM and a tiny Whisper encoder: all that is asked of them is that every way to them gives the same vectors.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoTokenizer
 
 from speechde.evaluation import protocol, report
+from speechde.export.folder import TrainedModel, assemble
+from speechde.frontends.encoders import load_speech_encoder
+from speechde.frontends.units import Quantiser, fit_kmeans
+from speechde.models.backbone import Backbone
+from speechde.models.prompt import Prompt
 from speechde.types import Utterance
 
 SEEN, ZERO_SHOT = ("ca_es", "fr_fr"), ("ro_ro",)
@@ -50,3 +61,46 @@ def runs(write_run, tmp_path):
         write_run(tmp_path / f"runs/tiny/x:1-s{seed}", 1.5, seed, overrides="x:1")
     write_run(tmp_path / "runs/tiny/data.seen:_fr_fr_-s0", 0.3, langs=("fr_fr", "ro_ro"), overrides="data.seen:[fr_fr]")
     return tmp_path / "runs"
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper):
+    """``tiny_model(kind, llm="…", **head)`` → folder of a discrete or continuous model."""
+    folders = {}
+
+    def build(kind="continuous", llm=None, **head):
+        key = (kind, llm, *head.items())
+        if key not in folders:
+            folders[key] = tmp_path_factory.mktemp("models") / kind
+            write(
+                folders[key],
+                kind == "discrete",
+                tiny_llm(llm or ("gemma3_text" if kind == "discrete" else "bert")),
+                head,
+            )
+        return folders[key]
+
+    def write(folder, discrete, llm, head):
+        torch.manual_seed(3)
+        encoder = load_speech_encoder(tiny_whisper)
+        frontend = {"kind": "discrete", "units": 8}
+        if not discrete:
+            frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": 1.0, "hidden": 8, "layers": 1,
+                        "heads": 2}  # fmt: skip
+        prefix = {"mode": "name", "speech": "[{language} Speech] ", "text": "[{language} Text] "}
+        settings = {
+            "frontend": frontend,
+            "attention": "bidirectional",
+            "head": {"dim": 8, "normalise": True} | head,
+            "prefix": prefix,
+            "speech": {"encoder": str(tiny_whisper), "layer": -1, "rate": 25.0, "trim_db": 40.0, "mean_norm": 0.5,
+                       "deduplicate": False, "bpe": None, "encoder_key": encoder.describe()},
+            "training": {"recipe": "tiny", "mode": "modern", "seed": 3, "seen": ["es_419", "fr_fr"],
+                         "zero_shot": ["ro_ro"], "commit": "0123abc"},
+        }  # fmt: skip
+        frames = np.random.default_rng(0).normal(size=(200, encoder.dim)).astype(np.float32)
+        quantiser = Quantiser(fit_kmeans(frames, 8), deduplicate=False) if discrete else None
+        model = assemble(Backbone.load(llm).model, settings).eval()
+        TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(llm), **prefix), quantiser, settings).save(folder)
+
+    return build

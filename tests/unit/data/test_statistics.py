@@ -1,8 +1,9 @@
 import json
+from dataclasses import replace
 
 import pytest
 
-from speechde.data.statistics import corpus_statistics, format_statistics
+from speechde.data.statistics import corpus_statistics, durations, format_statistics
 from speechde.types import Corpus, Dropped, Utterance
 
 
@@ -24,12 +25,13 @@ def corpus():
 
 def test_counts(corpus):
     stats = corpus_statistics(corpus)
-    train = {"clips": 2, "transcripts": 1, "duplicates": 1, "synthetic": 1, "hours": None}
+    train = {"clips": 2, "sentences": 1, "transcripts": 1, "duplicates": 1, "synthetic": 1, "hours": None}
     assert stats["languages"]["fr_fr"]["train"] == train
     assert stats["languages"]["fr_fr"]["role"] == "seen"
     assert stats["languages"]["ro_ro"]["role"] == "zero_shot"
     assert stats["splits"]["test"]["clips"] == 2
-    assert stats["total"] == {"clips": 4, "transcripts": 3, "duplicates": 1, "synthetic": 1, "hours": None}
+    total = {"clips": 4, "sentences": 3, "transcripts": 3, "duplicates": 1, "synthetic": 1, "hours": None}
+    assert stats["total"] == total
     assert stats["dropped"] == {"missing file": 2, "duplicate id": 1}
     assert stats["noted"] == {}
     assert json.loads(json.dumps(stats)) == stats
@@ -58,10 +60,17 @@ def test_table_shows_counts_and_losses(corpus):
     lines = format_statistics(corpus_statistics(corpus, seconds)).splitlines()
     assert lines[0] == "mini (licence CC0)"
     rows = [line.split() for line in lines]
-    assert ["fr_fr", "seen", "train", "2", "1", "1", "1", "0.50"] in rows
-    assert ["all", "all", "4", "3", "1", "1", "1.00"] in rows
+    assert ["fr_fr", "seen", "train", "2", "1", "1", "1", "1", "0.50"] in rows
+    assert ["all", "all", "4", "3", "3", "1", "1", "1.00"] in rows
     assert not any(row[:1] == ["ro_ro"] and "train" in row for row in rows)
     assert lines[-1] == "dropped: missing file: 2, duplicate id: 1"
+
+
+def test_durations_are_those_of_the_headers(corpus, make_wav, tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"not audio")
+    audio = {"a": make_wav("a.wav", 0.5), "b": make_wav("b.wav", 1.25), "c": tmp_path / "bad.wav", "d": "none.wav"}
+    found = durations(replace(u, audio=str(audio[u.id])) for u in corpus.utterances)
+    assert found == {"a": 0.5, "b": 1.25}
 
 
 def test_empty_corpus():

@@ -74,11 +74,12 @@ def test_embeddings_are_the_same_bit_for_bit(make, tmp_path, kind, model_type):
 def test_fingerprint(make, tmp_path, kind):
     """It names what decides the vectors, wherever the folder is, and whatever its training record says."""
     trained = make(kind)
-    trained.settings["training"] = {"recipe": "a"}
+    record = {"recipe": "a", "mode": "modern", "seed": 0, "seen": ["fr_fr"], "zero_shot": [], "commit": "0123abc"}
+    trained.settings["training"] = record
     trained.settings["speech"] = {"deduplicate": False, "encoder": "some/folder"}
     trained.save(tmp_path / "a")
     loaded = TrainedModel.load(tmp_path / "a")
-    loaded.settings["training"] = {"recipe": "b"}
+    loaded.settings["training"] = record | {"recipe": "b"}
     loaded.settings["speech"] = {"deduplicate": False, "encoder": "another/folder"}
     loaded.save(tmp_path / "b")
     names = [trained.fingerprint, loaded.fingerprint, TrainedModel.load(tmp_path / "b").fingerprint]

@@ -1,0 +1,65 @@
+"""``speechde data stats``: the table of the recipe's first stage, with hours."""
+
+from __future__ import annotations
+
+import pytest
+
+from speechde.config import DataConfig
+from speechde.data.manifest import write_manifest
+from speechde.data.statistics import corpus_statistics, durations, format_statistics
+from speechde.training.corpora import load_corpus
+
+
+@pytest.fixture
+def path(clips, tmp_path):
+    """A manifest of the clips, one of whose files is no audio, and a row whose file is missing."""
+    path = write_manifest(clips, tmp_path / "clips.jsonl")
+    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    rows = '{"id": "bad", "lang": "fr", "text": "x", "audio": "bad.wav"}\n'
+    rows += '{"id": "gone", "lang": "fr", "text": "x", "audio": "gone.wav"}\n'
+    path.write_text(path.read_text("utf-8") + rows, "utf-8")
+    return path
+
+
+def test_table(run, path, clips, tmp_path):
+    done = run("data", "stats", path, "--seen", "es", "--seen", "French")
+    corpus = load_corpus(DataConfig("manifest", path=str(path), seen=["es_419", "fr_fr"]), tmp_path)
+    seconds = durations(corpus.utterances)
+    corpus.utterances = [u for u in corpus.utterances if u.id in seconds]
+    assert len(corpus.utterances) == len(clips)
+    table, _ = format_statistics(corpus_statistics(corpus, seconds)).rsplit("\n", 1)
+    assert done.out == f"{table}\ndropped: missing file: 1, unreadable: 1\n"
+    assert "left out: bad: unreadable" in done.err and "left out: gone: missing file" in done.err
+
+
+def test_json(run, path):
+    stats = run("data", "stats", path, "--seen", "es", "--json").json
+    assert stats["languages"]["es_419"]["role"] == "seen" and stats["languages"]["ro_ro"]["role"] == "zero_shot"
+    row = stats["languages"]["ro_ro"]["train"]
+    assert (row["clips"], row["sentences"], row["duplicates"]) == (5, 5, 0)
+    assert row["hours"] == pytest.approx(5 * 0.3 / 3600)
+    assert stats["dropped"] == {"missing file": 1, "unreadable": 1}
+    unread = run("data", "stats", path, "--no-hours", "--json").json
+    assert unread["total"]["hours"] is None and unread["dropped"] == {"missing file": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["none.tsv"], 1, "none.tsv does not exist"),
+        (["stamp"], 2, "Did you mean 'stamps'"),
+        (["covost"], 2, "needs --covost FOLDER"),
+        (["{}", "--seen", "klingon"], 2, "'klingon' is not known"),
+        (["{}", "--missing", "no"], 2, "allowed: error, skip"),
+    ],
+)
+def test_bad_arguments(run, path, arguments, code, message):
+    done = run("data", "stats", *(argument.format(path) for argument in arguments))
+    assert done.code == code and message in done.err and done.out == ""
+
+
+def test_no_readable_clip(run, tmp_path):
+    (tmp_path / "bad.wav").write_bytes(b"no audio")
+    (tmp_path / "m.tsv").write_text("id\tlang\ttext\taudio\na\tfr\tx\tbad.wav\n", "utf-8")
+    done = run("data", "stats", tmp_path / "m.tsv")
+    assert done.code == 1 and "no clip of" in done.err

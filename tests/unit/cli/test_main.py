@@ -1,0 +1,143 @@
+"""Help, exit codes, errors and interrupts of all commands, in the one place that handles them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.main import get_command
+
+from speechde import __version__
+from speechde.cli import main as cli
+from speechde.errors import AssetError, ConfigError, DataError
+
+
+def every_command(group=None, path=()):
+    group = group or get_command(cli.app)
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from every_command(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+COMMANDS = dict(every_command())
+
+
+def test_the_commands():
+    assert {" ".join(path) for path in COMMANDS} >= {
+        "embed", "index build", "index add", "index info", "search", "mine", "units", "compare", "report", "mteb",
+        "data stats", "doctor"}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", list(COMMANDS), ids=" ".join)
+def test_help(run, path):
+    """Every command says what it does, explains every option and argument, and ends with examples that parse."""
+    done = run(*path, "--help")
+    command = COMMANDS[path]
+    assert done.code == 0 and len(command.help) > 40
+    assert [p.name for p in command.params if not p.help] == []
+    title, *examples = re.sub(r"\[/?\w+\]", "", command.epilog).splitlines()
+    assert title == "Examples" and title in done.out and examples
+    for example in examples:
+        words = shlex.split(example.rpartition("| ")[2].strip().removeprefix("$ "))
+        assert tuple(words[: len(path) + 1]) == ("speechde", *path)
+        command.make_context(path[-1], words[len(path) + 1 :])  # raises for an unknown option
+
+
+def test_help_of_the_whole(run):
+    done = run("--help")
+    assert done.code == 0 and "Exit codes" in done.out
+    for panel in (cli.USE, cli.EVALUATE, cli.SETUP):
+        assert panel in done.out
+    assert run("--version").out == f"{__version__}\n"
+    assert run().code == 2 and run("frobnicate").code == 2
+
+
+@pytest.fixture
+def failing(monkeypatch, run):
+    """``failing(error)`` → how a command ends that raises it."""
+
+    def call(error):
+        app = typer.Typer(pretty_exceptions_enable=False)
+
+        @app.callback()
+        def nothing():
+            pass
+
+        @app.command()
+        def fail():
+            if callable(error):
+                error()
+            raise error
+
+        monkeypatch.setattr(cli, "app", app)
+        return run("fail")
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (DataError("no\nclip"), 1, "error: no clip\n"),
+        (AssetError("gone"), 1, "error: gone\n"),
+        (ConfigError("odd"), 2, "error: odd\n"),
+        (OSError(errno.ENOSPC, "No space left", "/x/y"), 1, "error: the disk is full (/x/y)\n"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 1, "error: Permission denied (/x)\n"),
+        (MemoryError(), 1, "error: out of memory; use fewer or shorter clips at once, or a machine with more\n"),
+        (type("OutOfMemoryError", (RuntimeError,), {})(), 1,
+         "error: the accelerator is out of memory; use --device cpu or --dtype bfloat16\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (lambda: signal.raise_signal(signal.SIGINT), 130, "interrupted\n"),
+        (lambda: signal.raise_signal(signal.SIGTERM), 143, ""),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line_and_a_code(failing, error, code, message):
+    before = signal.getsignal(signal.SIGTERM)
+    done = failing(error)
+    assert (done.code, done.err, done.out) == (code, message, "")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_bug_keeps_its_traceback(failing):
+    with pytest.raises(ZeroDivisionError):
+        failing(ZeroDivisionError())
+    with pytest.raises(RuntimeError, match="mine"):
+        failing(RuntimeError("mine"))
+
+
+def test_messages_go_to_standard_error(run, monkeypatch):
+    def speak(*_, **__):
+        logging.getLogger("speechde.x").info("a note")
+        logging.getLogger("speechde.x").warning("a worry")
+
+    monkeypatch.setattr("speechde.evaluation.compare.compare_runs", speak)
+    monkeypatch.setattr("speechde.evaluation.compare.format_comparison", lambda _: "result")
+    loud, quiet = run("compare", "a", "b"), run("--quiet", "compare", "a", "b")
+    assert (loud.out, loud.err) == ("result\n", "a note\nwarning: a worry\n")
+    assert (quiet.out, quiet.err) == ("result\n", "warning: a worry\n")
+
+
+def test_help_is_quick_and_light():
+    code = (
+        "import sys; sys.argv = ['speechde', '--help']\n"
+        "from speechde.cli.main import main; assert main() == 0\n"
+        "heavy = {'torch', 'transformers', 'pyarrow', 'faiss', 'hydra', 'pytorch_lightning'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "speechde", "index", "info", "none"], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: none is no index") and len(done.stderr.splitlines()) == 1

@@ -1,0 +1,84 @@
+"""What arguments name, one by one; the commands' tests use them together."""
+
+from __future__ import annotations
+
+import io
+import os
+
+import pytest
+
+from speechde.errors import DataError
+from speechde.search.items import AUDIO, Item, collect, looks_like_file
+from speechde.types import Dropped
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clips/deep").mkdir(parents=True)
+    for name in ("b.ogg", "a.WAV", "deep/c.m4a", "notes.pdf", "[x].ogg"):
+        (tmp_path / "clips" / name).touch()
+    return tmp_path
+
+
+def ids(*arguments, **options):
+    return [item.id for item in collect(arguments, **options)[0]]
+
+
+def test_folders_are_searched_for_audio_in_order():
+    assert ids("clips") == ["clips/[x].ogg", "clips/a.WAV", "clips/b.ogg", "clips/deep/c.m4a"]
+    (item,), dropped = collect(["clips/b.ogg"], "ro_ro")
+    assert item == Item("clips/b.ogg", "ro_ro", None, os.path.abspath("clips/b.ogg")) and dropped == []
+
+
+def test_patterns():
+    assert ids("clips/**/*.*") == ["clips/[x].ogg", "clips/a.WAV", "clips/b.ogg", "clips/deep/c.m4a", "clips/notes.pdf"]
+    assert ids("clips/[ab]*") == ["clips/a.WAV", "clips/b.ogg"]
+    assert ids("clips/[x].ogg") == ["clips/[x].ogg"], "a file of that very name comes first"
+    assert ids("cl*") == ids("clips")
+
+
+def test_what_is_named_twice_is_taken_once():
+    assert ids("clips/b.ogg", "clips", "clips/*.ogg") == [
+        "clips/b.ogg",
+        "clips/[x].ogg",
+        "clips/a.WAV",
+        "clips/deep/c.m4a",
+    ]
+
+
+@pytest.mark.parametrize("text", ["un autobuz", "?", "a/b or c/d", "Why [not]?", "x" * 100_000, "Ã©tÃ©"])
+def test_texts(text):
+    (item,), _ = collect([text])
+    assert (item.id, item.text, item.kind) == ("argument 1", text, "text")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.ogg", "my clip.FLAC", "texts.txt", "m.tsv", "m.parquet", "path/to/clip", "*.ogg", "no/such/*"]
+)
+def test_files_that_are_not_there(name):
+    assert looks_like_file(name)
+    with pytest.raises(DataError, match=r"does not exist|matches no file"):
+        collect([name])
+
+
+def test_lines_that_are_no_text():
+    lines = io.BytesIO(b"\xef\xbb\xbfone\r\n\xff\n\n  \nfive")
+    items, dropped = collect(["-"], stdin=lines)
+    assert [(item.id, item.text) for item in items] == [("stdin:1", "one"), ("stdin:5", "five")]
+    assert [(each.id, each.reason) for each in dropped] == [
+        ("stdin:2", "not UTF-8"), ("stdin:3", "empty text"), ("stdin:4", "empty text")]  # fmt: skip
+    assert collect(["\udcff", "b"])[1] == [Dropped("argument 1", "not UTF-8", dropped[0].detail)]
+
+
+@pytest.mark.parametrize("arguments", [[""], ["empty.txt"], []])
+def test_nothing(arguments, folder):
+    (folder / "empty.txt").touch()
+    with pytest.raises(DataError, match="nothing to embed"):
+        collect(arguments)
+
+
+def test_a_folder_without_audio(folder):
+    (folder / "none").mkdir()
+    with pytest.raises(DataError, match=f"none holds no audio file; files end in {AUDIO[0]}"):
+        collect(["none"])
