@@ -255,7 +255,7 @@ class LoggerConfig:
 
 
 BASELINES = ("chance", "untrained", "oracle", "cascade_chars", "cascade_text", "cascade_e5", "mean_pooled", "dtw")
-BASELINE_KINDS = ("cascade", "rival")  # with the name of a model behind a colon
+BASELINE_KINDS = ("cascade", "rival", "run")  # with the name of a model, or a run directory, behind a colon
 
 
 @dataclass
@@ -263,7 +263,8 @@ class EvalConfig:
     """The final evaluation."""
 
     split: str = choice("test", "dev", "test")
-    baselines: list[str] = field(default_factory=list)  # of BASELINES, cascade:MODEL, rival:MODEL; docs/protocol.md
+    languages: str = choice("all", "all", "seen")  # seen: those trained on alone, as decisions may look at
+    baselines: list[str] = field(default_factory=list)  # of BASELINES, or KIND:MODEL; docs/protocol.md
     asr: str = "packaged:whisper-base"  # the Whisper model that transcribes for the cascades
 
     def __post_init__(self) -> None:  # refused before anything is fetched

@@ -22,7 +22,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.cache import cache_root
-from speechde.config import RunConfig
+from speechde.config import FrontendConfig, RunConfig
 from speechde.data.bitext import Bitext, TextPair
 from speechde.data.datamodule import PairDataModule, PairDataset
 from speechde.data.statistics import corpus_statistics, format_statistics
@@ -31,7 +31,7 @@ from speechde.evaluation.archive import archive_run
 from speechde.evaluation.protocol import data_counts
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.evaluation.scene import Request
-from speechde.export.folder import TrainedModel, check_encoder
+from speechde.export.folder import TrainedModel, check_encoder, model_folder
 from speechde.frontends.encoders import SpeechEncoder, fast_dtype
 from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
@@ -89,7 +89,7 @@ def train(config: RunConfig) -> dict:
         found = f"{len(seen_train)} train and {len(dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
         raise ConfigError(f"{corpus.name} has {found}; training needs both: set data.seen, and split in a manifest")
     sets = stages.training_sets(config.frontend, training, dev)
-    test = corpus.select(config.eval.split)
+    test = corpus.select(config.eval.split, corpus.seen if config.eval.languages == "seen" else None)
     pairs = translations.pairs if translations else []
     epochs = epochs_by_language(config, training, [pair.lang for pair in pairs])
     plan = make_plan(config, read_sets(config, training, dev, test), epochs)
@@ -167,16 +167,14 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     if config.threads:
         torch.set_num_threads(config.threads)
     cache = Path(config.cache_dir) if config.cache_dir else cache_root()
-    folder = checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
+    folder = model_folder(checkpoint)
     facts, clock = _facts(config), Clock()
     with clock("fetch"):
         trained = TrainedModel.load(folder)
         speech, record = trained.settings["speech"], trained.settings["training"]
         corpus = load_corpus(config.data, cache)
-        frontend = replace(config.frontend, encoder=speech["encoder"], layer=speech["layer"])
-        encoder = stages.build_encoder(frontend)
-        check_encoder(trained.settings, encoder)
-    utterances = corpus.select(config.eval.split)
+        frontend, encoder = _reader(config, trained)
+    utterances = corpus.select(config.eval.split, record["seen"] if config.eval.languages == "seen" else None)
     if not utterances:
         raise DataError(f"{corpus.name} has no clip in the split {config.eval.split!r}; set eval.split")
     encode = stages.encoding(frontend, encoder)
@@ -209,12 +207,25 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     return metrics
 
 
+def _reader(config: RunConfig, trained: TrainedModel) -> tuple[FrontendConfig, SpeechEncoder]:
+    """The speech encoder of a trained model, and the settings of the frontend that name it."""
+    speech = trained.settings["speech"]
+    frontend = replace(config.frontend, encoder=speech["encoder"], layer=speech["layer"])
+    encoder = stages.build_encoder(frontend)
+    check_encoder(trained.settings, encoder)
+    return frontend, encoder
+
+
 def _baselines(
     config: RunConfig, model: TrainedModel, encoder: SpeechEncoder, utterances: list[Utterance], cache: Path,
     initial: dict | None,
 ) -> Request:  # fmt: skip
+    def items_of(other: TrainedModel) -> FeatureStore:
+        _, reader = _reader(config, other)
+        return stages.evaluation_items(other.settings, reader, other.quantiser, utterances, cache)
+
     return Request(
-        config.eval.baselines, config.eval.asr, cache, seed=config.seed, initial=initial,
+        config.eval.baselines, config.eval.asr, cache, seed=config.seed, initial=initial, items_of=items_of,
         frames=lambda: stages.evaluation_items(model.settings, encoder, None, utterances, cache),
     )  # fmt: skip
 
