@@ -39,7 +39,6 @@ from speechde.types import SAMPLE_RATE, Utterance
 
 logging.disable_progress_bar()
 torch.set_num_threads(1)
-ConfigStore.instance().store("schema", asdict(RunConfig()))  # as train.py does
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 SHAPE = {

@@ -49,8 +49,10 @@ def index(folder: str | Path) -> str:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give that of the committed results")
     files = [Found(path, _read(path)) for path in sorted(folder.rglob("*.json"))]
-    runs = [Run(each.folder, each.content) for each in files if _is_run(each)]
     summaries = [each for each in files if _is_summary(each)]
+    reported = tuple(each.folder for each in summaries)  # runs below them are systems of their tables
+    files = [each for each in files if not any(each.folder.is_relative_to(top / "runs") for top in reported)]
+    runs = [Run(each.folder, each.content) for each in files if _is_run(each)]
     others = [each for each in files if not _is_run(each) and not _is_summary(each)]
     lines = [INTRODUCTION, *_runs(folder, runs), *_baselines(folder, runs)]
     return "\n".join([*lines, *_summaries(folder, summaries), *_others(folder, others), ""])

@@ -101,7 +101,9 @@ def test_a_report_is_a_table_of_systems(results, runs):
     summary = summarise(find_runs([runs]))
     (results / "sweep/summary.json").write_text(json.dumps(summary), encoding="utf-8")
     (results / "sweep/README.md").write_text("a page", encoding="utf-8")
+    shutil.copytree(results / "tiny", results / "sweep/runs/tiny")  # its runs have no rows of their own
     page = index(results)
+    assert len(rows(page, "made up, test split: 36")) == 4
     table = {row[0]: row for row in rows(page, "sweep: 3 systems on made up")}
     assert "[the whole page](sweep/README.md)" in page and table["tiny"][4:] == ["–", "–"]
     both = ([runs / f"tiny/{name}-s{seed}" for seed in (0, 1)] for name in ("x:1", "default"))
