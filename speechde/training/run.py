@@ -24,8 +24,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from speechde.cache import cache_root
 from speechde.config import FrontendConfig, RunConfig
 from speechde.data.bitext import Bitext, TextPair
+from speechde.data.containers import split_locator
 from speechde.data.datamodule import PairDataModule, PairDataset
-from speechde.data.statistics import corpus_statistics, format_statistics
+from speechde.data.statistics import corpus_statistics, durations, format_statistics
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.archive import archive_run
 from speechde.evaluation.protocol import data_counts
@@ -55,6 +56,7 @@ from speechde.training.recall import DevRecall
 from speechde.training.tracking import build_loggers, commit, hardware, log_results
 from speechde.types import Corpus, Utterance
 
+HEADERS = 20_000  # clips whose headers are read to know the hours of a corpus: some seconds
 log = logging.getLogger(__name__)
 
 
@@ -82,6 +84,7 @@ def train(config: RunConfig) -> dict:
         corpus = adapt.adapted_corpus(config, cache) if adapting else load_corpus(config.data, cache)
         synthetic = load_synthetic(config.data, corpus, cache)
         translations = load_translations(config.data, corpus)
+    show(format_statistics(corpus_statistics(corpus, _durations(corpus))))
     seen_train = corpus.select("train", corpus.seen)
     training = seen_train + (synthetic.utterances if synthetic else [])
     dev = corpus.select("dev", corpus.seen)
@@ -114,7 +117,6 @@ def train(config: RunConfig) -> dict:
     del frames  # its sample for k-means is a gigabyte
     built = initial or stages.build_model(config, encoder, features)
     kept, too_long = _usable(training, features, config.trainer.max_seconds)
-    show(format_statistics(corpus_statistics(corpus)))
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
     log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
     loggers = build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", facts["config"])
@@ -244,6 +246,12 @@ def _model_config(folder: Path) -> dict | None:
 def show(text: str) -> None:
     """Print once, however many processes there are."""
     print(text, flush=True)
+
+
+def _durations(corpus: Corpus) -> dict[str, float] | None:
+    """Seconds of the clips, where reading every header takes seconds; None elsewhere (``speechde data stats``)."""
+    many = len(corpus.utterances) > HEADERS or any(split_locator(u.audio) for u in corpus.utterances)
+    return None if many else durations(corpus.utterances)
 
 
 def _show(plan: Plan) -> dict:
