@@ -46,6 +46,13 @@ def test_a_shard_is_read_as_a_pair(text, pair):
     assert build({"frontend": {"shard": text}}).frontend.share == pair
 
 
+def test_ends_of_an_interval():
+    build(
+        {"data": {"train_share": 1, "synthetic": {"share": 0}}, "frontend": {"drop": 0}, "optim": {"warmup_share": 1}}
+    )
+    assert build({"trainer": {"micro_batch": None}}).trainer.micro_batch is None
+
+
 def test_defaults_are_not_shared_between_configurations():
     build({}).data.seen.append("fr_fr")
     assert build({}).data.seen == []
@@ -71,7 +78,14 @@ def test_defaults_are_not_shared_between_configurations():
         ({"frontend": {"speeds": ["fast"]}}, r"frontend\.speeds\[0\]='fast'"),
         ({"frontend": {"kind": "continuous", "bpe": 4096}}, r"frontend\.bpe=4096 needs units; set .*kind=discrete"),
         ({"frontend": {"units": 1024, "bpe": 1023}}, r"frontend\.bpe=1023 is below frontend\.units=1024, .*raise"),
-        ({"frontend": {"ray_workers": -1}}, r"frontend\.ray_workers=-1 is negative; use 0"),
+        ({"trainer": {"eval_every": 0}}, r"trainer\.eval_every=0 is outside \[1, ∞\)"),
+        ({"trainer": {"batch_size": 1}}, r"trainer\.batch_size=1 is outside \[2, ∞\)"),
+        ({"frontend": {"drop": 1.0}}, r"frontend\.drop=1\.0 is outside \[0, 1\)"),
+        ({"frontend": {"speeds": [1.0, 0.0]}}, r"frontend\.speeds\[1\]=0\.0 is outside \(0, ∞\)"),
+        ({"optim": {"lr": float("nan")}}, r"optim\.lr=nan is outside"),
+        ({"data": {"train_share": 1.5}}, r"data\.train_share=1\.5 is outside \(0, 1\]"),
+        ({"seed": -1}, r"seed=-1 is outside"),
+        ({"frontend": {"ray_workers": -1}}, r"frontend\.ray_workers=-1 is outside \[0, ∞\)"),
         *(({"frontend": {"shard": text}}, rf"frontend\.shard='{text}' is not I/N with 1 ≤ I ≤ N; write .*shard=3/16")
           for text in ("3", "0/4", "5/4", "a/b", "1/0", "-1/4", "1/4/2", "1.0/2", "", " 1/2")),
         ({"model": "gemma"}, r"model='gemma' is not a group of settings; .*model\.source=…"),
