@@ -23,7 +23,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 results: $(STAMP)
-	$(BIN)/python -m speechde.cli.results
+	$(BIN)/speechde results
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else f"error: Python {v[0]}.{v[1]} is not supported; set PYTHON=python3.12 (3.10 to 3.12)")'

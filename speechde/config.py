@@ -337,8 +337,8 @@ def _convert(hint: Any, value: Any, name: str, limits: Mapping[str, Any]):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{name}={value!r} is not a group of settings; set its keys: {name}.{_first(hint)}=…")
         return _build(hint, value, f"{name}.")
-    if (required := _required(hint)) is not hint:
-        return None if value is None else _convert(required, value, name, limits)
+    if (given := required(hint)) is not hint:
+        return None if value is None else _convert(given, value, name, limits)
     if typing.get_origin(hint) is list:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{name}={value!r} is not a list; write {name}=[a,b]")
@@ -354,7 +354,7 @@ def _convert(hint: Any, value: Any, name: str, limits: Mapping[str, Any]):
     return value
 
 
-def _required(hint: Any) -> Any:
+def required(hint: Any) -> Any:
     """``X`` of ``X | None``; any other hint as it is."""
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return hint
@@ -373,31 +373,3 @@ def _inside(value: Any, interval: str) -> bool:
 
 def _first(schema: type) -> str:
     return dataclasses.fields(schema)[0].name
-
-
-GROUPS = ("recipe", "size", "debug", "sweep")  # config groups that are no key of the configuration
-
-
-def check_overrides(arguments: list[str]) -> None:
-    """Check the keys of command-line overrides (``model.num_layers=4``) before Hydra sees them.
-
-    Hydra refuses an unknown key too, but does not say which ones exist. Values, and the names of config groups
-    (``model=…``), are for Hydra and ``build``.
-
-    Raises:
-        ConfigError: a key that the schema does not have.
-    """
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        parts = key.split(".")
-        if not equals or not all(part.isidentifier() for part in parts) or key in GROUPS or parts[0] == "hydra":
-            continue
-        schema: Any = RunConfig
-        for depth, part in enumerate(parts):
-            if not dataclasses.is_dataclass(schema):
-                raise ConfigError(f"{'.'.join(parts[:depth])} is a single value and has no key {part!r}")
-            names = [f.name for f in dataclasses.fields(schema)]
-            if part not in names:
-                where = ".".join(parts[:depth])
-                raise unknown_value(f"config key {where or 'of the run'}", part, names if where else [*names, *GROUPS])
-            schema = _required(typing.get_type_hints(schema)[part])

@@ -9,6 +9,8 @@ import typer
 
 from speechde.cache import atomic_write
 
+EXAMPLES = ("speechde results",)
+
 
 def results(folder: Annotated[Path, typer.Argument(help="The folder of committed results.")] = Path("results")) -> None:
     """Write FOLDER/README.md anew: one row per run, the baselines, the sweeps; a test fails when it is stale."""
@@ -18,7 +20,3 @@ def results(folder: Annotated[Path, typer.Argument(help="The folder of committed
     with atomic_write(folder / PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"results: {folder / PAGE}")
-
-
-if __name__ == "__main__":
-    typer.run(results)
