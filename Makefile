@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint ablation clean
+.PHONY: quickstart test lint ablation results clean
 
 quickstart: $(STAMP)
 	$(BIN)/python train.py recipe=quickstart
@@ -21,6 +21,9 @@ ablation: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+results: $(STAMP)
+	$(BIN)/speechde results
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 10) <= v <= (3, 12) else f"error: Python {v[0]}.{v[1]} is not supported; set PYTHON=python3.12 (3.10 to 3.12)")'

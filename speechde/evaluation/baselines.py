@@ -20,7 +20,7 @@ from speechde.evaluation import protocol
 from speechde.evaluation.dtw import dtw_distances
 from speechde.evaluation.rivals import Rival, SentenceEncoder, TextEncoder
 from speechde.evaluation.scene import Answer, Language, Scene, Skipped, score
-from speechde.export.folder import TrainedModel, assemble
+from speechde.export.folder import TrainedModel, assemble, model_folder
 from speechde.models.backbone import Backbone
 from speechde.weights import resolve
 
@@ -134,6 +134,22 @@ def rival(scene: Scene, name: str) -> Answer:
     return _by_vectors(scene, model.embed_clips(scene.utterances), vectors, since=start)
 
 
+def trained_run(scene: Scene, path: str) -> Answer:
+    """Another trained model of this project, such as one trained on all languages that are zero-shot here."""
+    other = TrainedModel.load(model_folder(path))
+    items = scene.request.items_of(other)
+    if missing := [u.id for u in scene.utterances if u.id not in items]:
+        raise Skipped(
+            f"{len(missing)} recordings cannot be read as its speech encoder reads them ({missing[0]}, first)"
+        )
+    vectors = scene.text_vectors(other, scene.texts)
+    start = time.perf_counter()
+    answer = _by_vectors(scene, scene.speech(other, items), vectors, since=start)
+    heard = [lang for lang in scene.roles if lang in other.settings["training"]["seen"]]
+    scene.notes.append(f"run:{path} was trained on speech of {', '.join(heard) or 'none of these languages'}")
+    return Answer(answer.ranks, answer.seconds + len(scene.utterances) * scene.seconds_to_encode(items))
+
+
 def mean_pooled(scene: Scene) -> Answer:
     """Speech to speech: the cosine of mean frames, no training."""
 
@@ -159,7 +175,7 @@ BASELINES = {
     "mean_pooled": mean_pooled,
     "dtw": dtw,
 }
-WITH_MODEL = {"cascade": cascade_rival, "rival": rival}
+WITH_MODEL = {"cascade": cascade_rival, "rival": rival, "run": trained_run}
 
 
 def _text_cascade(scene: Scene, encoder: SentenceEncoder) -> Answer:

@@ -5,6 +5,8 @@
   log mean Gaussian potential of all pairs of different vectors; lower is better in both.
 - *Hubness* (Radovanović et al. 2010): skewness of how often each transcript is among the ten nearest of a recording;
   0 is even, far above it a few transcripts are near everything.
+- *xsim* (Artetxe and Schwenk 2019; LASER): error rate of retrieval by margin, the cosine of a pair against the mean
+  cosine of each to its nearest on the other side. Far below the error rate of plain retrieval, hubs are to blame.
 - Recall@1 by clip length, in quarters of each language's clips; and the worst queries with what they retrieved.
 
 All vectors are scaled to unit length. No score matrix larger than ``BLOCK * BLOCK`` (or one row) is held.
@@ -17,13 +19,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from speechde.evaluation.metrics import BLOCK
+from speechde.evaluation.metrics import BLOCK, TIE
 from speechde.evaluation.protocol import ROLES, clean
 from speechde.types import Utterance
 
 HUB_K = 10
+MARGIN_K = 4  # neighbours in a margin, as in LASER
 WORST = 10
-SCALARS = ("modality_gap", "alignment", "uniformity_speech", "uniformity_text", "hubness")
+SCALARS = ("modality_gap", "alignment", "uniformity_speech", "uniformity_text", "hubness", "xsim")
 
 
 def modality_gap(speech: np.ndarray, text: np.ndarray) -> float:
@@ -59,6 +62,31 @@ def hubness(queries: np.ndarray, gallery: np.ndarray, k: int = HUB_K) -> float |
         times += np.bincount(nearest.ravel(), minlength=len(gallery))
     spread = times.std()
     return float(((times - times.mean()) ** 3).mean() / spread**3) if spread > 0 else None
+
+
+def xsim(queries: np.ndarray, gallery: np.ndarray, own: np.ndarray, k: int = MARGIN_K) -> float:
+    """Share of ``queries (n, dim)`` whose item of highest ratio margin in ``gallery (m, dim)`` is not ``own (n,)``.
+
+    The margin is ``cos(x, y)`` over the mean of both sides' mean cosine to their ``k`` nearest. A tie with an incorrect
+    item, up to rounding, is an error.
+    """
+    queries, gallery = unit(queries), unit(gallery)
+    near, far = _mean_of_nearest(queries, gallery, k), _mean_of_nearest(gallery, queries, k)
+    wrong = 0
+    for part in _parts(len(queries), len(gallery)):
+        margins = queries[part] @ gallery.T / ((near[part, None] + far) / 2)
+        rows = np.arange(len(margins))
+        right = margins[rows, own[part]].copy()
+        margins[rows, own[part]] = -np.inf
+        wrong += int((~(margins.max(axis=1) < right - TIE)).sum())
+    return wrong / len(queries)
+
+
+def _mean_of_nearest(vectors: np.ndarray, others: np.ndarray, k: int) -> np.ndarray:
+    """``(n,)`` mean cosine of each row to its ``k`` nearest of ``others`` (all, where there are fewer)."""
+    k = min(k, len(others))
+    parts = _parts(len(vectors), len(others))
+    return np.concatenate([np.partition(vectors[p] @ others.T, -k, axis=1)[:, -k:].mean(axis=1) for p in parts])
 
 
 def recall_by_length(seconds: np.ndarray, hits: np.ndarray) -> list[dict]:
@@ -108,6 +136,7 @@ def diagnose(
             uniformity(audio),
             uniformity(text),
             hubness(audio, text),
+            xsim(audio, text, np.searchsorted(np.unique(own), own)),
         )
         languages[lang] = {"role": roles[lang], **{name: _finite(v) for name, v in zip(SCALARS, values, strict=True)}}
         timed = [u.id for u in spoken if seconds and u.id in seconds and u.id in hit]

@@ -34,39 +34,49 @@ class Cell:
 
 @dataclass
 class Part:
-    """A titled table, chart or listing of a board."""
+    """A titled table or chart of a board."""
 
     title: str
     header: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     note: str = ""
     svg: str = ""
-    code: str = ""
     heat: bool = False
+    code: bool = False  # the last column is a command
+
+    @property
+    def classes(self) -> list[str]:
+        """CSS class of each column: the first text names the row, and stays in sight when the table scrolls."""
+        texts = [cell.sort is None for cell in self.rows[0]] if self.rows else [False] * len(self.header)
+        classes = ["text" if text else "number" for text in texts]
+        if any(texts):
+            classes[texts.index(True)] = "name"
+        return [*classes[:-1], "code"] if self.code else classes
 
 
 def html(summary: Mapping, title: str) -> str:
     """One HTML page that needs no other file."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("speechde.evaluation", "."), autoescape=True)
     boards = [{"title": _title(board), "note": _note(board), "parts": parts_of(board)} for board in summary["boards"]]
-    return environment.get_template("page.html.j2").render(title=title, preface=PREFACE, boards=boards) + "\n"
+    return environment.get_template("page.html.j2").render(title=title, preface=_preface(summary), boards=boards) + "\n"
 
 
 def markdown(summary: Mapping, title: str) -> str:
     """The same page without charts."""
-    lines = [f"# {title}", "", PREFACE]
+    lines = [f"# {title}", "", _preface(summary, "`")]
     for board in summary["boards"]:
         lines += ["", f"## {_title(board)}", "", _note(board)]
         for part in parts_of(board):
-            if not part.header and not part.code:
+            if not part.header:
                 continue
             lines += ["", f"### {part.title}", ""]
             lines += [part.note, ""] if part.note else []
-            if part.header:
-                lines += markdown_table(part.header, [[cell.text for cell in row] for row in part.rows])
-            if part.code:
-                lines += ["```", part.code, "```"]
+            lines += markdown_table(part.header, [[cell.text for cell in row] for row in part.rows])
     return "\n".join([*lines, ""])
+
+
+def _preface(summary: Mapping, quote: str = "") -> str:
+    return PREFACE + (f" Made by {quote}{summary['command']}{quote}." if summary.get("command") else "")
 
 
 def parts_of(board: Mapping) -> list[Part]:
@@ -76,7 +86,11 @@ def parts_of(board: Mapping) -> list[Part]:
     parts = [_ranking(board)]
     if len(both) > 1:
         parts.append(
-            Part("Seen against zero-shot", svg=charts.scatter(both), note="Numbers: ranks in the first table.")
+            Part(
+                "Seen against zero-shot",
+                svg=charts.scatter(both),
+                note="Numbers are ranks in the first table; those that would overlap are left out.",
+            )
         )
     if board["differences"]:
         parts.append(_differences(board["differences"]))
@@ -84,8 +98,16 @@ def parts_of(board: Mapping) -> list[Part]:
     parts.append(_heat_map(systems))
     if drawn := [system for system in systems if any("dev_recall@1" in row for row in system["curves"])]:
         parts.append(Part("Learning curves", svg=charts.curves(drawn), note=_curve_note(drawn)))
-    commands = sorted({command for system in systems for command in system["commands"] if command})
-    return [*parts, Part("Commands", code="\n".join(commands))] if commands else parts
+    return [*parts, _commands(systems)]
+
+
+def _commands(systems: Sequence[Mapping]) -> Part:
+    rows = [
+        [_number(number), Cell(system["name"]), Cell(str(seed), seed), Cell(command or "–")]
+        for number, system in enumerate(systems, 1)
+        for seed, command in zip(system["seeds"], system["commands"], strict=True)
+    ]
+    return Part("The command that made each run", ["#", "system", "seed", "command"], rows, code=True)
 
 
 def _title(board: Mapping) -> str:
@@ -167,7 +189,7 @@ def _difference_cells(mean: Mapping) -> Row:
 
 def _baselines(name: str, baselines: Mapping) -> Part:
     rows = []
-    for answer, row in baselines.items():
+    for answer, row in sorted(baselines.items(), key=lambda item: item[0] != "model"):  # files are sorted by name
         for role in (role for role in ROLE_NAMES if answer != "notes" and row.get(role)):
             mean, low, high = row[role], *(f"{100 * bound:+.1f}" for bound in row[role]["lead_ci95"])
             lead = (
@@ -180,22 +202,32 @@ def _baselines(name: str, baselines: Mapping) -> Part:
 
 
 def _heat_map(systems: Sequence[Mapping]) -> Part:
+    """Whichever there are more of, systems or languages, go down the page."""
     roles = {lang: row["role"] for system in systems for lang, row in system["per_language"].items()}
     order = sorted(roles, key=lambda lang: (list(ROLE_NAMES).index(roles[lang]), lang))
-    rows = []
-    for lang in order:
-        row = [Cell(f"{LANGUAGES[lang].name if lang in LANGUAGES else lang} ({lang})"), Cell(ROLE_NAMES[roles[lang]])]
-        for system in systems:
-            score = system["per_language"].get(lang, {}).get("recall@1")
-            row.append(Cell("–", -1) if score is None else Cell(f"{100 * score:.1f}", score, *_heat(score)))
-        rows.append(row)
-    return Part("Recall@1 by language", ["language", "role", *(system["name"] for system in systems)], rows, heat=True)
+    names = {lang: LANGUAGES[lang].name if lang in LANGUAGES else lang for lang in order}
+    if len(systems) > len(order):
+        header = ["system", *(f"{names[lang]} {lang} ({ROLE_NAMES[roles[lang]]})" for lang in order)]
+        rows = [[Cell(system["name"]), *(_warm(system, lang) for lang in order)] for system in systems]
+    else:
+        header = ["language", "role", *(system["name"] for system in systems)]
+        rows = [
+            [Cell(f"{names[lang]} ({lang})"), Cell(ROLE_NAMES[roles[lang]]), *(_warm(each, lang) for each in systems)]
+            for lang in order
+        ]
+    return Part("Recall@1 by language", header, rows, heat=True)
 
 
-def _heat(score: float) -> tuple[str, str]:
-    """Background from white to blue, and an ink that can be read on it."""
-    red, green, blue = (round(255 - score * (255 - end)) for end in (0, 80, 140))
-    return f"rgb({red},{green},{blue})", "#fff" if score > 0.7 else "#000"
+def _warm(system: Mapping, lang: str) -> Cell:
+    """White to blue, and the ink that stands out more."""
+    score = system["per_language"].get(lang, {}).get("recall@1")
+    if score is None:
+        return Cell("–", -1)
+    colour = [255 - score * (255 - end) for end in (0, 80, 140)]
+    linear = [((part / 255 + 0.055) / 1.055) ** 2.4 for part in colour]
+    luminance = sum(part * weight for part, weight in zip(linear, (0.2126, 0.7152, 0.0722), strict=True))
+    ink = "#000" if luminance > 0.179 else "#fff"  # where both have the same contrast (WCAG)
+    return Cell(f"{100 * score:.1f}", score, "rgb({:.0f},{:.0f},{:.0f})".format(*colour), ink)
 
 
 def _curve_note(drawn: Sequence[Mapping]) -> str:

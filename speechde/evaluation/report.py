@@ -101,24 +101,29 @@ def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
 def baselines_markdown(baselines: Mapping) -> list[str]:
     """Means by role of the model and every baseline, the seconds of a query, and recall@1 by language."""
     rows = {name: row for name, row in baselines.items() if name != "notes"}
-    lines = ["## Baselines, on the same queries and galleries", ""]
+    lines = ["## Baselines, on the same queries and galleries", "", *baseline_means(baselines), ""]
+    roles = {lang: part["role"] for row in rows.values() for lang, part in row["per_language"].items()}
+    langs = sorted(roles, key=lambda lang: (ROLES.index(roles[lang]), lang))
+    recalls = [[percent(row["per_language"].get(lang, {}).get("recall@1")) for row in rows.values()] for lang in langs]
+    cells = [[lang, ROLE_NAMES[roles[lang]], *recall] for lang, recall in zip(langs, recalls, strict=True)]
+    return [*lines, *markdown_table(["code", "role", *(f"{name} R@1" for name in rows)], cells)]
+
+
+def baseline_means(baselines: Mapping) -> list[str]:
+    """Means by role of the model and every baseline, and the notes."""
+    rows = {name: row for name, row in baselines.items() if name != "notes"}
     table = []
-    for name, row in rows.items():
+    for name, row in sorted(rows.items(), key=lambda item: item[0] != "model"):  # JSON files are sorted by name
         direction = "" if row["direction"] == "audio_to_text" else " (audio→audio)"
         for role in ROLES:
             if mean := row.get(role):
                 low, high = (f"{100 * bound:+.1f}" for bound in mean["lead_ci95"])
                 lead = "–" if name == "model" else f"{100 * mean['lead']:+.1f} [{low}, {high}]"
-                scores = [_recall(mean), lead, _percent(mean["recall@5"]), f"{mean['mrr']:.3f}"]
+                scores = [recall_cell(mean), lead, percent(mean["recall@5"]), f"{mean['mrr']:.3f}"]
                 table.append([name + direction, ROLE_NAMES[role], *scores, f"{row['seconds_per_query']:.2g}"])
     header = ["baseline", "role", "R@1 [95 % CI]", "model − baseline [95 % CI]", "R@5", "MRR", "seconds a query"]
-    lines += [*markdown_table(header, table), ""]
-    roles = {lang: part["role"] for row in rows.values() for lang, part in row["per_language"].items()}
-    langs = sorted(roles, key=lambda lang: (ROLES.index(roles[lang]), lang))
-    recalls = [[_percent(row["per_language"].get(lang, {}).get("recall@1")) for row in rows.values()] for lang in langs]
-    cells = [[lang, ROLE_NAMES[roles[lang]], *recall] for lang, recall in zip(langs, recalls, strict=True)]
-    lines += markdown_table(["code", "role", *(f"{name} R@1" for name in rows)], cells)
-    return [*lines, *(line for note in baselines.get("notes", []) for line in ("", f"- {note}."))]
+    notes = (line for note in baselines.get("notes", []) for line in ("", f"- {note}."))
+    return [*markdown_table(header, table), *notes]
 
 
 def recall_figure(metrics: Mapping) -> Figure:
@@ -231,12 +236,12 @@ def _by_role(metrics: Mapping) -> list[str]:
 def _scores(row: Mapping, wer_mark: str = "") -> list[str]:
     mrr = "–" if row["mrr"] is None else f"{row['mrr']:.3f}"
     return [
-        _percent(row["chance"]),
-        _recall(row),
-        _percent(row["recall@1_fixed"]),
-        _percent(row["recall@5"]),
+        percent(row["chance"]),
+        recall_cell(row),
+        percent(row["recall@1_fixed"]),
+        percent(row["recall@5"]),
         mrr,
-        _percent(row["wer"]) + wer_mark,
+        percent(row["wer"]) + wer_mark,
     ]
 
 
@@ -246,21 +251,21 @@ def _language_row(metrics: Mapping, controls: Mapping[str, Mapping], lang: str) 
     controlled = [control["audio_to_text"]["per_language"].get(lang, {}) for control in controls.values()]
     facts = [lang, _name(lang), ROLE_NAMES[row["role"]], str(row["queries"]), str(row["gallery"])]
     scores = _scores(row, " \\*" if lang in CHARACTER_LANGS else "")
-    recalls = [[_percent(other.get("recall@1")) for other in some] for some in (others, controlled)]
+    recalls = [[percent(other.get("recall@1")) for other in some] for some in (others, controlled)]
     return [*facts, *scores, *recalls[0], bleu, *recalls[1]]
 
 
 def _macro_row(metrics: Mapping, controls: Mapping[str, Mapping], role: str) -> list[str]:
     row, *others = (metrics[direction][role] for direction in DIRECTIONS)
     controlled = [control["audio_to_text"].get(role, {"recall@1": None}) for control in controls.values()]
-    recalls = [[_percent(other["recall@1"]) for other in some] for some in (others, controlled)]
+    recalls = [[percent(other["recall@1"]) for other in some] for some in (others, controlled)]
     facts = [ROLE_NAMES[role], str(row["languages"])]
     return [*facts, *_scores(row), *recalls[0], _points(others[1].get("bleu")), *recalls[1]]
 
 
 def _macro_label(metrics: Mapping, role: str) -> str:
     row = metrics["audio_to_text"][role]
-    return f"{ROLE_NAMES[role]}: mean {_percent(row['recall@1'])} over {row['languages']}"
+    return f"{ROLE_NAMES[role]}: mean {percent(row['recall@1'])} over {row['languages']}"
 
 
 def _region_table(metrics: Mapping) -> list[str]:
@@ -269,7 +274,7 @@ def _region_table(metrics: Mapping) -> list[str]:
     for region, parts in metrics["audio_to_text"]["per_region"].items():
         cells = [REGIONS.get(region, region)]
         for role in _roles(metrics):
-            cells += [str(parts[role]["languages"]), _recall(parts[role])]
+            cells += [str(parts[role]["languages"]), recall_cell(parts[role])]
         table.append(cells)
     names = [ROLE_NAMES[role] for role in _roles(metrics)]
     return markdown_table(["region", *(f"{name} {what}" for name in names for what in ("languages", "R@1"))], table)
@@ -279,21 +284,21 @@ def _stage_table(seconds: Mapping[str, float]) -> list[str]:
     total = seconds["total"] or 1
     return markdown_table(
         ["stage", "seconds", "share of total"],
-        [[stage, f"{seconds[stage]:.1f}", _percent(seconds[stage] / total)] for stage in STAGES],
+        [[stage, f"{seconds[stage]:.1f}", percent(seconds[stage] / total)] for stage in STAGES],
     )
 
 
-def _recall(row: Mapping) -> str:
+def recall_cell(row: Mapping) -> str:
     """Recall@1 with its interval."""
-    interval = "" if row["ci95"] is None else f" [{_percent(row['ci95'][0])}, {_percent(row['ci95'][1])}]"
-    return _percent(row["recall@1"]) + interval
+    interval = "" if row["ci95"] is None else f" [{percent(row['ci95'][0])}, {percent(row['ci95'][1])}]"
+    return percent(row["recall@1"]) + interval
 
 
 def _name(lang: str) -> str:
     return LANGUAGES[lang].name if lang in LANGUAGES else lang
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 

@@ -20,7 +20,7 @@ from speechde.errors import ConfigError
 from speechde.evaluation import metrics as m
 from speechde.evaluation import protocol
 from speechde.evaluation.transcripts import Transcriber, Transcripts, transcribe_clips
-from speechde.export.folder import TrainedModel
+from speechde.export.folder import TrainedModel, model_folder
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.types import Utterance
 from speechde.weights import resolve
@@ -33,9 +33,10 @@ class Request:
     """Which baselines to run, and what some of them need.
 
     Args:
-        names: of ``BASELINES``, or ``cascade:MODEL`` and ``rival:MODEL``.
+        names: of ``BASELINES``, or ``cascade:MODEL``, ``rival:MODEL`` and ``run:PATH``.
         asr: the Whisper model of the cascades, as ``weights.resolve`` takes it.
         frames: gives the encoder's frames of the utterances by id (those of a continuous model are its items).
+        items_of: gives the stored items of the utterances as another trained model reads them.
         initial: settings of the model before training, of the group ``model`` of the configuration; None: not known.
     """
 
@@ -43,6 +44,7 @@ class Request:
     asr: str
     cache: Path
     frames: Callable[[], Mapping[str, np.ndarray]]
+    items_of: Callable[[TrainedModel], Mapping[str, np.ndarray]]
     initial: Mapping | None = None
     seed: int = 0
 
@@ -52,6 +54,9 @@ class Request:
                 "eval.baselines: 'untrained' needs the configuration that the model was trained with; keep model/ in "
                 "its run directory, beside results/metrics.json, or leave 'untrained' out"
             )
+        for kind, _, path in (name.partition(":") for name in self.names):
+            if kind == "run" and not (model_folder(path) / "speechde.json").is_file():
+                raise ConfigError(f"eval.baselines: {path!r} holds no trained model; give run:runs/RECIPE/NAME")
 
 
 class Skipped(Exception):
@@ -114,16 +119,21 @@ class Scene:
         known = getattr(self.items, "seconds", None)
         return known or {u.id: float(len(self.items[u.id])) for u in self.utterances}
 
-    @cached_property
+    @property
     def encoder_seconds(self) -> float:
         """Mean seconds that the speech encoder took for a clip when its frames were made; 0 where it is not known."""
-        speed = getattr(self.items, "speed", None)
+        return self.seconds_to_encode(self.items)
+
+    def seconds_to_encode(self, items: Mapping[str, np.ndarray]) -> float:
+        """``encoder_seconds`` of other stored items."""
+        speed = getattr(items, "speed", None)
         return float(np.mean([self.durations[u.id] for u in self.utterances])) / speed if speed else 0.0
 
-    def speech(self, trained: TrainedModel) -> np.ndarray:
-        """``(n, dim)`` embeddings of the recordings."""
-        items, langs = [self.items[u.id] for u in self.utterances], [u.lang for u in self.utterances]
-        return embed_speech(trained.model, trained.prompt, items, langs)
+    def speech(self, trained: TrainedModel, items: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+        """``(n, dim)`` embeddings of the recordings; ``items`` are those of a model that reads others."""
+        stored = self.items if items is None else items
+        clips, langs = [stored[u.id] for u in self.utterances], [u.lang for u in self.utterances]
+        return embed_speech(trained.model, trained.prompt, clips, langs)
 
     def text_vectors(self, trained: TrainedModel, texts: Sequence[tuple[str, str]]) -> np.ndarray:
         """``(n, dim)`` embeddings of ``(lang, text)`` pairs."""

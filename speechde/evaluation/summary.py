@@ -8,6 +8,7 @@ compared with the default configuration of its recipe, query by query (:mod:`spe
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ def _board(runs: Sequence[Run]) -> dict:
         "test": max((run.metrics["data"][split] for run in runs), key=lambda counts: counts["recordings"]),
         "fixed_gallery": runs[0].metrics["fixed_gallery"]["size"],
         "systems": sorted(summaries, key=_rank),
-        "differences": differences,
+        "differences": sorted(differences, key=lambda row: _natural(row["name"])),
         "notes": notes,
         "baselines": baselines,
     }
@@ -122,6 +123,11 @@ def _board(runs: Sequence[Run]) -> dict:
 
 def _name(recipe: str, overrides: str) -> str:
     return recipe if overrides == DEFAULT else f"{recipe} {overrides.replace('+', ' ')}"
+
+
+def _natural(name: str) -> list:
+    """Sorts 512 before 1024."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _rank(system: Mapping) -> tuple:

@@ -131,6 +131,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def model_folder(path: str | Path) -> Path:
+    """The model folder of a run directory; any other path is taken to be a model folder itself."""
+    path = Path(path)
+    return path / "model" if (path / "model").is_dir() else path
+
+
 def speech_encoder(settings: dict[str, Any], device: str | torch.device) -> SpeechEncoder:
     """The speech encoder whose frames a model reads.
 

@@ -7,7 +7,8 @@ import logging
 from dataclasses import asdict
 from pathlib import Path
 
-from speechde.config import RunConfig
+from speechde.config import RunConfig, build
+from speechde.errors import ConfigError
 from speechde.evaluation.archive import METRICS
 from speechde.evaluation.run import control_runs, show_report
 
@@ -31,7 +32,7 @@ def finished(config: RunConfig, directory: Path) -> dict | None:
     metrics = json.loads(path.read_text(encoding="utf-8"))
     held = metrics.get("controls", {})
     controls = control_runs(directory) if path.parent == folders[0] else held  # an archived run has what it had
-    if _asked(metrics["config"]) != _asked(asdict(config)) or set(controls) != set(held):
+    if _asked(metrics["config"]) != asked(asdict(config)) or set(controls) != set(held):
         return None
     show_report(metrics, controls, path.parent)
     log.info("done before, at commit %s; delete %s to evaluate again", metrics["commit"], path.parent)
@@ -43,5 +44,14 @@ def archived(config: RunConfig, directory: Path) -> Path:
     return Path(config.archive_dir) / directory.relative_to(config.runs_dir)
 
 
-def _asked(config: dict) -> dict:
+def asked(config: dict) -> dict:
+    """What the numbers of a run depend on."""
     return {key: value for key, value in config.items() if key not in OUTSIDE}
+
+
+def _asked(config: dict) -> dict | None:
+    """``asked`` of a run of an older version: settings that came later have the values that change nothing."""
+    try:
+        return asked(asdict(build(config)))
+    except ConfigError:  # a setting that is gone
+        return None

@@ -22,16 +22,17 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.cache import cache_root
-from speechde.config import RunConfig
+from speechde.config import FrontendConfig, RunConfig
 from speechde.data.bitext import Bitext, TextPair
+from speechde.data.containers import split_locator
 from speechde.data.datamodule import PairDataModule, PairDataset
-from speechde.data.statistics import corpus_statistics, format_statistics
+from speechde.data.statistics import corpus_statistics, durations, format_statistics
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.archive import archive_run
 from speechde.evaluation.protocol import data_counts
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.evaluation.scene import Request
-from speechde.export.folder import TrainedModel, check_encoder
+from speechde.export.folder import TrainedModel, check_encoder, model_folder
 from speechde.frontends.encoders import SpeechEncoder, fast_dtype
 from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
@@ -55,6 +56,7 @@ from speechde.training.recall import DevRecall
 from speechde.training.tracking import build_loggers, commit, hardware, log_results
 from speechde.types import Corpus, Utterance
 
+HEADERS = 20_000  # clips whose headers are read to know the hours of a corpus: some seconds
 log = logging.getLogger(__name__)
 
 
@@ -82,6 +84,7 @@ def train(config: RunConfig) -> dict:
         corpus = adapt.adapted_corpus(config, cache) if adapting else load_corpus(config.data, cache)
         synthetic = load_synthetic(config.data, corpus, cache)
         translations = load_translations(config.data, corpus)
+    show(format_statistics(corpus_statistics(corpus, _durations(corpus))))
     seen_train = corpus.select("train", corpus.seen)
     training = seen_train + (synthetic.utterances if synthetic else [])
     dev = corpus.select("dev", corpus.seen)
@@ -89,7 +92,7 @@ def train(config: RunConfig) -> dict:
         found = f"{len(seen_train)} train and {len(dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
         raise ConfigError(f"{corpus.name} has {found}; training needs both: set data.seen, and split in a manifest")
     sets = stages.training_sets(config.frontend, training, dev)
-    test = corpus.select(config.eval.split)
+    test = corpus.select(config.eval.split, corpus.seen if config.eval.languages == "seen" else None)
     pairs = translations.pairs if translations else []
     epochs = epochs_by_language(config, training, [pair.lang for pair in pairs])
     plan = make_plan(config, read_sets(config, training, dev, test), epochs)
@@ -114,7 +117,6 @@ def train(config: RunConfig) -> dict:
     del frames  # its sample for k-means is a gigabyte
     built = initial or stages.build_model(config, encoder, features)
     kept, too_long = _usable(training, features, config.trainer.max_seconds)
-    show(format_statistics(corpus_statistics(corpus)))
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
     log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
     loggers = build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", facts["config"])
@@ -167,16 +169,14 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     if config.threads:
         torch.set_num_threads(config.threads)
     cache = Path(config.cache_dir) if config.cache_dir else cache_root()
-    folder = checkpoint / "model" if (checkpoint / "model").is_dir() else checkpoint
+    folder = model_folder(checkpoint)
     facts, clock = _facts(config), Clock()
     with clock("fetch"):
         trained = TrainedModel.load(folder)
         speech, record = trained.settings["speech"], trained.settings["training"]
         corpus = load_corpus(config.data, cache)
-        frontend = replace(config.frontend, encoder=speech["encoder"], layer=speech["layer"])
-        encoder = stages.build_encoder(frontend)
-        check_encoder(trained.settings, encoder)
-    utterances = corpus.select(config.eval.split)
+        frontend, encoder = _reader(config, trained)
+    utterances = corpus.select(config.eval.split, record["seen"] if config.eval.languages == "seen" else None)
     if not utterances:
         raise DataError(f"{corpus.name} has no clip in the split {config.eval.split!r}; set eval.split")
     encode = stages.encoding(frontend, encoder)
@@ -209,12 +209,25 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     return metrics
 
 
+def _reader(config: RunConfig, trained: TrainedModel) -> tuple[FrontendConfig, SpeechEncoder]:
+    """The speech encoder of a trained model, and the settings of the frontend that name it."""
+    speech = trained.settings["speech"]
+    frontend = replace(config.frontend, encoder=speech["encoder"], layer=speech["layer"])
+    encoder = stages.build_encoder(frontend)
+    check_encoder(trained.settings, encoder)
+    return frontend, encoder
+
+
 def _baselines(
     config: RunConfig, model: TrainedModel, encoder: SpeechEncoder, utterances: list[Utterance], cache: Path,
     initial: dict | None,
 ) -> Request:  # fmt: skip
+    def items_of(other: TrainedModel) -> FeatureStore:
+        _, reader = _reader(config, other)
+        return stages.evaluation_items(other.settings, reader, other.quantiser, utterances, cache)
+
     return Request(
-        config.eval.baselines, config.eval.asr, cache, seed=config.seed, initial=initial,
+        config.eval.baselines, config.eval.asr, cache, seed=config.seed, initial=initial, items_of=items_of,
         frames=lambda: stages.evaluation_items(model.settings, encoder, None, utterances, cache),
     )  # fmt: skip
 
@@ -233,6 +246,12 @@ def _model_config(folder: Path) -> dict | None:
 def show(text: str) -> None:
     """Print once, however many processes there are."""
     print(text, flush=True)
+
+
+def _durations(corpus: Corpus) -> dict[str, float] | None:
+    """Seconds of the clips, where reading every header takes seconds; None elsewhere (``speechde data stats``)."""
+    many = len(corpus.utterances) > HEADERS or any(split_locator(u.audio) for u in corpus.utterances)
+    return None if many else durations(corpus.utterances)
 
 
 def _show(plan: Plan) -> dict:

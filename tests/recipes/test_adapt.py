@@ -188,7 +188,7 @@ def test_not_a_model(recipe_values, tmp_path):
         inherit(recipe_values("adapt"))
     with pytest.raises(AssetError, match="is not a trained model"):
         inherit(recipe_values("adapt", f"adapt.checkpoint={tmp_path}"))
-    with pytest.raises(ConfigError, match=r"adapt\.replay=1\.0 is not a share"):
+    with pytest.raises(ConfigError, match=r"adapt\.replay=1\.0 is outside"):
         build({"adapt": {"replay": 1.0}})
 
 

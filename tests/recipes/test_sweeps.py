@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from speechde.config import build
 
 ROOT = Path(__file__).resolve().parents[2]
-SWEEPS = sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml"))
+TUNE = "tune"  # its points are chosen while it runs
+SWEEPS = sorted(path.stem for path in (ROOT / "conf/sweep").glob("*.yaml") if path.stem != TUNE)
 
 
 def points(sweep):
@@ -40,6 +41,20 @@ def test_every_point_composes(sweep):
         assert "sweep" not in name
         found.add((recipe, name, config.seed))
     assert len(found) == len(points(sweep))
+
+
+def test_a_search_looks_at_dev_of_seen_languages_alone():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose("config", [f"+sweep={TUNE}"], return_hydra_config=True)
+    sweeper = composed.hydra.sweeper
+    assert sweeper._target_.endswith("OptunaSweeper") and len(sweeper.params) == 5
+    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in sweeper.params.items()])
+    assert all(override.is_sweep_override() for override in parsed)
+    values = OmegaConf.to_container(composed, resolve=False)
+    values.pop("hydra")
+    config = build(values | {"recipe_name": "quickstart", "run_name": "default"})
+    assert (config.eval.split, config.eval.languages, config.runs_dir) == ("dev", "seen", "runs/tune")
+    assert config.trainer.steps % config.trainer.eval_every == 0
 
 
 def test_points_are_what_the_sweeps_say():

@@ -7,6 +7,7 @@ LLM and a tiny Whisper encoder: all that is asked of them is that every way to t
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ from speechde.types import Utterance
 SEEN, ZERO_SHOT = ("ca_es", "fr_fr"), ("ro_ro",)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_run():
     """``write_run(folder, noise=…, seed=…, overrides=…)`` writes ``folder/results`` and returns ``folder``."""
 
@@ -53,14 +54,20 @@ def write_run():
     return write
 
 
-@pytest.fixture
-def runs(write_run, tmp_path):
-    """A recipe with two seeds, a worse variant of it with the same seeds, and one trained on fewer languages."""
+@pytest.fixture(scope="session")
+def written_runs(write_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("written") / "runs"
     for seed in (0, 1):
-        write_run(tmp_path / f"runs/tiny/default-s{seed}", 0.3, seed)
-        write_run(tmp_path / f"runs/tiny/x:1-s{seed}", 1.5, seed, overrides="x:1")
-    write_run(tmp_path / "runs/tiny/data.seen:_fr_fr_-s0", 0.3, langs=("fr_fr", "ro_ro"), overrides="data.seen:[fr_fr]")
-    return tmp_path / "runs"
+        write_run(folder / f"tiny/default-s{seed}", 0.3, seed)
+        write_run(folder / f"tiny/x:1-s{seed}", 1.5, seed, overrides="x:1")
+    write_run(folder / "tiny/data.seen:_fr_fr_-s0", 0.3, langs=("fr_fr", "ro_ro"), overrides="data.seen:[fr_fr]")
+    return folder
+
+
+@pytest.fixture
+def runs(written_runs, tmp_path):
+    """A recipe with two seeds, a worse variant of it with the same seeds, and one trained on fewer languages."""
+    return shutil.copytree(written_runs, tmp_path / "runs")
 
 
 @pytest.fixture(scope="session")

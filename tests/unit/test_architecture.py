@@ -16,14 +16,14 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 400
 
 FLOORS = {
-    0: ["types", "errors", "languages", "config", "cache"],
+    0: ["types", "errors", "languages", "config", "overrides", "cache"],
     1: ["losses", "evaluation.metrics", "models.attention", "models.pooling", "models.vocabulary", "weights",
         "distributed", "data.audio", "data.containers", "data.archives"],
     2: ["models", "frontends", "data", "search"],
     3: ["evaluation", "export", "search.mining", "search.items"],
     4: ["evaluation.run", "evaluation.scene", "evaluation.baselines", "api"],
     5: ["training", "evaluation.mteb", "search.embed", "demo"],
-    6: ["cli", "train", "evaluate"],
+    6: ["cli", "train", "evaluate", "hydra_plugins"],
     7: ["__main__"],
 }  # fmt: skip
 SAME_FLOOR = {
@@ -33,7 +33,7 @@ SAME_FLOOR = {
 }
 APART = {"data", "models"}  # never import each other, on any floor; they meet in types.Batch
 LIGHTNING = ["training", "data.datamodule"]
-HYDRA = ["cli", "train", "evaluate"]
+HYDRA = ["cli", "train", "evaluate", "hydra_plugins"]
 
 FLOOR_OF = {entry: floor for floor, entries in FLOORS.items() for entry in entries}
 
@@ -73,7 +73,8 @@ def imports(tree: ast.AST, module: str, package: bool) -> list[str]:
     return out
 
 
-SOURCES = sorted(ROOT.glob("speechde/**/*.py")) + [p for p in (ROOT / "train.py", ROOT / "evaluate.py") if p.is_file()]
+ENTRIES = [ROOT / "train.py", ROOT / "evaluate.py", *sorted(ROOT.glob("hydra_plugins/**/*.py"))]
+SOURCES = sorted(ROOT.glob("speechde/**/*.py")) + ENTRIES
 MODULES = {module_name(path): path for path in SOURCES}
 
 

@@ -50,7 +50,7 @@ def made(monkeypatch):
         vectors = np.eye(2, dtype=np.float32)[[int(text[-1]) for _, text in texts]]
         speech = np.eye(2, dtype=np.float32)[[int(u.id[-1]) % 2 for u in spoken]]
         metrics, records = protocol.evaluate(spoken, speech, texts, vectors, seen=LANGS[:1], zero_shot=LANGS[1:])
-        request = Request(list(names), "asr", None, lambda: items, **changes)
+        request = Request(list(names), "asr", None, lambda: items, None, **changes)
         role = dict(zip(LANGS, ("seen", "zero_shot"), strict=True))
         return Scene(trained, spoken, items, texts, vectors, records, role, request), metrics
 
@@ -177,7 +177,7 @@ def test_every_name_of_the_configuration_is_a_baseline():
     for wrong in ("orcale", "cascade:", "rivals:x"):
         with pytest.raises(ConfigError, match=r"eval\.baselines"):
             configuration.EvalConfig(baselines=[wrong])
-    configuration.EvalConfig(baselines=["oracle", "cascade:a/b", "rival:folder"])
+    configuration.EvalConfig(baselines=["oracle", "cascade:a/b", "rival:folder", "run:runs/a/b"])
 
 
 @pytest.mark.parametrize("recipe", ["stamps", "stamps_continuous"])
@@ -202,7 +202,24 @@ def test_untrained_is_where_training_started(recipe, tiny_run, monkeypatch):
     changed = [name for name, value in trained.model.state_dict().items() if not torch.equal(value, start[name])]
     assert changed, "training changed nothing"
     with pytest.raises(ConfigError, match="untrained"):
-        Request(["untrained"], "asr", None, dict)
+        Request(["untrained"], "asr", None, dict, None)
+    with pytest.raises(ConfigError, match="'nowhere' holds no trained model"):
+        Request(["run:nowhere"], "asr", None, dict, None)
+
+
+def test_another_run_answers_as_it_does_itself(tiny_run, tmp_path):
+    """Units against frames, and a model that has heard all three languages."""
+    every = ["es_419", "fr_fr", "ro_ro"]
+    other = tiny_run("stamps_continuous", data__seen=every, model__dim=8, runs_dir=str(tmp_path / "other"))
+    expected = train(other)
+    name = f"run:{run_directory(other)}"
+    output = train(tiny_run("stamps", eval__baselines=[name]))["baselines"]
+    own = expected["audio_to_text"]["per_language"]
+    assert recalls(output, name) == {lang: row["recall@1"] for lang, row in own.items()}
+    roles = {lang: row["role"] for lang, row in output[name]["per_language"].items()}
+    assert roles == {"es_419": "seen", "fr_fr": "seen", "ro_ro": "zero_shot"}  # of the model that was asked about
+    assert output["notes"] == [f"{name} was trained on speech of es_419, fr_fr, ro_ro"]
+    assert output[name]["seconds_per_query"] > 0
 
 
 def test_with_evaluate(tiny_run, tiny_asr, clips):

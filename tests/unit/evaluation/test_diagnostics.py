@@ -43,6 +43,40 @@ def test_hubness_by_hand(monkeypatch, block):
     assert d.hubness(queries, np.eye(4), k=4) is None
 
 
+def angle(*degrees):
+    return np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1)
+
+
+def test_xsim_by_hand():
+    """The item at 45° is the nearest of both queries; the margin sees that it is near to everything."""
+    queries, gallery = angle(0, 40), angle(-60, 45)
+    # cosines .5 .71 / -.17 .996; means of the nearest: .71, .996 and .5, .996
+    # margins .5/.604 = .83 and .71/.852 = .83: to four digits .8284 and .8301, so the hub still wins
+    assert d.xsim(queries, gallery, np.array([0, 1]), k=1) == 0.5
+    # at -50 the own item has .643/.675 = .952 and the hub .707/.852 = .830, though its cosine is higher
+    gallery = angle(-50, 45)
+    assert (queries @ gallery.T)[0].argmax() == 1 and d.xsim(queries, gallery, np.array([0, 1]), k=1) == 0
+
+
+def test_xsim_counts_ties_and_rubbish_as_errors():
+    assert d.xsim(np.ones((4, 3)), np.ones((2, 3)), np.array([0, 0, 1, 1])) == 1
+    assert d.xsim(np.full((2, 3), np.nan), np.ones((2, 3)), np.array([0, 1])) == 1
+    assert d.xsim(np.eye(3)[[0, 0, 2]], np.eye(3), np.array([0, 0, 2])) == 0
+
+
+@pytest.mark.parametrize("block", [1, 4, 1024])
+def test_xsim_in_blocks_is_that_of_the_whole(monkeypatch, block):
+    rng = np.random.default_rng(0)
+    texts = d.unit(rng.normal(size=(9, 4)))
+    own = np.arange(20) % 9
+    queries = d.unit(texts[own] + 0.5 * rng.normal(size=(20, 4)))
+    cosine = queries @ texts.T
+    near, far = (np.sort(scores, axis=1)[:, -4:].mean(axis=1) for scores in (cosine, cosine.T))
+    expected = float(np.mean((2 * cosine / (near[:, None] + far)).argmax(axis=1) != own))
+    monkeypatch.setattr(d, "BLOCK", block)
+    assert 0 < expected < 1 and d.xsim(queries, texts, own) == expected
+
+
 def test_recall_by_length_by_hand():
     seconds = np.array([8.0, 1, 2, 3, 4, 5, 6, 7])
     hits = np.array([0, 1, 1, 1, 0, 1, 0, 0])
@@ -92,6 +126,7 @@ def test_diagnose_by_hand(case):
     assert rows["sw_ke"]["modality_gap"] == pytest.approx(0.5**0.5)
     assert rows["ca_es"]["uniformity_text"] == pytest.approx(-4)
     assert rows["ca_es"]["hubness"] is None  # two texts
+    assert [rows[lang]["xsim"] for lang in rows] == [0, 1, 0.5]
     assert result["seen"]["languages"] == 2 and result["seen"]["alignment"] == pytest.approx(1)
     assert result["seen"]["recall_by_length"] == [1, 1, 0, 0]
     assert "proxy" not in result

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from html import escape
 from html.parser import HTMLParser
 
 import pytest
 
-from speechde.evaluation.pages import html, markdown
+from speechde.evaluation.pages import _warm, html, markdown, parts_of
 from speechde.evaluation.summary import find_runs, summarise
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# errors are written into the page's title, where --dump-dom shows them
-CATCH = "<script>addEventListener('error', e => document.title = 'ERROR ' + e.message);</script>"
 
 
 class Tables(HTMLParser):
@@ -53,10 +52,49 @@ def test_markdown_and_html_have_the_same_tables(summary):
 
 
 def test_charts_and_commands_are_there(summary):
+    summary["command"] = "speechde report runs --out page"
     page = html(summary, "T")
     assert page.count("<svg") == 3 and not re.search(r'(src|href)="(?!data:|#)', page)
     for text in (page, markdown(summary, "T")):
-        assert "python train.py recipe=tiny seed=1" in text
+        for seed in (0, 1):
+            assert f"python train.py recipe=tiny seed={seed}" in text
+        assert "speechde report runs --out page" in text
+
+
+def test_differences_are_in_the_order_of_their_numbers(runs, write_run):
+    for size in (512, 1024, 64):
+        write_run(runs / f"tiny/u:{size}-s0", 0.4, overrides=f"u:{size}")
+    (board,) = summarise(find_runs([runs]))["boards"]
+    names = [row["name"] for row in board["differences"]]
+    assert [name for name in names if "u:" in name] == ["tiny u:64", "tiny u:512", "tiny u:1024"]
+
+
+def test_the_heat_map_has_the_shorter_side_across(summary):
+    (board,) = summary["boards"]
+    systems = board["systems"]
+    tall = next(part for part in parts_of(board) if part.heat)
+    assert tall.header[:2] == ["language", "role"] and len(tall.rows) == len(systems) == 3
+    board["systems"] = [*systems, systems[0] | {"name": "another"}]
+    wide = next(part for part in parts_of(board) if part.heat)
+    assert wide.header[0] == "system" and wide.header[1] == "Catalan ca_es (seen)"
+    scores = [[cell.text for cell in row] for row in wide.rows[:3]]
+    assert [list(column) for column in zip(*scores, strict=True)][1:] == [
+        [c.text for c in row[2:]] for row in tall.rows
+    ]
+
+
+@pytest.mark.parametrize("score", [n / 20 for n in range(21)])
+def test_numbers_of_the_heat_map_stand_out(score):
+    """A contrast of 4.5 is what WCAG asks of text."""
+    cell = _warm({"per_language": {"ca_es": {"recall@1": score}}}, "ca_es")
+    back, ink = (_luminance(colour) for colour in (re.findall(r"\d+", cell.colour), [int(cell.ink[1], 16) * 17] * 3))
+    assert (max(back, ink) + 0.05) / (min(back, ink) + 0.05) > 4.5
+
+
+def _luminance(colour):
+    parts = [int(part) / 255 for part in colour]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def test_synthetic_speech_is_called_so(summary):
@@ -70,30 +108,51 @@ def test_names_cannot_break_the_page(summary):
     assert "<script>alert" not in html(summary, "<b>T</b>") and "<b>T" not in html(summary, "<b>T</b>")
 
 
-def browse(page, tmp_path, width=1000):
-    """The page's DOM after its scripts have run."""
+def browse(page, tmp_path):
+    """The page's DOM after its scripts have run, and what it wrote to the console, errors among them."""
     path = tmp_path / "page.html"
     path.write_text(page, encoding="utf-8")
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
                "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'user'}",
-               f"--window-size={width},900", "--virtual-time-budget=2000", "--dump-dom", path.as_uri()]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+               "--enable-logging=stderr", "--hide-scrollbars", "--window-size=1000,900",
+               "--virtual-time-budget=2000", "--dump-dom", path.as_uri()]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_a_browser_sorts_the_table_without_an_error(summary, tmp_path):
-    click = "<script>document.querySelectorAll('th button')[1].click()</script>"
-    page = html(summary, "T").replace("<head>", f"<head>{CATCH}").replace("</body>", f"{click}</body>")
-    before, after = ([row[1] for row in Tables(text).rows[1:4]] for text in (page, browse(page, tmp_path)))
-    assert after == sorted(before, reverse=True) != before
-    assert "<title>T</title>" in browse(page, tmp_path)
-    broken = page.replace("</body>", "<script>missing()</script></body>")
-    assert "<title>ERROR" in browse(broken, tmp_path)  # the check can fail
+    click = "<script>document.querySelectorAll('th button')[%d].click()</script>"
+    page = html(summary, "T")
+    before = [row[1:3] for row in Tables(page).rows[1:4]]
+    dom, said = browse(page.replace("</body>", f"{click % 1}</body>"), tmp_path)
+    names = [row[1] for row in Tables(dom).rows[1:4]]
+    assert said == [] and names == sorted((row[0] for row in before), reverse=True) != [row[0] for row in before]
+    dom, said = browse(page.replace("</body>", f"{click % 2 * 2}<script>missing()</script></body>"), tmp_path)
+    scores = [float(row[2].split()[0]) for row in Tables(dom).rows[1:4]]  # numbers are sorted as such; twice: upwards
+    assert scores == sorted(float(row[1].split()[0]) for row in before) and len(set(scores)) > 1
+    assert len(said) == 1 and "missing is not defined" in said[0]  # the check can fail
+
+
+MEASURE = """<script>addEventListener("load", () => {
+  const inner = document.querySelector("iframe").contentDocument, root = inner.documentElement;
+  const letters = [...inner.querySelectorAll("svg text")].map(text => text.getBoundingClientRect());
+  const ends = [Math.min(...letters.map(box => box.height)), Math.max(...letters.map(box => box.right))];
+  document.title = [root.scrollWidth, ...ends, letters.length].map(Math.round).join(" ");
+})</script>"""
+
+
+def on_a_phone(page, tmp_path):
+    """Width of what 360 pixels have to show; height of the smallest letter of a chart, right edge of them, how many."""
+    frame = f'<iframe style="width:360px;height:640px;border:0" srcdoc="{escape(page)}"></iframe>'
+    dom, _ = browse(f"<!doctype html><title>-</title>{frame}{MEASURE}", tmp_path)
+    return [int(number) for number in re.search("<title>([^<]*)</title>", dom)[1].split()]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 def test_a_phone_scrolls_tables_and_not_the_page(summary, tmp_path):
-    measure = "<script>document.title = document.body.scrollWidth <= innerWidth</script>"
-    page = html(summary, "T").replace("</body>", f"{measure}</body>")
-    assert "<title>true</title>" in browse(page, tmp_path, width=500)
-    assert "<title>false</title>" in browse(page.replace("overflow-x: auto", ""), tmp_path, width=500)
+    summary["boards"][0]["differences"][0]["name"] += " frontend.deduplicate:False+data.translations.share:0.25" * 2
+    width, smallest, right, letters = on_a_phone(html(summary, "T"), tmp_path)
+    assert width == 360 and right <= 360 and smallest >= 9 and letters > 30
+    wide, small, *_ = on_a_phone(html(summary, "T").replace("overflow-x: auto", "").replace("32rem", "9rem"), tmp_path)
+    assert wide > 360 and small < 9  # the check can fail

@@ -44,6 +44,20 @@ def test_another_request_is_not_answered(done, change):
     assert finished(change(config), directory) is None
 
 
+def test_a_run_of_an_older_version_counts(done):
+    """It knows nothing of settings that came later, whose defaults change nothing."""
+    config, _, directory = done
+    path = directory / "results/metrics.json"
+    metrics = json.loads(path.read_text("utf-8"))
+    assert metrics["config"]["eval"].pop("languages") == "all"
+    path.write_text(json.dumps(metrics), encoding="utf-8")
+    assert finished(config, directory) is not None
+    assert finished(replace(config, eval=replace(config.eval, languages="seen")), directory) is None
+    metrics["config"]["eval"]["gone"] = 1
+    path.write_text(json.dumps(metrics), encoding="utf-8")
+    assert finished(config, directory) is None
+
+
 def test_a_control_that_came_later_is_added(done):
     config, _, directory = done
     control = directory.parent / "model.init:random-s0/results"

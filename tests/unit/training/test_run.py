@@ -151,3 +151,18 @@ def test_a_run_with_a_unit_bpe_is_evaluated_by_its_folder(tiny_run):
     assert (run.run_directory(config) / "model/unit_bpe.model").is_file()
     again = run.evaluate(tiny_run(), run.run_directory(config))  # the folder decides, not the configuration
     assert again["audio_to_text"] == metrics["audio_to_text"]
+
+
+def test_the_first_stage_says_what_the_corpus_holds(tiny_run, capsys, monkeypatch):
+    config = tiny_run(plan_only=True)
+    assert set(run.train(config)) == {"plan"} and not Path(config.runs_dir).exists()
+    said = capsys.readouterr().out
+    rows = [line.split() for line in said[: said.index("plan (estimates")].splitlines()]
+    assert ["fr_fr", "seen", "train", "5", "5", "5", "0", "0", "0.00"] in rows
+    assert ["ro_ro", "zero_shot", "test", "3", "3", "3", "0", "0", "0.00"] in rows and "dropped: nothing" in said
+    assert "epochs     of the recorded clips: es_419" in said
+    monkeypatch.setattr(run, "HEADERS", 26)  # of 27 clips: hours would take long
+    run.train(config)
+    assert ["fr_fr", "seen", "train", "5", "5", "5", "0", "0", "-"] in [
+        line.split() for line in capsys.readouterr().out.splitlines()
+    ]
