@@ -19,6 +19,9 @@ from speechde.types import SAMPLE_RATE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
+FLAGS = ("--headless=new", "--no-sandbox", "--no-zygote", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+         "--disable-sync", "--disable-extensions", "--disable-background-networking", "--disable-component-update",
+         "--window-size=1200,900")  # fmt: skip
 WAIT = 120  # seconds that the page may take on a busy machine
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -77,9 +80,7 @@ def browser(tmp_path):
 
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-sync",
-                     "--disable-background-networking", "--disable-component-update", "--no-first-run",
-                     "--window-size=1200,900", f"--user-data-dir={tmp_path / 'user'}"):  # fmt: skip
+    for argument in (*FLAGS, f"--user-data-dir={tmp_path / 'user'}"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
