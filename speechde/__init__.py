@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,6 +10,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["SpeechTextEncoder"]
+
+with suppress(ModuleNotFoundError):  # wrapt comes with the extra sentence-transformers
+    from wrapt import register_post_import_hook
+
+    # once sentence-transformers is imported, before or after this package, it knows the module of our folders
+    register_post_import_hook("speechde.export.sentence_transformers:register", "sentence_transformers")
 
 
 def __getattr__(name: str) -> Any:

@@ -6,14 +6,20 @@
     text = encoder.encode_text(["un autobuz cu etaj"], language="ro")
     encoder.similarity(speech, text)
 
-Clips and texts go through the very steps of ``evaluate.py``, so the vectors are those that its numbers speak of.
+Clips and texts go through the very steps of ``evaluate.py``, so the vectors are those that its numbers speak of. Input
+is read as it is embedded, some hundred clips at a time and sorted by length among themselves, and vectors can be
+written to a file as they come: a corpus need not fit in memory, nor its vectors.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import cached_property, partial
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +29,20 @@ from rich.progress import track
 from torch import Tensor
 
 from speechde import languages
+from speechde.cache import atomic_rows
 from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform, trim_silence
 from speechde.data.inputs import is_clip, read_clip
 from speechde.errors import ConfigError, DataError
 from speechde.export.folder import TrainedModel, find_model, speech_encoder
+from speechde.export.hub import push_folder
 from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
 from speechde.frontends.features import by_length, subtract_mean
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.types import SAMPLE_RATE
 
 CHUNK = 256  # clips decoded and held at once
+TEXT_CHUNK = 4096  # texts tokenised and sorted at once
+EMBEDDING = "embedding"  # column of vectors where rows of datasets come in
 log = logging.getLogger(__name__)
 
 
@@ -43,12 +53,19 @@ class SpeechTextEncoder:
         trained: model, prompt, quantiser and settings.
         device: where the model and its speech encoder run; None takes the GPU when there is one.
         dtype: of the model's matrix products (autocast); None is float32, as in evaluation.
+        speech_encoder: where the speech encoder is found, when not where it was at training: a folder or a hub id. Its
+            weights must be the same.
     """
 
     def __init__(
-        self, trained: TrainedModel, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        self,
+        trained: TrainedModel,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        speech_encoder: str | Path | None = None,
     ) -> None:
         self.trained = trained
+        self.speech_encoder = speech_encoder
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype
         trained.model.to(self.device).eval()
@@ -61,6 +78,7 @@ class SpeechTextEncoder:
         *,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        speech_encoder: str | Path | None = None,
     ) -> SpeechTextEncoder:
         """Load a model folder, a run directory that holds one, or a hub id (``org/name`` or ``org/name@revision``).
 
@@ -69,7 +87,27 @@ class SpeechTextEncoder:
         Raises:
             AssetError: there is no such model, or it cannot be fetched.
         """
-        return cls(TrainedModel.load(find_model(name)), device, dtype)
+        return cls(TrainedModel.load(find_model(name)), device, dtype, speech_encoder)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model folder (see ``speechde.export.folder``); ``from_pretrained`` gives the same vectors.
+
+        Raises:
+            DataError: there are files already.
+        """
+        self.trained.save(folder)
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Upload the model folder to ``org/name``, and return the address of the commit.
+
+        ``options`` are those of ``speechde.export.hub.push_folder``: ``private``, ``revision``, ``message``, ``token``.
+
+        Raises:
+            AssetError: the hub refuses, or cannot be reached.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            self.save_pretrained(Path(scratch) / "model")
+            return push_folder(Path(scratch) / "model", repo_id, **options)
 
     @property
     def dim(self) -> int:
@@ -90,7 +128,7 @@ class SpeechTextEncoder:
     def encoder(self) -> SpeechEncoder:
         """The speech encoder, checked to be the one that the model was trained with."""
         if self._encoder is None:
-            self._encoder = speech_encoder(self.trained.settings, self.device)
+            self._encoder = speech_encoder(self.trained.settings, self.device, self.speech_encoder)
         return self._encoder
 
     def encode_speech(
@@ -100,53 +138,56 @@ class SpeechTextEncoder:
         *,
         sampling_rate: int | None = None,
         names: Sequence[str] | None = None,
+        column: str = "audio",
+        skip_bad: bool = False,
         progress: bool = False,
         as_tensor: bool = False,
-    ) -> np.ndarray | Tensor:
+        out: str | Path | None = None,
+    ) -> np.ndarray | Tensor | dict[str, np.ndarray]:
         """Clips → ``(clips, dim)`` float32, in order; one clip alone → ``(dim,)``.
 
-        A clip is what ``data.inputs.read_clip`` reads: path, bytes, array, row of ``datasets``. Silence at its ends is
-        cut. One longer than 240 s is embedded in equal parts, whose mean is its vector, and a warning says so.
+        A clip is what ``data.inputs.read_clip`` reads: path, bytes, array, row of ``datasets``. Clips are a list, a
+        column of ``datasets`` or any iterable. Silence at the ends of a clip is cut. One longer than 240 s is embedded
+        in equal parts, whose mean is its vector, and a warning says so.
 
         Args:
             language: any tag that ``speechde.languages`` knows (``ro``, ``ro_ro``), for all clips or one for each;
                 None where it is not known.
             sampling_rate: of arrays that come without one, in Hz.
             names: what messages call the clips; None for their numbers.
+            column: rows of ``datasets`` with this column, as ``Dataset.map`` hands them over, are answered with rows
+                that have the column ``embedding``.
+            skip_bad: give a clip that cannot be used a row of NaN and a warning, in place of an error.
             progress: show a bar.
             as_tensor: return a tensor on the CPU.
+            out: write the vectors to this ``.npy`` file as they come, and return it memory-mapped.
 
         Raises:
-            AudioError: a clip cannot be used; the message has its name and why.
+            AudioError: a clip cannot be used (with ``skip_bad``: none can); the message has its name and why.
             ConfigError: an unknown language.
             DataError: something that is no clip.
         """
-        single = is_clip(clips)
-        clips = [clips] if single else list(clips)
-        langs = _languages(language, len(clips), "clips")
-        names = [f"clip {row}" for row in range(len(clips))] if names is None else names
-        out = np.empty((len(clips), self.dim), np.float32)
-        for start in _starts(len(clips), progress, "speech"):
-            rows = range(start, min(start + CHUNK, len(clips)))
-            parts = [self._parts(clips[row], sampling_rate, names[row]) for row in rows]
-            flat = [(row, part) for row, some in zip(rows, parts, strict=True) for part in some]
-            items = self.speech_items([part for _, part in flat])
-            with self._autocast():
-                vectors = embed_speech(self.trained.model, self.trained.prompt, items, [langs[row] for row, _ in flat])
-            owners = np.array([row for row, _ in flat])
-            for row, some in zip(rows, parts, strict=True):
-                own = vectors[owners == row]
-                out[row] = own[0] if len(some) == 1 else self._mean(own)
-        return _returned(out, single, as_tensor)
+        options = {"progress": progress, "as_tensor": as_tensor, "out": out}
+        if _has_column(clips, column):
+            own = {"sampling_rate": sampling_rate, "names": names, "skip_bad": skip_bad, **options}
+            return {EMBEDDING: self.encode_speech(clips[column], language, **own)}
+        single, bad = is_clip(clips), []
+        reading = {"sampling_rate": sampling_rate, "names": names, "bad": bad if skip_bad else None}
+        encode = partial(self._clip_vectors, **reading)
+        report = partial(_report_bad, bad)
+        vectors = self._encode([clips] if single else clips, language, "clips", CHUNK, encode, report, **options)
+        return vectors[0] if single else vectors
 
     def encode_text(
         self,
-        texts: str | Sequence[str],
+        texts: Any,
         language: str | Sequence[str | None] | None = None,
         *,
+        column: str = "text",
         progress: bool = False,
         as_tensor: bool = False,
-    ) -> np.ndarray | Tensor:
+        out: str | Path | None = None,
+    ) -> np.ndarray | Tensor | dict[str, np.ndarray]:
         """Texts → ``(texts, dim)`` float32, in order; one text alone → ``(dim,)``. See ``encode_speech``.
 
         Texts longer than 256 tokens, or than the model's positions, are cut, and a warning counts them.
@@ -154,26 +195,29 @@ class SpeechTextEncoder:
         Raises:
             DataError: something that is no text, or an empty one.
         """
-        single = isinstance(texts, str)
-        texts = [texts] if single else list(texts)
-        for row, text in enumerate(texts):
-            if not isinstance(text, str) or not text.strip():
-                raise DataError(f"text {row} is {text!r}; give a string that is not empty")
-        langs = _languages(language, len(texts), "texts")
-        prompt, out = self.trained.prompt, np.empty((len(texts), self.dim), np.float32)
+        options = {"progress": progress, "as_tensor": as_tensor, "out": out}
+        if _has_column(texts, column):
+            return {EMBEDDING: self.encode_text(texts[column], language, **options)}
+        single, prompt = isinstance(texts, str), self.trained.prompt
         before = prompt.truncated
-        for start in _starts(len(texts), progress, "text"):
-            rows = slice(start, start + CHUNK)
-            ids = [prompt.text_ids(text, lang) for text, lang in zip(texts[rows], langs[rows], strict=True)]
-            with self._autocast():
-                out[rows] = embed_texts(self.trained.model, ids)
-        if cut := prompt.truncated - before:
-            log.warning("%d of %d texts were cut at %d tokens", cut, len(texts), prompt.max_tokens)
-        return _returned(out, single, as_tensor)
+
+        def report(count: int) -> None:
+            if cut := prompt.truncated - before:
+                log.warning("%d of %d texts were cut at %d tokens", cut, count, prompt.max_tokens)
+
+        texts = [texts] if single else texts
+        vectors = self._encode(texts, language, "texts", TEXT_CHUNK, self._text_vectors, report, **options)
+        return vectors[0] if single else vectors
 
     def similarity(self, a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> np.ndarray:
-        """Dot products of all vectors of ``a`` with all of ``b``: ``(n, m)``; the score that retrieval ranks by."""
+        """Dot products of all vectors of ``a`` with all of ``b``: ``(n, m)``; the score that retrieval ranks by.
+
+        Raises:
+            DataError: they are not vectors of one model.
+        """
         a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a, b))
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+            raise DataError(f"vectors of shapes {a.shape} and {b.shape} cannot be compared; give (n, dim) and (m, dim)")
         return a @ b.T
 
     def units(self, clips: Any, *, sampling_rate: int | None = None) -> list[np.ndarray]:
@@ -187,6 +231,14 @@ class SpeechTextEncoder:
         clips = [clips] if is_clip(clips) else list(clips)
         waveforms = [self._read(clip, sampling_rate, f"clip {row}") for row, clip in enumerate(clips)]
         return self.speech_items(waveforms)
+
+    def waveforms(self, clip: Any, sampling_rate: int | None = None, name: str = "the clip") -> list[np.ndarray]:
+        """A clip as 16 kHz waveforms: itself, or the equal parts of one longer than 240 s."""
+        waveform = self._read(clip, sampling_rate, name)
+        count = -(-len(waveform) // int(MAX_SECONDS * SAMPLE_RATE))
+        if count > 1:
+            log.warning("%s of %.0f s is embedded in %d parts", name, len(waveform) / SAMPLE_RATE, count)
+        return np.array_split(waveform, count)
 
     def speech_items(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """16 kHz waveforms → stored speech items (frames or units), as training and evaluation make them."""
@@ -202,18 +254,89 @@ class SpeechTextEncoder:
                 items[row] = frames if quantiser is None else quantiser.encode(frames)
         return items
 
+    def _encode(
+        self,
+        items: Iterable[Any],
+        language: str | Sequence[str | None] | None,
+        what: str,
+        size: int,
+        encode: Callable[[list[Any], list[str | None], int], np.ndarray],
+        report: Callable[[int], None],
+        *,
+        progress: bool,
+        as_tensor: bool,
+        out: str | Path | None,
+    ) -> np.ndarray | Tensor:
+        """Vectors of all items, ``size`` at a time.
+
+        ``encode`` gets some items, their languages and the number of the first; ``report`` the number of all, before
+        the file is there.
+        """
+        if isinstance(items, Mapping) or not isinstance(items, Iterable):
+            keys = f" with {', '.join(map(str, items))}" if isinstance(items, Mapping) else ""
+            raise DataError(
+                f"a {type(items).__name__}{keys} is not a list of {what}; give one, or the name of its column"
+            )
+        count = len(items) if hasattr(items, "__len__") else None
+        langs = _languages(language, count, what)
+        total = None if count is None else -(-count // size)
+        parts: list[np.ndarray] = []
+        first = 0
+        with atomic_rows(out, self.dim) if out else nullcontext(parts.append) as add:
+            for chunk in track(_chunks(items, size), what, total, disable=not progress, transient=True):
+                add(encode(chunk, list(islice(langs, len(chunk))), first))
+                first += len(chunk)
+            report(first)
+        vectors = np.load(out, mmap_mode="c") if out else np.concatenate([np.empty((0, self.dim), np.float32), *parts])
+        return torch.from_numpy(vectors) if as_tensor else vectors
+
+    def _clip_vectors(
+        self,
+        clips: list[Any],
+        langs: list[str | None],
+        first: int,
+        sampling_rate: int | None,
+        names: Sequence[str] | None,
+        bad: list[AudioError] | None,
+    ) -> np.ndarray:
+        out = np.full((len(clips), self.dim), np.nan, np.float32)
+        parts: list[np.ndarray] = []
+        owners: list[int] = []
+        for row, clip in enumerate(clips):
+            name = names[first + row] if names else f"clip {first + row}"
+            try:
+                some = self.waveforms(clip, sampling_rate, name)
+            except AudioError as error:
+                if bad is None:
+                    raise
+                bad.append(error)
+                log.info("%s", error)
+                continue
+            parts += some
+            owners += [row] * len(some)
+        with self._autocast():
+            vectors = embed_speech(
+                self.trained.model, self.trained.prompt, self.speech_items(parts), [langs[row] for row in owners]
+            )
+        rows = np.array(owners, int)
+        for row in dict.fromkeys(owners):
+            own = vectors[rows == row]
+            out[row] = own[0] if len(own) == 1 else self._mean(own)
+        return out
+
+    def _text_vectors(self, texts: list[Any], langs: list[str | None], first: int) -> np.ndarray:
+        for row, text in enumerate(texts, first):
+            if not isinstance(text, str) or not text.strip():
+                raise DataError(f"text {row} is {text!r}; give a string that is not empty")
+        ids = [self.trained.prompt.text_ids(text, lang) for text, lang in zip(texts, langs, strict=True)]
+        with self._autocast():
+            return embed_texts(self.trained.model, ids)
+
     def _read(self, clip: Any, sampling_rate: int | None, name: str) -> np.ndarray:
         try:
             return check_waveform(read_clip(clip, sampling_rate), max_seconds=np.inf)
         except AudioError as error:
             raise AudioError(error.reason, f"{name}: {error.detail}") from error
-
-    def _parts(self, clip: Any, sampling_rate: int | None, name: str) -> list[np.ndarray]:
-        waveform = self._read(clip, sampling_rate, name)
-        count = -(-len(waveform) // int(MAX_SECONDS * SAMPLE_RATE))
-        if count > 1:
-            log.warning("%s of %.0f s is embedded in %d parts", name, len(waveform) / SAMPLE_RATE, count)
-        return np.array_split(waveform, count)
 
     def _mean(self, vectors: np.ndarray) -> np.ndarray:
         mean = vectors.mean(0)
@@ -224,20 +347,34 @@ class SpeechTextEncoder:
         return torch.autocast(self.device.type, self.dtype if wanted else torch.bfloat16, enabled=wanted)
 
 
-def _languages(language: str | Sequence[str | None] | None, count: int, what: str) -> list[str | None]:
-    """One FLEURS code (or None) for each of ``count`` items."""
+def _languages(language: str | Sequence[str | None] | None, count: int | None, what: str) -> Iterator[str | None]:
+    """A FLEURS code (or None) for each of ``count`` items, or of unknown many."""
     if language is None or isinstance(language, str):
-        language = [language] * count
+        return repeat(None if language is None else languages.resolve(language))
+    language = list(language)
     if len(language) != count:
-        raise ConfigError(f"{len(language)} languages were given for {count} {what}; give one, or one for each")
+        counted = f"{what} of unknown number" if count is None else f"{count} {what}"
+        raise ConfigError(f"{len(language)} languages were given for {counted}; give one, or one for each of a list")
     codes = {tag: None if tag is None else languages.resolve(tag) for tag in set(language)}
-    return [codes[tag] for tag in language]
+    return iter([codes[tag] for tag in language])
 
 
-def _starts(count: int, progress: bool, label: str) -> Iterator[int]:
-    return iter(track(range(0, count, CHUNK), label, disable=not progress, transient=True))
+def _report_bad(bad: list[AudioError], count: int) -> None:
+    """Say which clips have no vector; an error where none has."""
+    if not bad:
+        return
+    counts = ", ".join(f"{times} {reason}" for reason, times in Counter(error.reason for error in bad).most_common())
+    if len(bad) == count:
+        raise AudioError(bad[0].reason, f"no clip can be used ({counts}); the first: {bad[0].detail}")
+    log.warning("%d of %d clips cannot be used, and are rows of NaN: %s", len(bad), count, counts)
 
 
-def _returned(vectors: np.ndarray, single: bool, as_tensor: bool) -> np.ndarray | Tensor:
-    vectors = vectors[0] if single else vectors
-    return torch.from_numpy(vectors) if as_tensor else vectors
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk
+
+
+def _has_column(items: Any, column: str) -> bool:
+    """Whether these are rows of ``datasets``, one or a batch, in which the column is one of several."""
+    return isinstance(items, Mapping) and column in items

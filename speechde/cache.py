@@ -13,9 +13,13 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def cache_root() -> Path:
@@ -80,6 +84,35 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_rows(path: str | Path, dim: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yield a function that appends ``(n, dim)`` float32 rows to the file ``path``, an ordinary ``.npy``.
+
+    The number of rows need not be known before, and no more of them than one call brings are in memory. Rows are
+    written and not mapped, so that a full disk is an ``OSError`` and not a crash. As ``atomic_write`` otherwise.
+    """
+    import numpy as np  # the command line starts faster without
+
+    count = 0
+
+    def write_header() -> int:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (count, dim)}
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, header)
+        return file.tell()
+
+    def append(rows: np.ndarray) -> None:
+        nonlocal count
+        np.ascontiguousarray(rows, "<f4").tofile(file)
+        count += len(rows)
+
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        start = write_header()
+        yield append
+        if write_header() != start:  # numpy leaves room for the number of rows to grow
+            raise RuntimeError("the header of a .npy has changed its length")
 
 
 def _temporary(path: Path) -> Path:

@@ -344,7 +344,6 @@ def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
 
     def make(recipe: str = "stamps", utterances=None, **overrides) -> RunConfig:
         values = compose_recipe(recipe)
-        discrete = values["frontend"]["kind"] == "discrete"
         manifest = write_manifest(clips if utterances is None else utterances, tmp_path / "clips.jsonl")
         translations = values["data"].get("translations", {}) | {"root": str(write_bitext(tmp_path / "bitext"))}
         values["data"] = {"name": "manifest", "path": str(manifest), "seen": ["es_419", "fr_fr"]}
@@ -353,7 +352,7 @@ def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
             values["adapt"]["old"] = {"name": "manifest", "path": str(manifest)}
         else:
             values["frontend"] |= {"encoder": str(tiny_whisper), "units": 8, "hidden": 8, "heads": 2, "layers": 1}
-            values["model"] |= {"source": str(tiny_llm("gemma3_text" if discrete else "bert")), "num_layers": None}
+            values["model"] |= {"source": str(tiny_llm("bert" if "e5" in values["model"]["source"] else "gemma3_text")), "num_layers": None}
             values["model"]["speech_layer"] = min(1, values["model"].get("speech_layer", 0))
         values["trainer"] |= {"steps": 2, "eval_every": 1, "batch_size": 4, "precision": "32-true"}
         values["trainer"]["accelerator"] = "cpu"

@@ -19,7 +19,7 @@ import typer
 from rich.markup import escape
 
 from speechde import __version__
-from speechde.cli import compare, data, demo, doctor, embed, index, mine, mteb, report, results, search, units
+from speechde.cli import compare, data, demo, doctor, embed, export, index, mine, mteb, report, results, search, units
 from speechde.errors import ConfigError, SpeechdeError
 
 OK, FAILURE, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -62,6 +62,7 @@ register(app, search.search, search.EXAMPLES, USE)
 register(app, mine.mine, mine.EXAMPLES, USE)
 register(app, units.units, units.EXAMPLES, USE)
 register(app, demo.demo, demo.EXAMPLES, USE)
+register(app, export.export, export.EXAMPLES, USE)
 register(app, compare.compare, compare.EXAMPLES, EVALUATE)
 register(app, report.report, report.EXAMPLES, EVALUATE)
 register(app, results.results, results.EXAMPLES, EVALUATE)

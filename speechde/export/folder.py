@@ -1,11 +1,15 @@
 """A trained model as a folder: everything needed to embed new speech and text, without the training code.
 
-    model.safetensors   all weights          speechde.json   settings and the training record
-    config.json         of the LLM           tokenizer.json … of the LLM
+    model.safetensors   all weights          speechde.json   settings, the speech encoder and its hash, training record
+    config.json         of the LLM           tokenizer.json … of the LLM, with the audio tokens
+    prefixes.json       prefix of speech and of text in each language
     kmeans.safetensors  centroids (discrete frontend only)
     unit_bpe.model      SentencePiece model over units (with frontend.bpe only)
+    README.md           the model card
+    modules.json, config_sentence_transformers.json: how sentence-transformers loads the folder
 
-Every file is data: no code is stored and nothing is pickled.
+Every file is data: no code is stored and nothing is pickled. The speech encoder is named, not stored: many models share
+one, and it has a licence of its own.
 """
 
 from __future__ import annotations
@@ -17,11 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
 
 from speechde.cache import atomic_directory
-from speechde.errors import AssetError
+from speechde.errors import AssetError, DataError, SpeechdeError
+from speechde.export import card
 from speechde.frontends.continuous import ContinuousFrontend
 from speechde.frontends.encoders import SpeechEncoder, load_speech_encoder
 from speechde.frontends.units import Quantiser, UnitFrontend
@@ -30,58 +36,99 @@ from speechde.models.dual_encoder import DualEncoder
 from speechde.models.loading import untrained
 from speechde.models.lora import merge_lora
 from speechde.models.prompt import Prompt, max_tokens
+from speechde.models.vocabulary import with_audio_tokens
 from speechde.weights import resolve
 
 FORMAT = 1
+MODULE = "speechde.export.sentence_transformers.SpeechTextModule"
 
 
 @dataclass
 class TrainedModel:
-    """A model, its prompt, its quantiser (discrete only) and the settings it was built with."""
+    """A model, its prompt, its quantiser (discrete only), the settings it was built with, and its card."""
 
     model: DualEncoder
     prompt: Prompt
     quantiser: Quantiser | None
     settings: dict[str, Any]
+    card: str | None = None
 
-    def save(self, folder: Path) -> None:
-        """Write the folder; nothing is left behind when writing fails. LoRA adapters are merged into the LLM first."""
-        merge_lora(self.model.backbone)
+    def save(self, folder: str | Path) -> None:
+        """Write the folder; nothing is left behind when writing fails. LoRA adapters are merged into the LLM first.
+
+        Raises:
+            DataError: there are files already.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise DataError(f"{folder} exists and is not empty; delete it, or save to another folder")
         with atomic_directory(folder) as temporary:
-            self.model.backbone.config.save_pretrained(temporary)
-            self.prompt.tokenizer.save_pretrained(temporary)
-            state = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(self.model).items()}
-            save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
-            if self.quantiser is not None:
-                self.quantiser.save(temporary)
-            text = json.dumps({"format": FORMAT, **self.settings}, indent=2, ensure_ascii=False, sort_keys=True)
-            (temporary / "speechde.json").write_text(text + "\n", encoding="utf-8")
+            self.write(temporary)
+            similarity = "cosine" if self.model.normalise else "dot"
+            _write_json(temporary / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
+            _write_json(
+                temporary / "config_sentence_transformers.json",
+                {"model_type": "SentenceTransformer", "prompts": {}, "similarity_fn_name": similarity},
+            )
+            (temporary / card.FILE).write_text(self.card or card.model_card(self), encoding="utf-8")
+
+    def write(self, folder: Path) -> None:
+        """Write what ``load`` reads into an existing folder."""
+        merge_lora(self.model.backbone)
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(self.model).items()}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        self.model.backbone.config.save_pretrained(folder)
+        self.write_inputs(folder)
+
+    def write_inputs(self, folder: Path) -> None:
+        """Write what turns texts and clips into the model's input: tokenizer, prefixes, quantiser and settings."""
+        embedding = self.model.backbone.embedding
+        tokenizer = with_audio_tokens(self.prompt.tokenizer, embedding.text_tokens, len(embedding.audio))
+        tokenizer.save_pretrained(folder)
+        if self.quantiser is not None:
+            self.quantiser.save(folder)
+        _write_json(folder / "speechde.json", {"format": FORMAT, **self.settings})
+        _write_json(folder / "prefixes.json", self.prompt.prefixes())
 
     @classmethod
     def load(cls, folder: str | Path) -> TrainedModel:
         """Read what ``save`` wrote; embeddings are the same bit for bit.
 
         Raises:
-            AssetError: the folder is not such a model, or was written by a newer version.
+            AssetError: the folder is not such a model, is damaged, or was written by a newer version.
         """
         folder = Path(folder)
         settings = read_settings(folder)
         quantiser = None
-        if settings["frontend"]["kind"] == "discrete":
-            speech = settings["speech"]
-            quantiser = Quantiser.load(folder, deduplicate=speech["deduplicate"], bpe=bool(speech.get("bpe")))
-            if quantiser.tokens != settings["frontend"]["units"]:
-                expected = settings["frontend"]["units"]
-                raise AssetError(f"{folder} has a quantiser of {quantiser.tokens} tokens, and a model of {expected}")
-        model = assemble(untrained(AutoConfig.from_pretrained(folder)), settings)
-        missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        try:
+            if settings["frontend"]["kind"] == "discrete":
+                speech = settings["speech"]
+                quantiser = Quantiser.load(folder, deduplicate=speech["deduplicate"], bpe=bool(speech.get("bpe")))
+                if quantiser.tokens != settings["frontend"]["units"]:
+                    expected = settings["frontend"]["units"]
+                    raise AssetError(
+                        f"{folder} has a quantiser of {quantiser.tokens} tokens, and a model of {expected}"
+                    )
+            model = assemble(untrained(AutoConfig.from_pretrained(folder)), settings)
+            missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (KeyError, TypeError) as error:
+            raise AssetError(f"{folder}/speechde.json lacks {error}; fetch the folder again") from error
+        except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+            if isinstance(error, SpeechdeError):
+                raise
+            raise AssetError(f"{folder} is incomplete or damaged: {error}; fetch it again") from error
         missing = [name for name in missing if name in _state(model)]
         if missing or unexpected:
             raise AssetError(f"{folder}/model.safetensors does not fit its config: {(missing + unexpected)[:3]} …")
         prompt = Prompt(
-            AutoTokenizer.from_pretrained(folder), **settings["prefix"], max_tokens=max_tokens(model.backbone.config)
+            tokenizer,
+            **settings["prefix"],
+            max_tokens=max_tokens(model.backbone.config),
+            table=_read_json(folder / "prefixes.json"),  # folders of the first version have none
         )
-        return cls(model.eval(), prompt, quantiser, settings)
+        text = folder / card.FILE
+        return cls(model.eval(), prompt, quantiser, settings, text.read_text("utf-8") if text.is_file() else None)
 
     @property
     def fingerprint(self) -> str:
@@ -102,6 +149,12 @@ class TrainedModel:
         return digest.hexdigest()[:16]
 
 
+def model_folder(path: str | Path) -> Path:
+    """The model folder of a run directory; any other path is taken to be a model folder itself."""
+    path = Path(path)
+    return path / "model" if (path / "model").is_dir() else path
+
+
 def find_model(name: str | Path) -> Path:
     """The model folder that a name means: itself, that of a run directory, or one of the hub (``org/name@revision``).
 
@@ -120,36 +173,49 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """The settings of a model folder; its weights are not read.
 
     Raises:
-        AssetError: the folder is not a model, or was written by a newer version.
+        AssetError: the folder is not a model, is damaged, or was written by a newer version.
     """
-    try:
-        settings = json.loads((folder / "speechde.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model") from error
-    if settings.pop("format", 0) != FORMAT:
-        raise AssetError(f"{folder} has another format than {FORMAT}; load it with the version that wrote it")
+    settings = _read_json(folder / "speechde.json")
+    if settings is None:
+        raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model")
+    if (found := settings.pop("format", 0)) != FORMAT:
+        raise AssetError(f"{folder} has another format than {FORMAT} ({found}); load it with the version that wrote it")
     return settings
 
 
-def model_folder(path: str | Path) -> Path:
-    """The model folder of a run directory; any other path is taken to be a model folder itself."""
-    path = Path(path)
-    return path / "model" if (path / "model").is_dir() else path
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def speech_encoder(settings: dict[str, Any], device: str | torch.device) -> SpeechEncoder:
+def _read_json(path: Path) -> Any:
+    """None where there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise AssetError(f"{path} is damaged: {error}; fetch the folder again") from error
+
+
+def speech_encoder(
+    settings: dict[str, Any], device: str | torch.device, source: str | Path | None = None
+) -> SpeechEncoder:
     """The speech encoder whose frames a model reads.
+
+    Args:
+        source: where it is found (see ``speechde.weights.resolve``), when not where it was at training.
 
     Raises:
         AssetError: it cannot be found, or its weights or layer are not those the model was trained with.
     """
     speech = settings["speech"]
-    encoder = load_speech_encoder(resolve(speech["encoder"]), layer=speech["layer"], device=device)
-    check_encoder(settings, encoder)
+    source = source or speech["encoder"]
+    encoder = load_speech_encoder(resolve(source), layer=speech["layer"], device=device)
+    check_encoder(settings, encoder, source)
     return encoder
 
 
-def check_encoder(settings: dict[str, Any], encoder: SpeechEncoder) -> None:
+def check_encoder(settings: dict[str, Any], encoder: SpeechEncoder, source: str | Path | None = None) -> None:
     """Refuse an encoder whose weights or layer are not those the model was trained with.
 
     Raises:
@@ -158,7 +224,8 @@ def check_encoder(settings: dict[str, Any], encoder: SpeechEncoder) -> None:
     expected, found = ({k: v for k, v in d.items() if k != "dtype"} for d in
                        (settings["speech"]["encoder_key"], encoder.describe()))  # fmt: skip
     if expected != found:
-        raise AssetError(f"the model was trained on frames of {expected}; {settings['speech']['encoder']} is {found}")
+        source = source or settings["speech"]["encoder"]
+        raise AssetError(f"the model was trained on frames of {expected}; {source} is {found}")
 
 
 def assemble(llm: torch.nn.Module, settings: dict[str, Any]) -> DualEncoder:

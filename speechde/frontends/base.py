@@ -78,10 +78,13 @@ def drop_spans(mask: Tensor, share: float, span: int) -> Tensor:
 def compact(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Move the marked positions of each row to the left and cut the common padding.
 
-    ``values`` is ``(batch, time, …)``, ``mask`` ``(batch, time)`` bool.
+    ``values`` is ``(batch, time, …)``, ``mask`` ``(batch, time)`` bool. In an exported graph, whose shapes cannot
+    depend on values, the padding stays.
     """
-    order = torch.argsort(~mask, dim=1, stable=True)
-    longest = int(mask.sum(1).max())
-    order = order[:, :longest]
+    time = mask.shape[1]
+    # distinct numbers to sort by: not every runtime sorts stably
+    order = torch.argsort(torch.arange(time, device=mask.device) + time * (~mask).long(), dim=1)
+    if not torch.compiler.is_exporting():
+        order = order[:, : int(mask.sum(1).max())]
     index = order.view(*order.shape, *([1] * (values.dim() - 2))).expand(-1, -1, *values.shape[2:])
     return values.gather(1, index), mask.gather(1, order)

@@ -160,7 +160,8 @@ class UnitFrontend(nn.Module):
         values, mask = speech.values, speech.mask
         if self.training and self.drop > 0:
             values, mask = compact(values, drop_spans(mask, self.drop, self.drop_span))
-        for unit in (int(values.min()), int(values.max())):
+        exporting = torch.compiler.is_exporting()  # a graph has no place for what depends on values
+        for unit in () if exporting else (int(values.min()), int(values.max())):
             if not 0 <= unit < self.audio_tokens:
                 raise DataError(f"unit {unit} is outside 0…{self.audio_tokens - 1}; it came from another quantiser")
         return embedding(torch.where(mask, values + embedding.text_tokens, 0)), mask

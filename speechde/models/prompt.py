@@ -7,17 +7,24 @@ Tokenizers differ in the special tokens they add: in front (Gemma, Llama: ``<bos
 sides (BERT, XLM-R, EmbeddingGemma) or none (Qwen). A text gets them where its tokenizer puts them; speech gets those
 in front, and not those at the end, because the sentence does not end before the speech. No padding token is needed:
 batches are padded with zeros and masked.
+
+A saved model keeps the strings of its prefixes, language by language, so that a language which is renamed later reads
+as it did in training.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from speechde.errors import ConfigError, unknown_value
-from speechde.languages import get
+from speechde.languages import LANGUAGES, get
+from speechde.models.vocabulary import spells_audio_token
 
 MODES = ("name", "unknown", "none")
+UNKNOWN = "unknown"  # row of the prefix table for a language that is not known
 MAX_TOKENS = 256  # of a text; what is longer is no sentence
 
 
@@ -34,6 +41,7 @@ class Prompt:
         speech, text: templates; ``{language}`` becomes the English name of the language.
         mode: ``name``; ``unknown`` (every language is called "Unknown"); or ``none`` (no prefix at all).
         max_tokens: longer texts are cut, and ``truncated`` counts them.
+        table: prefixes as ``prefixes`` returned them when the model was saved; they go before the templates.
     """
 
     def __init__(
@@ -43,6 +51,7 @@ class Prompt:
         text: str = "[{language} Text] ",
         mode: str = "name",
         max_tokens: int = MAX_TOKENS,
+        table: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         if mode not in MODES:
             raise unknown_value("model.prefix.mode", mode, MODES)
@@ -55,6 +64,7 @@ class Prompt:
         self.templates = {"speech": speech, "text": text}
         self.mode = mode
         self.max_tokens = max_tokens
+        self.table = dict(table or {})
         self.truncated = 0
         self._closing = _closing_tokens(tokenizer)
 
@@ -63,11 +73,22 @@ class Prompt:
         if self.mode == "none":
             return ""
         known = lang is not None and self.mode == "name"
+        if stored := self.table.get(lang if known else UNKNOWN):
+            return stored[modality]
         return self.templates[modality].format(language=get(lang).name if known else "Unknown")
+
+    def prefixes(self) -> dict[str, dict[str, str]]:
+        """The prefix of speech and of text in every language (FLEURS codes), and where it is not known."""
+        langs = LANGUAGES if self.mode == "name" else ()
+        return {
+            name: {modality: self.prefix(modality, lang) for modality in self.templates}
+            for name, lang in [(UNKNOWN, None), *((code, code) for code in langs)]
+        }
 
     def text_ids(self, text: str, lang: str | None) -> np.ndarray:
         """Token ids of a text with its prefix and the tokenizer's special tokens, ``(time,)`` int64."""
-        ids = self.tokenizer(self.prefix("text", lang) + text, verbose=False)["input_ids"]
+        options = {"split_special_tokens": True} if spells_audio_token(text) else {}
+        ids = self.tokenizer(self.prefix("text", lang) + text, verbose=False, **options)["input_ids"]
         if len(ids) > self.max_tokens:
             self.truncated += 1
             ids = ids[: self.max_tokens - len(self._closing)] + self._closing

@@ -7,13 +7,21 @@ without masking gradients, and the optimiser holds state only for what is traine
 
 from __future__ import annotations
 
+import logging
+import re
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
+from tokenizers import AddedToken
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from speechde.errors import ConfigError, unknown_value
 
 AUDIO_INITS = ("normal", "centroids")
+_SPELLED = re.compile(r"<audio_\w+>")
+log = logging.getLogger(__name__)
 
 
 class ExtendedEmbedding(nn.Module):
@@ -83,3 +91,35 @@ class ExtendedEmbedding(nn.Module):
         text = self.text(ids.masked_fill(is_audio, 0))
         audio = F.embedding((ids - self.text_tokens).clamp(min=0), self.audio) * self.scale
         return torch.where(is_audio.unsqueeze(-1), audio.to(text.dtype), text)
+
+
+def audio_token(unit: int) -> str:
+    """How a tokenizer writes a unit."""
+    return f"<audio_{unit}>"
+
+
+def spells_audio_token(text: str) -> bool:
+    """Whether a tokenizer with audio tokens could read one in a text, which is a text all the same."""
+    return _SPELLED.search(text) is not None
+
+
+def with_audio_tokens(
+    tokenizer: PreTrainedTokenizerBase, text_tokens: int, audio_tokens: int
+) -> PreTrainedTokenizerBase:
+    """A copy of the tokenizer that knows the audio tokens by the ids they have in the model, t … t+a−1.
+
+    Rows of the table that no token has (many LLMs pad theirs) become ``<audio_unused_0>`` ….
+
+    A tokenizer with more tokens than the LLM has rows (Gemma 3's image token) already uses those ids; it is returned as
+    it is, and a warning says so.
+    """
+    if not audio_tokens or tokenizer.convert_tokens_to_ids(audio_token(0)) == text_tokens:
+        return tokenizer
+    free = text_tokens - len(tokenizer)
+    if free < 0:
+        log.warning("the tokenizer has %d tokens beyond the LLM's rows, and so no room for audio tokens", -free)
+        return tokenizer
+    names = [f"<audio_unused_{i}>" for i in range(free)] + [audio_token(unit) for unit in range(audio_tokens)]
+    out = deepcopy(tokenizer)
+    out.add_tokens([AddedToken(name, special=True, normalized=False) for name in names], special_tokens=True)
+    return out

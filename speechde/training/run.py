@@ -32,6 +32,7 @@ from speechde.evaluation.archive import archive_run
 from speechde.evaluation.protocol import data_counts
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.evaluation.scene import Request
+from speechde.export.card import write_card
 from speechde.export.folder import TrainedModel, check_encoder, model_folder
 from speechde.frontends.encoders import SpeechEncoder, fast_dtype
 from speechde.frontends.store import FeatureStore
@@ -53,6 +54,7 @@ from speechde.training.plan import (
     stated_sets,
 )
 from speechde.training.recall import DevRecall
+from speechde.training.record import stored_record, training_record
 from speechde.training.tracking import build_loggers, commit, hardware, log_results
 from speechde.types import Corpus, Utterance
 
@@ -121,9 +123,16 @@ def train(config: RunConfig) -> dict:
     log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
     loggers = build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", facts["config"])
     with clock("train"):
-        best = _fit(config, directory, loggers, built, features, kept, pairs, dev, corpus, cache, facts["commit"])
-    if best is None:
-        return {}
+        best = _fit(config, directory, loggers, built, features, kept, pairs, dev, corpus, cache)
+        if best is None:
+            return {}
+        folder = directory / "model"
+        corpora = [corpus, *([synthetic] if synthetic else [])]
+        before = built.settings.get("training")  # of a model that was adapted
+        record = training_record(config, corpora, {"train": kept, "dev": dev}, facts, best, before)
+        built.settings["training"] = stored_record(folder) or record
+        if not folder.exists():
+            built.save(folder)
     with clock("evaluate"):
         items = stages.evaluation_items(built.settings, encoder, built.quantiser, test, cache, encode)
         test = [u for u in test if u.id in items]
@@ -152,6 +161,7 @@ def train(config: RunConfig) -> dict:
     }
     metrics["wall_seconds"] = remember_seconds(directory, clock.seconds)
     finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
+    write_card(folder, built, metrics)
     if config.archive_dir:
         archive_run(directory / "results", archived(config, directory))
     if adapting:
@@ -277,9 +287,8 @@ def _dropped(corpus: Corpus, *stores: FeatureStore) -> dict[str, int]:
 def _fit(
     config: RunConfig, directory: Path, loggers: list[Logger], built: TrainedModel, features: stages.Features,
     training: list[Utterance], translations: list[TextPair], dev: list[Utterance], corpus: Corpus, cache: Path,
-    version: str,
 ) -> float | None:  # fmt: skip
-    """Train (or resume, or find that training is done), load the best weights into ``built``, save the model folder.
+    """Train (or resume, or find that training is done), load the best weights into ``built``.
 
     Returns the dev R@1 of the best checkpoint; None on all processes but the first, whose work ends here.
     """
@@ -343,21 +352,6 @@ def _fit(
     if unexpected:
         raise ConfigError(f"{checkpoints}/best.ckpt is of another model ({unexpected[:2]} …); delete {directory}")
     built.model.cpu().eval()
-    before = built.settings.get("training")  # of a model that was adapted
-    seen = [*before["seen"], *corpus.seen] if before else corpus.seen
-    built.settings["training"] = {
-        "recipe": config.recipe_name,
-        "overrides": config.run_name,
-        "mode": config.mode,
-        "seed": config.seed,
-        "seen": list(dict.fromkeys(seen)),
-        "zero_shot": list(corpus.zero_shot),
-        "commit": version,
-        **({"adapted_from": before} if before else {}),
-    }
-    folder = directory / "model"
-    if not folder.exists():
-        built.save(folder)
     return float(state["callbacks"][keeper.state_key]["best_model_score"])
 
 

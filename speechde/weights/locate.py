@@ -20,7 +20,7 @@ from speechde.weights.packaged import PACKAGED, materialise
 
 PREFIX = "packaged:"
 _HUB_ID = re.compile(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\S+))?")
-_HUB_FILES = ["*.json", "*.model", "*.txt"]
+_HUB_FILES = ["*.json", "*.model", "*.txt", "README.md"]
 
 
 def resolve(

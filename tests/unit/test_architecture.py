@@ -22,7 +22,7 @@ FLOORS = {
     2: ["models", "frontends", "data", "search"],
     3: ["evaluation", "export", "search.mining", "search.items"],
     4: ["evaluation.run", "evaluation.scene", "evaluation.baselines", "api"],
-    5: ["training", "evaluation.mteb", "search.embed", "demo"],
+    5: ["training", "evaluation.mteb", "search.embed", "demo", "export.sentence_transformers"],
     6: ["cli", "train", "evaluate", "hydra_plugins"],
     7: ["__main__"],
 }  # fmt: skip

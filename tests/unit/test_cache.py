@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from speechde.cache import atomic_directory, atomic_write, cache_root, fingerprint, sha256_file
+from speechde.cache import atomic_directory, atomic_rows, atomic_write, cache_root, fingerprint, sha256_file
 
 
 def test_cache_root_order(monkeypatch, tmp_path):
@@ -107,3 +108,26 @@ def test_atomic_directory_does_not_replace_a_file(tmp_path):
         (temporary / "x").write_text("1")
     assert (tmp_path / "taken").read_text() == "file"
     assert list(tmp_path.iterdir()) == [tmp_path / "taken"]
+
+
+def test_rows_of_unknown_number_are_an_ordinary_array(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(1234, 7))
+    with atomic_rows(tmp_path / "a/x.npy", 7) as append:
+        for part in np.array_split(rows, 11):
+            append(part)
+        assert not (tmp_path / "a/x.npy").exists(), "before it is whole"
+    found = np.load(tmp_path / "a/x.npy", mmap_mode="r")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, rows.astype(np.float32))
+    with atomic_rows(tmp_path / "none.npy", 3):
+        pass
+    assert np.load(tmp_path / "none.npy").shape == (0, 3)
+
+
+def test_rows_that_end_in_an_error_leave_the_old_file(tmp_path):
+    with atomic_rows(tmp_path / "x.npy", 2) as append:
+        append(np.ones((1, 2)))
+    with pytest.raises(OSError, match="disk full"), atomic_rows(tmp_path / "x.npy", 2) as append:
+        append(np.zeros((5, 2)))
+        raise OSError("disk full")
+    assert np.load(tmp_path / "x.npy").tolist() == [[1, 1]] and len(list(tmp_path.iterdir())) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from speechde.errors import AssetError
+from speechde.errors import AssetError, DataError
 from speechde.export.folder import TrainedModel, assemble
 from speechde.frontends.unit_bpe import train_bpe
 from speechde.frontends.units import Quantiser, fit_kmeans
@@ -156,6 +158,8 @@ def test_refused(make, tmp_path):
     with pytest.raises(AssetError, match="another format than 1"):
         TrainedModel.load(folder)
     edit(folder, format=1)
+    with pytest.raises(DataError, match="is not empty; delete it"):
+        make().save(folder)
     tensors = load_file(folder / "model.safetensors")
     weight = tensors.pop("projection.weight")
     save_file(tensors, folder / "model.safetensors")
@@ -167,3 +171,69 @@ def test_refused(make, tmp_path):
     (folder / "kmeans.safetensors").unlink()
     with pytest.raises(AssetError, match="no k-means centroids"):
         TrainedModel.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("speechde.json", b'{"format": 1, '),
+        ("speechde.json", b'{"format": 1}'),
+        ("prefixes.json", b"{"),
+        ("config.json", None),
+        ("config.json", b"{}"),
+        ("tokenizer.json", b"{}"),
+        ("kmeans.safetensors", b"junk"),
+        ("model.safetensors", b"junk"),
+        ("model.safetensors", "cut"),
+        ("model.safetensors", None),
+    ],
+)
+def test_a_damaged_folder(tiny_model, tmp_path, name, content):
+    folder = Path(shutil.copytree(tiny_model("discrete"), tmp_path / "m"))
+    data = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(data[:-100] if content == "cut" else content)
+    with pytest.raises(AssetError, match=r"damaged|lacks") as error:
+        TrainedModel.load(folder)
+    assert str(folder) in str(error.value) and "fetch" in str(error.value)
+
+
+def test_weights_of_another_shape(make, tmp_path):
+    make().save(tmp_path / "m")
+    edit(tmp_path / "m", head={"dim": 7, "normalise": True})
+    with pytest.raises(AssetError, match="damaged"):
+        TrainedModel.load(tmp_path / "m")
+
+
+def test_audio_tokens_have_the_ids_of_their_rows(make, tmp_path):
+    trained = make()
+    trained.save(tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m")
+    rows = trained.model.backbone.embedding.text_tokens
+    assert tokenizer.convert_tokens_to_ids(["<audio_0>", "<audio_11>"]) == [rows, rows + 11]
+    assert len(tokenizer) == rows + 12 and len(trained.prompt.tokenizer) == rows
+    loaded = TrainedModel.load(tmp_path / "m")
+    for text in ("a <audio_3> b", "<audio_unused_0>", "<bos>", "plain"):
+        ids = loaded.prompt.text_ids(text, "fr_fr")
+        np.testing.assert_array_equal(ids, trained.prompt.text_ids(text, "fr_fr"))
+        assert ids.max() < rows, "what a text spells is text"
+    loaded.save(tmp_path / "again")
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "again")) == rows + 12
+
+
+def test_prefixes_are_those_of_training(make, tmp_path):
+    """A language that is renamed after training reads as before; folders without the table still load."""
+    trained = make()
+    trained.save(tmp_path / "m")
+    path = tmp_path / "m/prefixes.json"
+    table = json.loads(path.read_text("utf-8"))
+    assert table["fr_fr"] == {"speech": "[French Speech] ", "text": "query: "} and len(table) == 103
+    assert table["unknown"]["speech"] == "[Unknown Speech] "
+    table["fr_fr"]["speech"] = "[Old name Speech] "
+    path.write_text(json.dumps(table), encoding="utf-8")
+    loaded = TrainedModel.load(tmp_path / "m")
+    assert loaded.prompt.prefix("speech", "fr_fr") == "[Old name Speech] "
+    assert loaded.prompt.prefixes() == table
+    path.unlink()
+    assert TrainedModel.load(tmp_path / "m").prompt.prefix("speech", "fr_fr") == "[French Speech] "

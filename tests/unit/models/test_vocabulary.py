@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from speechde.errors import ConfigError
-from speechde.models.vocabulary import ExtendedEmbedding
+from speechde.models.vocabulary import ExtendedEmbedding, audio_token, spells_audio_token, with_audio_tokens
 
 TEXT, WIDTH, AUDIO = 40, 64, 500
 
@@ -114,3 +114,18 @@ def test_state_dict_round_trip(text):
     assert set(extended.state_dict()) == {"audio", "text.weight"}
     other.load_state_dict(extended.state_dict())
     assert torch.equal(other.full_weight(), extended.full_weight())
+
+
+def test_a_tokenizer_with_audio_tokens(tiny_llm, caplog):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llm("gemma3_text"))
+    known = len(tokenizer)
+    padded = with_audio_tokens(tokenizer, known + 5, 3)  # five rows of the table that no token has
+    assert [padded.convert_tokens_to_ids(audio_token(unit)) for unit in range(3)] == [known + 5, known + 6, known + 7]
+    assert len(tokenizer) == known, "the LLM's own is not changed"
+    assert padded("été")["input_ids"] == tokenizer("été")["input_ids"]
+    assert with_audio_tokens(padded, known + 5, 3) is padded
+    assert with_audio_tokens(tokenizer, known, 0) is tokenizer
+    assert not caplog.text
+    assert with_audio_tokens(tokenizer, known - 1, 3) is tokenizer
+    assert "1 tokens beyond the LLM's rows" in caplog.text
+    assert spells_audio_token("say <audio_17>") and not spells_audio_token("<audio> 17")

@@ -12,6 +12,7 @@ import torch
 from speechde.config import RunConfig
 from speechde.data.manifest import write_manifest
 from speechde.errors import ConfigError, DataError
+from speechde.export.card import model_card
 from speechde.frontends import features
 from speechde.training import run
 
@@ -106,6 +107,23 @@ def test_metrics_hold_finite_numbers(tiny_run):
     speeds = metrics["data"]["encoder_times_real_time"]
     assert all(np.isfinite(speeds)) and min(speeds) > 0
     assert metrics["wall_seconds"]["total"] > 0
+
+
+def test_the_model_folder_has_the_record_and_the_results(tiny_run):
+    config = tiny_run()
+    metrics = run.train(config)
+    folder = run.run_directory(config) / "model"
+    trained = run.TrainedModel.load(folder)
+    record = trained.settings["training"]
+    assert record["config"]["trainer"]["steps"] == 2 and record["dev_recall@1"] == metrics["dev_recall@1"]
+    row = metrics["audio_to_text"]["zero_shot"]
+    assert trained.card == model_card(trained, metrics)
+    assert f"| zero-shot | 1 | {100 * row['chance']:.1f} | {100 * row['recall@1']:.1f} [" in trained.card
+    config.eval.baselines = ["chance"]  # evaluated again, not trained: the record stays, the card is written anew
+    (folder / "README.md").unlink()
+    run.train(config)
+    again = run.TrainedModel.load(folder)
+    assert again.settings["training"] == record and "| zero-shot | 1 |" in again.card
 
 
 @pytest.fixture

@@ -1,0 +1,161 @@
+"""ONNX files of both sides of a model, checked against onnxruntime.
+
+    text.onnx     input_ids, attention_mask                       → sentence_embedding
+    speech.onnx   speech, speech_mask, prefix_ids, prefix_mask    → sentence_embedding
+
+``speech`` is what the frontend reads: int64 units ``(batch, time)`` of a discrete model, float32 frames
+``(batch, time, dim)`` of a continuous one; masks are bool, true where real. Batch and time are free. Prefixes and
+special tokens are in the ids: ``prefixes.json`` and ``tokenizer.json``, written beside, say how. The speech encoder and
+k-means are not in the graph.
+
+Weights are float32. A file is only kept when its vectors are those of PyTorch within ``TOLERANCE`` on batches of other
+sizes than the ones it was traced with.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speechde.cache import atomic_directory
+from speechde.errors import AssetError, ConfigError, DataError
+from speechde.export.folder import TrainedModel
+from speechde.models.dual_encoder import DualEncoder
+from speechde.models.lora import merge_lora
+from speechde.types import Sequences
+
+TOLERANCE = 1e-4  # largest difference of a component, in units of the longest vector of the batch
+OPSET = 18
+SIZES = ((2, 5, 3), (3, 17, 6), (1, 2, 1))  # batch, positions and prefix: the first is traced, all are compared
+log = logging.getLogger(__name__)
+
+
+class TextSide(nn.Module):
+    """``encode_text`` on plain tensors."""
+
+    def __init__(self, model: DualEncoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self.model.encode_text(Sequences(input_ids, attention_mask))
+
+
+class SpeechSide(nn.Module):
+    """``encode_speech`` on plain tensors."""
+
+    def __init__(self, model: DualEncoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, speech: Tensor, speech_mask: Tensor, prefix_ids: Tensor, prefix_mask: Tensor) -> Tensor:
+        return self.model.encode_speech(Sequences(speech, speech_mask), Sequences(prefix_ids, prefix_mask))
+
+
+@dataclass(frozen=True)
+class Side:
+    """One file: what it computes, and inputs of a given batch, length and prefix length to try it with."""
+
+    file: str
+    module: nn.Module
+    inputs: Callable[[int, int, int], dict[str, Tensor]]
+
+
+def export_onnx(trained: TrainedModel, folder: str | Path) -> dict[str, float]:
+    """Write ``text.onnx`` and ``speech.onnx`` into a new folder; returns the largest difference of each to PyTorch.
+
+    Raises:
+        AssetError: the packages of the extra ``onnx`` are missing, or a file gives other vectors than the model.
+        ConfigError: the model cannot be exported: its LLM computes what ONNX, or PyTorch's exporter, cannot express.
+        DataError: the folder exists and is not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise DataError(f"{folder} exists and is not empty; delete it, or export to another folder")
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise AssetError(f"{error}; install what is needed with: pip install 'speechde[onnx]'") from error
+    merge_lora(trained.model.backbone)
+    model = trained.model.cpu().float().eval()
+    with atomic_directory(folder) as temporary:
+        differences = {side.file: _export(side, model, temporary) for side in _sides(trained)}
+        trained.write_inputs(temporary)
+    return differences
+
+
+def _sides(trained: TrainedModel) -> tuple[Side, Side]:
+    model = trained.model
+    tokens = model.backbone.embedding.text_tokens
+    draw = torch.Generator().manual_seed(0)
+    settings = trained.settings["frontend"]
+
+    def ids(batch: int, time: int, high: int = tokens) -> Tensor:
+        return torch.randint(0, high, (batch, time), generator=draw)
+
+    def mask(batch: int, time: int) -> Tensor:
+        """Rows of different lengths, the longest of which is whole."""
+        lengths = torch.linspace(time, max(1, time // 2), batch).long()
+        return torch.arange(time) < lengths[:, None]
+
+    def text(batch: int, time: int, _: int) -> dict[str, Tensor]:
+        return {"input_ids": ids(batch, time), "attention_mask": mask(batch, time)}
+
+    def speech(batch: int, time: int, prefix: int) -> dict[str, Tensor]:
+        if trained.quantiser is None:
+            values = torch.randn(batch, time, settings["frame_dim"], generator=draw)
+        else:
+            values = ids(batch, time, settings["units"])
+        return {"speech": values, "speech_mask": mask(batch, time), "prefix_ids": ids(batch, prefix),
+                "prefix_mask": mask(batch, prefix)}  # fmt: skip
+
+    return Side("text.onnx", TextSide(model), text), Side("speech.onnx", SpeechSide(model), speech)
+
+
+@torch.no_grad()
+def _export(side: Side, model: DualEncoder, folder: Path) -> float:
+    inputs = side.inputs(*SIZES[0])
+    axes = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in inputs}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # a fused kernel that ONNX does not have
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                side.module, kwargs=inputs, dynamo=True, dynamic_shapes=axes, opset_version=OPSET,
+                output_names=["sentence_embedding"], verbose=False,
+            )  # fmt: skip
+    except Exception as error:  # the exporter raises whatever its many passes raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"{side.file}: a model over {model.backbone.config.model_type!r} with attention="
+            f"{model.backbone.attention!r} cannot be exported to ONNX ({reason})"
+        ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    program.save(folder / side.file, external_data=True)
+    difference = max(_difference(side, folder, sizes) for sizes in SIZES)
+    if not difference <= TOLERANCE:
+        raise AssetError(
+            f"{side.file} differs from the model by {difference:.1e}, more than {TOLERANCE:g}; not written"
+        )
+    log.info("%s: at most %.1e from PyTorch", side.file, difference)
+    return difference
+
+
+def _difference(side: Side, folder: Path, sizes: tuple[int, int, int]) -> float:
+    import onnxruntime
+
+    inputs = side.inputs(*sizes)
+    expected = side.module(**inputs).numpy()
+    session = onnxruntime.InferenceSession(folder / side.file, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    return float(np.abs(found - expected).max() / np.linalg.norm(expected, axis=1).max())

@@ -1,0 +1,188 @@
+"""A model folder in sentence-transformers: ``SentenceTransformer(folder)`` after ``import speechde``.
+
+    import speechde
+    from sentence_transformers import SentenceTransformer
+    model = SentenceTransformer("runs/quickstart/default-s0/model")
+    model.encode(["un autobuz cu etaj"], language="ro")
+    model.encode(["clip.ogg", {"array": waveform, "sampling_rate": 16_000}])
+
+``modules.json`` names the module below. Since version 6 sentence-transformers refuses a class that is not its own
+without ``trust_remote_code``, because the name stands in a file that may come from anywhere. This class comes from an
+installed package that the user imports, so ``import speechde`` enters it in the table of classes that need no search
+(``register``); nothing of the folder is run either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+import torch
+from sentence_transformers.base.modality import infer_modality
+from sentence_transformers.base.model import BaseModel
+from sentence_transformers.base.modules import InputModule
+from torch import Tensor
+
+from speechde import languages
+from speechde.api import SpeechTextEncoder
+from speechde.errors import ConfigError, DataError
+from speechde.export.folder import MODULE, TrainedModel
+from speechde.frontends.base import pad_sequences
+from speechde.types import SAMPLE_RATE, Sequences
+
+MODALITIES = ["text", "audio"]
+
+
+class SpeechTextModule(InputModule):
+    """The only module of such a model: texts or clips in, ``sentence_embedding`` out.
+
+    A string is a clip when it is the path of an audio file that exists, and a text otherwise; a dict with ``array`` and
+    ``sampling_rate``, an array at 16 kHz, a decoder of torchcodec and all else that ``speechde.data.inputs`` reads are
+    clips. ``encode(…, language="ro")`` sets the prefix. Gradients flow, so it can be trained further.
+    """
+
+    forward_kwargs = frozenset({"language"})
+
+    def __init__(self, trained: TrainedModel, speech_encoder: str | Path | None = None) -> None:
+        super().__init__()
+        self.model = trained.model
+        self._encoder = SpeechTextEncoder(trained, "cpu", speech_encoder=speech_encoder)
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        **kwargs: Any,
+    ) -> SpeechTextModule:
+        """Read a model folder, or fetch it from the hub. ``model_kwargs`` may have ``speech_encoder``.
+
+        Raises:
+            AssetError: it is not such a folder.
+            ConfigError: options that a model of speechde has not.
+        """
+        options = dict(kwargs.get("model_kwargs") or {})
+        source = options.pop("speech_encoder", None)
+        given = [name for name in ("processor_kwargs", "config_kwargs") if kwargs.get(name)]
+        if refused := [*options, *given, *([kwargs["backend"]] if kwargs.get("backend", "torch") != "torch" else [])]:
+            raise ConfigError(
+                f"{', '.join(refused)}: not known to a speechde model; allowed: model_kwargs={{'speech_encoder': …}}, "
+                "backend='torch' (speechde export --to onnx writes ONNX files)"
+            )
+        folder = cls.load_dir_path(
+            model_name_or_path, subfolder, token=token, cache_folder=cache_folder, revision=revision,
+            local_files_only=local_files_only,
+        )  # fmt: skip
+        return cls(TrainedModel.load(folder), source)
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write the model into an existing folder."""
+        if not safe_serialization:
+            raise ConfigError("safe_serialization=False would pickle the weights; only safetensors are written")
+        self._encoder.trained.write(Path(output_path))
+
+    @property
+    def encoder(self) -> SpeechTextEncoder:
+        """The same model as ``SpeechTextEncoder``, on the device that the module was moved to."""
+        device = next(self.model.parameters()).device
+        if self._encoder.device != device:
+            self._encoder = SpeechTextEncoder(
+                self._encoder.trained, device, speech_encoder=self._encoder.speech_encoder
+            )
+        return self._encoder
+
+    @property
+    def modalities(self) -> list[str]:
+        """What ``encode`` takes."""
+        return list(MODALITIES)
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the LLM."""
+        return self._encoder.trained.prompt.tokenizer
+
+    @property
+    def max_seq_length(self) -> int:
+        """Tokens of a text; longer ones are cut. Speech is never cut."""
+        return self._encoder.trained.prompt.max_tokens
+
+    def get_embedding_dimension(self) -> int:
+        """Width of the vectors."""
+        return self.model.dim
+
+    def preprocess(
+        self, inputs: Sequence[Any], prompt: str | None = None, language: str | None = None, **_: Any
+    ) -> dict[str, Tensor]:
+        """Texts, or clips, → what ``forward`` takes. ``prompt`` goes between the prefix and a text.
+
+        Raises:
+            AudioError, DataError: an input that cannot be used, or texts and clips in one batch.
+            ConfigError: an unknown language, or a prompt for clips.
+        """
+        lang = None if language is None else languages.resolve(language)
+        inputs = [_unwrapped(item) for item in inputs]
+        kinds = {_kind(item) for item in inputs}
+        if len(kinds) != 1:
+            raise DataError("a batch has texts and clips; encode them in two calls")
+        if kinds == {"audio"}:
+            if prompt:
+                raise ConfigError(f"prompt={prompt!r} cannot be put before speech; a clip has no text")
+            return self._speech(inputs, lang)
+        if empty := [text for text in inputs if not text.strip()]:
+            raise DataError(f"a text is {empty[0]!r}; give a string that is not empty")
+        encode = self._encoder.trained.prompt.text_ids
+        text = pad_sequences([encode((prompt or "") + item, lang) for item in inputs])
+        return {"input_ids": text.values, "attention_mask": text.mask.long()}
+
+    def _speech(self, clips: Sequence[Any], lang: str | None) -> dict[str, Tensor]:
+        encoder = self.encoder
+        parts = [encoder.waveforms(clip, SAMPLE_RATE, f"clip {row}") for row, clip in enumerate(clips)]
+        speech = pad_sequences(encoder.speech_items([part for some in parts for part in some]))
+        prefix = pad_sequences([encoder.trained.prompt.speech_ids(lang)] * len(speech.values), allow_empty=True)
+        owner = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(some) for some in parts]))
+        return {
+            "speech": speech.values, "speech_mask": speech.mask, "prefix": prefix.values, "prefix_mask": prefix.mask,
+            "owner": owner,
+        }  # fmt: skip
+
+    def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
+        """Add ``sentence_embedding``, ``(batch, dim)``."""
+        if "input_ids" in features:
+            vectors = self.model.encode_text(Sequences(features["input_ids"], features["attention_mask"].bool()))
+            return features | {"sentence_embedding": vectors}
+        vectors = self.model.encode_speech(
+            Sequences(features["speech"], features["speech_mask"]),
+            Sequences(features["prefix"], features["prefix_mask"]),
+        )
+        owner = features["owner"]
+        if (counts := torch.bincount(owner)).max() > 1:  # a long clip is the mean of its parts
+            sums = vectors.new_zeros(len(counts), vectors.shape[1]).index_add_(0, owner, vectors)
+            means = sums / counts.unsqueeze(1)
+            vectors = torch.nn.functional.normalize(means, dim=1) if self.model.normalise else means
+        return features | {"sentence_embedding": vectors}
+
+
+def register(_: ModuleType | None = None) -> None:
+    """Let ``SentenceTransformer`` find the module by its name; ``import speechde`` has this called."""
+    BaseModel._module_classes = MappingProxyType({**BaseModel._module_classes, MODULE: SpeechTextModule})
+
+
+def _unwrapped(item: Any) -> Any:
+    """``{"audio": clip}`` → clip, and ``{"text": text}`` → text."""
+    if isinstance(item, Mapping) and len(item) == 1 and next(iter(item)) in MODALITIES:
+        return next(iter(item.values()))
+    return item
+
+
+def _kind(item: Any) -> str:
+    if isinstance(item, str):
+        return infer_modality(item, supported_modalities=MODALITIES)
+    if isinstance(item, (list, tuple)):
+        raise DataError(f"a {type(item).__name__} is not one input; a vector is of one text or of one clip")
+    return "audio"

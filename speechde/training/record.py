@@ -1,0 +1,69 @@
+"""What a model folder says about the run that trained it (``settings["training"]``, and the model card)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from speechde.config import RunConfig
+from speechde.evaluation.protocol import data_counts
+from speechde.training.finished import asked
+from speechde.types import Corpus, Utterance
+from speechde.weights import resolve, weights_hash
+
+
+def training_record(
+    config: RunConfig,
+    corpora: Iterable[Corpus],
+    clips: Mapping[str, Sequence[Utterance]],
+    facts: Mapping[str, Any],
+    dev_recall: float,
+    before: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The record of a run whose training is done.
+
+    Args:
+        corpora: the one that was asked for, which names the languages, and others that were trained on.
+        clips: by split; the training clips are those that were used.
+        facts: ``commit`` and ``hardware``.
+        dev_recall: recall@1 of the chosen checkpoint on the dev split of seen languages.
+        before: the record of the model that was adapted; what it had seen counts as seen.
+    """
+    first, *others = corpora
+    seen = [*(before["seen"] if before else ()), *first.seen]
+    return {
+        "recipe": config.recipe_name,
+        "overrides": config.run_name,
+        "mode": config.mode,
+        "seed": config.seed,
+        "seen": list(dict.fromkeys(seen)),
+        "zero_shot": list(first.zero_shot),
+        "commit": facts["commit"],
+        "hardware": facts["hardware"],
+        "dev_recall@1": dev_recall,
+        "llm": before["llm"] if before and "llm" in before else _llm(config),
+        "data": {
+            "corpus": first.name,
+            "licences": {corpus.name: corpus.licence for corpus in (first, *others)},
+            **{split: data_counts(some) for split, some in clips.items()},
+        },
+        "config": asked(asdict(config)),
+        **({"adapted_from": before} if before else {}),
+    }
+
+
+def _llm(config: RunConfig) -> dict[str, Any]:
+    source, pretrained = config.model.source, config.model.init == "pretrained"
+    return {"source": source, "sha256": weights_hash(resolve(source)) if pretrained else None}
+
+
+def stored_record(folder: Path) -> dict[str, Any] | None:
+    """The record in a model folder; None where there is no such folder.
+
+    A run that is started again, for further baselines say, finds its model there, and did not train it now.
+    """
+    path = folder / "speechde.json"
+    return json.loads(path.read_text(encoding="utf-8"))["training"] if path.is_file() else None

@@ -1,0 +1,124 @@
+"""``SentenceTransformer(folder)`` gives the vectors of the library, for every form of input that it documents."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from speechde import SpeechTextEncoder, api
+from speechde.data.audio import AudioError, load_audio
+from speechde.errors import ConfigError, DataError
+from speechde.types import SAMPLE_RATE
+
+TEXTS = ["a", "un autobuz cu etaj, roșu și foarte lung", "été", "four words of text"]
+
+
+@pytest.fixture(params=["discrete", "continuous"])
+def pair(request, tiny_model):
+    folder = tiny_model(request.param)
+    return SentenceTransformer(str(folder), device="cpu"), SpeechTextEncoder.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture
+def paths(make_wav):
+    return [str(make_wav(f"{n}.wav", seconds, seed=n)) for n, seconds in enumerate((0.4, 1.7, 0.2, 0.9, 0.2))]
+
+
+def test_same_vectors_of_texts_and_clips_of_mixed_lengths(pair, paths):
+    model, encoder = pair
+    for batch_size in (2, 32):
+        np.testing.assert_allclose(model.encode(TEXTS, batch_size=batch_size), encoder.encode_text(TEXTS), atol=2e-6)
+        speech = model.encode(paths, batch_size=batch_size)
+        np.testing.assert_allclose(speech, encoder.encode_speech(paths), atol=2e-6)
+    for lang in ("ro", "fra"):
+        text = model.encode(TEXTS, language=lang)
+        np.testing.assert_allclose(text, encoder.encode_text(TEXTS, lang), atol=2e-6)
+        assert np.abs(text - model.encode(TEXTS)).max() > 1e-4, "the language is in the prefix"
+        np.testing.assert_allclose(model.encode(paths, language=lang), encoder.encode_speech(paths, lang), atol=2e-6)
+    assert model.encode(TEXTS[0]).shape == (encoder.dim,) == model.encode(paths[0]).shape
+    assert model.get_embedding_dimension() == encoder.dim and model.modalities == ["text", "audio"]
+    np.testing.assert_allclose(model.similarity(speech, text), encoder.similarity(speech, text), atol=1e-5)
+
+
+def test_every_form_of_a_clip(pair, paths):
+    model, encoder = pair
+    wave = load_audio(paths[0])
+    expected = encoder.encode_speech(paths[0])
+    data = open(paths[0], "rb").read()
+    forms = [
+        {"array": wave, "sampling_rate": SAMPLE_RATE},
+        {"array": torch.from_numpy(wave), "sampling_rate": SAMPLE_RATE},
+        {"audio": paths[0]},
+        {"bytes": data, "path": None},
+        wave,
+        torch.from_numpy(wave),
+    ]
+    for form in forms:
+        np.testing.assert_allclose(model.encode([form])[0], expected, atol=2e-6, err_msg=str(type(form)))
+    np.testing.assert_allclose(model.encode([{"text": TEXTS[0]}])[0], encoder.encode_text(TEXTS[0]), atol=2e-6)
+
+
+def test_long_clips_are_means_of_parts(pair, paths, monkeypatch):
+    model, encoder = pair
+    monkeypatch.setattr(api, "MAX_SECONDS", 0.5)
+    np.testing.assert_allclose(model.encode(paths), encoder.encode_speech(paths), atol=2e-6)
+
+
+def test_a_prompt_goes_before_the_text(pair):
+    model, encoder = pair
+    np.testing.assert_allclose(model.encode(TEXTS, prompt="query: "),
+                               encoder.encode_text(["query: " + text for text in TEXTS]), atol=2e-6)  # fmt: skip
+
+
+def test_saved_again_and_trained_further(pair, paths, tmp_path):
+    model, encoder = pair
+    model.save_pretrained(str(tmp_path / "again"))
+    again = SentenceTransformer(str(tmp_path / "again"), device="cpu")
+    np.testing.assert_array_equal(again.encode(paths), model.encode(paths))
+    loaded = SpeechTextEncoder.from_pretrained(tmp_path / "again", device="cpu")
+    np.testing.assert_array_equal(loaded.encode_text(TEXTS), encoder.encode_text(TEXTS))
+    assert (tmp_path / "again/README.md").read_text("utf-8") == encoder.trained.card
+    for batch in (TEXTS, paths):
+        model.zero_grad()
+        model(model.preprocess(batch))["sentence_embedding"].sum().backward()
+        assert model[0].model.projection.weight.grad.abs().sum() > 0
+
+
+def test_refused(pair, paths, tiny_model):
+    model, _ = pair
+    with pytest.raises(ConfigError, match="klingon"):
+        model.encode(TEXTS, language="klingon")
+    with pytest.raises(ValueError, match="modalit"):
+        model.encode([TEXTS[0], paths[0]])
+    with pytest.raises(DataError, match="texts and clips"):
+        model[0].preprocess([TEXTS[0], paths[0]])
+    with pytest.raises(DataError, match="not one input"):
+        model.encode([("a", "b")])
+    with pytest.raises(DataError, match="not empty"):
+        model.encode([" "])
+    with pytest.raises(ConfigError, match="before speech"):
+        model.encode(paths, prompt="query: ")
+    with pytest.raises(AudioError, match="silent: clip 0"):
+        model.encode([{"array": np.zeros(SAMPLE_RATE), "sampling_rate": SAMPLE_RATE}])
+    folder = str(tiny_model("discrete"))
+    with pytest.raises(ConfigError, match="torch_dtype: not known"):
+        SentenceTransformer(folder, device="cpu", model_kwargs={"torch_dtype": "float16"})
+    with pytest.raises(ConfigError, match="pickle"):
+        model[0].save(folder, safe_serialization=False)
+
+
+@pytest.mark.parametrize("first", ["speechde", "sentence_transformers"])
+def test_import_speechde_is_all_that_is_needed(tiny_model, first):
+    """In whatever order the two are imported."""
+    second = "sentence_transformers" if first == "speechde" else "speechde"
+    code = (
+        f"import {first}, {second}; from sentence_transformers import SentenceTransformer\n"
+        f"print(SentenceTransformer({str(tiny_model('discrete'))!r}, device='cpu').encode('a').shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "(8,)", done.stderr
