@@ -352,7 +352,8 @@ def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
             values["adapt"]["old"] = {"name": "manifest", "path": str(manifest)}
         else:
             values["frontend"] |= {"encoder": str(tiny_whisper), "units": 8, "hidden": 8, "heads": 2, "layers": 1}
-            values["model"] |= {"source": str(tiny_llm("bert" if "e5" in values["model"]["source"] else "gemma3_text")), "num_layers": None}
+            architecture = "bert" if "e5" in values["model"]["source"] else "gemma3_text"
+            values["model"] |= {"source": str(tiny_llm(architecture)), "num_layers": None}
             values["model"]["speech_layer"] = min(1, values["model"].get("speech_layer", 0))
         values["trainer"] |= {"steps": 2, "eval_every": 1, "batch_size": 4, "precision": "32-true"}
         values["trainer"]["accelerator"] = "cpu"

@@ -101,7 +101,7 @@ def test_adapts_and_compares(base, adapting, recipe, options, monkeypatch):
 
 
 def test_no_steps_in_effect_change_nothing(base, adapting):
-    """With a rate too small to move a weight, the model after is the model before: weights really come from the folder."""
+    """With a rate too small to move a weight, the model stays the same: weights really come from the folder."""
     source = base()
     config = adapting(source, optim__lr=1e-30, optim__backbone_lr=1e-30)
     run.train(config)

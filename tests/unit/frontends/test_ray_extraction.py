@@ -45,7 +45,8 @@ def test_pieces_equal_those_of_this_process(clips, encode, tiny_whisper, tmp_pat
     assert there.key == here.key and there.ids == here.ids and len(there.pieces) == 3
     assert [d.id for d in there.dropped] == ["u6"] and there.seconds == here.seconds
     for id_ in here.ids:
-        np.testing.assert_array_equal(there[id_], here[id_])
+        # float16 of sums that another number of threads adds in another order
+        np.testing.assert_allclose(there[id_], here[id_], rtol=2e-3, atol=2e-3)
     assert not ray.is_initialized()  # what was started is stopped
 
 
