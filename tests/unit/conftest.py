@@ -25,6 +25,15 @@ from speechde.types import Utterance
 SEEN, ZERO_SHOT = ("ca_es", "fr_fr"), ("ro_ro",)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def float32_everywhere():
+    """Without a dtype, float32 on every processor: the tolerances of these tests are those of float32."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            patch.setattr(torch.cpu, name, lambda: False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def write_run():
     """``write_run(folder, noise=…, seed=…, overrides=…)`` writes ``folder/results`` and returns ``folder``."""

@@ -38,6 +38,20 @@ def test_full_window_equals_transformers(tiny_whisper, make_tone, layer):
     np.testing.assert_allclose(frames, reference(tiny_whisper, waveform, layer), **TOLERANCE)
 
 
+def test_mels_of_a_batch_are_those_of_each_clip(tiny_whisper, make_tone):
+    """One transform for all against the feature extractor, clip by clip; the shortest is below one analysis window."""
+    encoder = build(tiny_whisper)
+    seconds = [0.5, 0.3, 0.1, 0.03, 0.02]
+    windows = [make_tone(s, 300.0, i) * 10.0**-i for i, s in enumerate(seconds)]
+    mels, lengths = encoder._mels(windows)
+    assert mels.shape == (5, 80, 50) and lengths.tolist() == [50, 30, 10, 3, 2]
+    for mel, length, window in zip(mels, lengths, windows, strict=True):
+        window = np.pad(window, (0, max(0, 400 - len(window))))
+        alone = encoder.features(window, sampling_rate=16_000, padding="do_not_pad", return_tensors="np")
+        np.testing.assert_allclose(mel[:, :length], alone["input_features"][0], atol=1e-4)
+        assert not mel[:, length:].any()
+
+
 @pytest.mark.parametrize("layer", [1, 2])
 def test_frames_do_not_depend_on_the_batch(tiny_whisper, make_tone, layer):
     encoder = build(tiny_whisper, layer=layer, tail_seconds=0.05)
