@@ -359,6 +359,7 @@ def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
         values["trainer"]["accelerator"] = "cpu"
         values["logger"]["mode"] = "disabled"
         values |= {"threads": 1, "runs_dir": str(tmp_path / "runs"), "cache_dir": str(tmp_path / "cache")}
+        values["archive_dir"] = values["archive_dir"] and str(tmp_path / "archive")
         for name, value in overrides.items():
             *groups, key = name.split("__")
             target = values

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 from speechde.config import build
@@ -143,6 +144,7 @@ def test_wandb_offline_holds_all_of_each_run_of_a_sweep(tiny_run, tmp_path, monk
     monkeypatch.setenv("WANDB_SILENT", "true")
     for seed in (0, 1):  # in one process, as a sweep runs them
         train(tiny_run(seed=seed, logger__mode="offline", logger__group="sweep-base", logger__log_model=seed == 1))
+    wandb.teardown()  # as the end of a process does: until then the files may not be whole
     files = sorted(tmp_path.rglob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 2 and not (ROOT / "lightning_logs").exists()
     models = []
