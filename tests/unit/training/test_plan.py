@@ -243,6 +243,7 @@ def test_a_timed_device(monkeypatch):
     assert found.peak > 1e7 and found.memory > 1e8 and "timed 64×64 product in float32" in found.source
     sheet = devices.find_device("a100", torch.float32, cuda=False)
     assert sheet.peak == 156e12 and sheet.reached < found.reached  # TF32
+    assert devices.find_device("cpu", torch.bfloat16, cuda=False).reached < sheet.reached
     monkeypatch.setattr(devices, "TIMED_SECONDS", 0.0)
     assert 0 < devices.find_device(None, torch.float32, cuda=False).peak < float("inf")  # one product at least
 
