@@ -26,8 +26,8 @@ DATASHEETS = {
 TF32 = 0.5  # of the bfloat16 peak on each of them; float32 products run in it (float32_matmul_precision "high")
 SIZE = 1024  # of the matrices in the timed product
 TIMED_SECONDS = 0.3
-# share of the peak that training reaches: a datasheet states what no program gets, a timed product what one did; beside the
-# matrix units of a CPU (AMX), everything that is no product takes most of the time (9 % were measured, docs/log.md)
+# share of the peak that training reaches: a datasheet states what no program gets, a timed product what one did; beside
+# the matrix units of a CPU (AMX), what is no product takes most of the time (9 % were measured, docs/log.md)
 REACHED, REACHED_TIMED, REACHED_MATRIX_UNITS = 0.3, 0.7, 0.1
 
 
