@@ -1,0 +1,67 @@
+"""Exact retrieval ranks of 100,000 queries among 100,000 items of 384 dimensions, against faiss's flat index.
+
+Ours are the ranks of the protocol, ties counted against the model, however low they are. faiss finds the ten best
+items, which gives those ranks that are at most 10; they must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import faiss
+import numpy as np
+import torch
+
+from benchmarks.harness import Different, Result, matrix_rate, paired, timed
+from benchmarks.inputs import Inputs
+from speechde.evaluation.metrics import ranks
+
+BEST = 10
+COUNT, DIM = 100_000, 384
+NOISE = 3.0  # of a query, per unit length of its item: half of them are not the first
+
+
+def run(inputs: Inputs) -> Iterator[Result]:
+    """The one row."""
+    count = 300 if inputs.tiny else COUNT
+    queries, gallery = vectors(count)
+    labels = np.arange(count)
+    found: dict[str, np.ndarray] = {}
+
+    def ours() -> float:
+        seconds, found["ours"] = timed(lambda: ranks(queries, gallery, labels, labels))
+        return count / seconds
+
+    def peer() -> float:
+        seconds, found["peer"] = timed(lambda: _faiss(queries, gallery))
+        return count / seconds
+
+    runs = paired(ours, peer, warm_up=False)
+    low = np.minimum(found["ours"], BEST + 1)
+    if differ := int((low != found["peer"]).sum()):
+        raise Different(f"ranks: {differ} of {count} differ from faiss")
+    result = Result("ranks", f"exact ranks, {count} × {count} × {DIM}", f"faiss IndexFlatIP, {BEST} best", "queries/s",
+                    runs, 0.8)  # fmt: skip
+    rate = matrix_rate(torch.float32)
+    shares = {side: getattr(result, side) * 2 * count * DIM / rate for side in ("ours", "peer")}
+    result.facts = {
+        "recall@1": float((found["ours"] == 1).mean()), "ranks that differ": 0,
+        "float32 matrix rate, GFLOP/s": rate / 1e9, "share of float32 matrix rate": shares,
+    }  # fmt: skip
+    yield result
+
+
+def vectors(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors of items, and of queries that are items with noise."""
+    rng = np.random.default_rng(0)
+    gallery = rng.standard_normal((count, DIM), np.float32) / np.float32(DIM**0.5)
+    queries = gallery + NOISE * rng.standard_normal((count, DIM), np.float32) / np.float32(DIM**0.5)
+    return tuple(x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries, gallery))
+
+
+def _faiss(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    index = faiss.IndexFlatIP(DIM)
+    index.add(gallery)
+    items = index.search(queries, BEST)[1]
+    right = items == np.arange(len(queries))[:, None]
+    return np.where(right.any(1), right.argmax(1) + 1, BEST + 1)
