@@ -102,7 +102,6 @@ class _Clock(pl.Callback):
         self.times.append(time.perf_counter())
 
 
-
 def sentence_transformer(folder: Path, dtype: torch.dtype = torch.float32, projection: bool = True):
     """The same model in sentence-transformers, with its own defaults."""
     from sentence_transformers import SentenceTransformer

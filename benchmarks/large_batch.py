@@ -1,6 +1,6 @@
 """Contrastive batches of 64 to 8,192 pairs with gradient caching: peak memory, and time per pair.
 
-``memory_batch_8192`` compares with the plain loss at 64. ``growth_pairs`` asks that a pair costs the same at every
+``memory_large_batch`` compares with the plain loss at 64. ``growth_pairs`` asks that a pair costs the same at every
 size. Each size is a process of its own, because a process does not give back what it has used at its peak.
 """
 
@@ -55,7 +55,7 @@ def run(inputs: Inputs) -> Iterator[Result]:
     facts = {"micro_batch": micro_batch, "dtype": inputs.dtype_name, "backbone": folder.name,
              "largest relative difference of losses": difference}  # fmt: skip
     yield Result(
-        f"memory_batch_{SIZES[-1]}", f"peak memory, gradient caching at batch {sizes[-1]}", f"plain loss at {plain}", "MB",
+        "memory_large_batch", f"peak memory, gradient caching at batch {sizes[-1]}", f"plain loss at {plain}", "MB",
         {"ours": [largest["peak"]], "peer": [one["peak"]]}, 1 / 1.3, True,
         facts | {"MB before training": largest["before"], "MB before training, peer": one["before"]},
     )  # fmt: skip

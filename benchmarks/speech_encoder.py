@@ -2,7 +2,7 @@
 
 ``speech_encoder_transformers``: the reference pipeline, which pads every clip to a window of 30 s.
 ``speech_encoder_ctranslate2``: the encoder of faster-whisper. ``padded`` is how faster-whisper runs it; ``unpadded``
-is the best it can do, clip after clip at its own length: it has no mask, so clips of other lengths cannot share a batch.
+is the best it can do, clip after clip at its own length: it has no mask, and so clips of two lengths share no batch.
 """
 
 from __future__ import annotations
@@ -96,8 +96,10 @@ def _ctranslate2(inputs: Inputs, clips: list[np.ndarray]) -> Iterator[Result]:
         runs = paired(ours, peer, rounds=1 if inputs.tiny else 2)
         name = f"speech_encoder_ctranslate2_{way}_{compute.split('_')[0]}"
         result = Result(name, f"Whisper frames of clips, {inputs.dtype_name}",
-                        f"CTranslate2 encoder (faster-whisper), {way}, {compute}", "frames/s", runs, target)  # fmt: skip
-        result.facts = _facts(inputs, encoder, result, frames[: len(used)]) | {"largest difference, relative": difference}
+                        f"CTranslate2 encoder (faster-whisper), {way}, {compute}", "frames/s", runs,
+                        target)  # fmt: skip
+        result.facts = _facts(inputs, encoder, result, frames[: len(used)])
+        result.facts["largest difference, relative"] = difference
         yield result
 
 
