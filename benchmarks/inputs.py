@@ -33,6 +33,7 @@ class Inputs:
         backbones: name → folder of a text model; dropout is off and attention bidirectional in its config.
         encoder: folder of a Whisper encoder.
         asr: folder of the whole model of ``encoder``, which CTranslate2's converter wants.
+        small: folder of a model of few layers, for batches of thousands.
         pairs: texts and their translations; ``short``: the same of a few words each.
         clips: recordings.
         scratch: for temporary files.
@@ -41,6 +42,7 @@ class Inputs:
     """
 
     backbones: dict[str, Path]
+    small: Path
     encoder: Path
     asr: Path
     pairs: Sequence[tuple[str, str]]
@@ -65,11 +67,12 @@ def real(scratch: Path) -> Inputs:
     corpus = stamps.read_stamps(stamps.unpack(archive, cache / "corpora" / f"{stamps.PACKAGE}-{stamps.VERSION}"))
     short = list(dict.fromkeys((u.text, u.translation) for u in corpus.utterances if u.translation))
     encoder, asr = resolve("packaged:whisper-base-encoder"), resolve("packaged:whisper-base")
+    small = prepared(resolve("packaged:multilingual-e5-small"), scratch / "e5_4_layers", 4)
     models = {
         "gemma": prepared(resolve("packaged:gemma-3-270m"), scratch / "gemma", LAYERS),
         "e5": prepared(resolve("packaged:multilingual-e5-small"), scratch / "e5"),
     }
-    return Inputs(models, encoder, asr, shuffled(pairs), shuffled(short), shuffled(corpus.utterances), scratch)
+    return Inputs(models, small, encoder, asr, shuffled(pairs), shuffled(short), shuffled(corpus.utterances), scratch)
 
 
 def prepared(folder: Path, out: Path, layers: int | None = None) -> Path:

@@ -25,7 +25,7 @@ ERROR = 1.01  # ours may have at most this many times the quantisation error of 
 
 def run(inputs: Inputs) -> Iterator[Result]:
     """Two rows; that of scikit-learn where it is installed."""
-    clips = [trim_silence(load_audio(u.audio), 40.0) for u in inputs.clips[: 6 if inputs.tiny else 900]]
+    clips = [trim_silence(load_audio(u.audio), 40.0) for u in inputs.clips[: 6 if inputs.tiny else 256]]
     frames = np.concatenate(encode(WhisperFrames(inputs.encoder, dtype=inputs.dtype), clips)).astype(np.float32)
     units = 8 if inputs.tiny else 1024
     scaled = np.ascontiguousarray((frames - frames.mean(0)) / (frames.std(0) + 1e-5))

@@ -40,7 +40,7 @@ class Job:
 def run(inputs: Inputs) -> Iterator[Result]:
     """Both rows."""
     plain, sizes, micro_batch = (8, (8, 32), 4) if inputs.tiny else (PLAIN, SIZES, MICRO_BATCH)
-    folder = inputs.backbones["e5"]
+    folder = inputs.small
     pairs = repeated(inputs.short, 2 * plain)
     losses = [train_ours(dual_encoder(folder), folder, pairs, 2 * plain, inputs.dtype, part).losses
               for part in (plain // 2, None)]  # fmt: skip

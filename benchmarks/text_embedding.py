@@ -35,7 +35,7 @@ def _row(inputs: Inputs, dtype: torch.dtype) -> Result:
     format_name = str(dtype).removeprefix("torch.")
     folder = inputs.backbones["e5"]
     mixed = [text for both in zip(inputs.pairs, inputs.short, strict=False) for pair in both for text in pair]
-    texts = repeated(mixed, 16 if inputs.tiny else 512)
+    texts = repeated(mixed, 16 if inputs.tiny else 384)
     encoder, model = text_encoder(folder, dtype), sentence_transformer(folder, dtype, projection=False)
     vectors: dict[str, np.ndarray] = {}
 

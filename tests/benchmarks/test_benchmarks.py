@@ -22,7 +22,18 @@ def inputs(tiny_llm, tiny_asr, clips, tmp_path):
     backbones = {"gemma": "embeddinggemma", "e5": "bert"}
     backbones = {name: prepared(tiny_llm(llm), tmp_path / name) for name, llm in backbones.items()}
     pairs = [(f"{n} " + "une phrase " * (n % 5 + 1), f"{n} " + "a sentence " * (n % 3 + 1)) for n in range(12)]
-    return Inputs(backbones, tiny_asr, tiny_asr, pairs, pairs[::-1], clips, tmp_path, tiny=True, dtype=torch.float32)
+    return Inputs(
+        backbones,
+        backbones["e5"],
+        tiny_asr,
+        tiny_asr,
+        pairs,
+        pairs[::-1],
+        clips,
+        tmp_path,
+        tiny=True,
+        dtype=torch.float32,
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
