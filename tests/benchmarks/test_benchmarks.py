@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import harness, table
+from benchmarks import harness, profiles, table
 from benchmarks.__main__ import NAMES, main
 from benchmarks.inputs import Inputs, prepared
 
@@ -47,6 +47,12 @@ def test_both_sides_give_the_same_result(name, inputs, tmp_path):
         assert {"name", "ours", "peer", "peer_name", "ratio", "unit", "runs", "hardware", "versions", "command",
                 "commit", "target", "reached", "facts"} <= set(record)  # fmt: skip
         assert np.isfinite([record["ours"], record["peer"], record["ratio"]]).all()
+
+
+def test_profiles_of_both_sides(inputs, capsys):
+    pytest.importorskip("sentence_transformers", reason="benchmarks.profiles compares with sentence_transformers")
+    profiles.show(inputs, texts=4, batch=4)
+    assert capsys.readouterr().out.count("Self CPU time total") == 4
 
 
 def test_what_differs_is_an_error():
