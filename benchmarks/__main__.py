@@ -17,7 +17,7 @@ from benchmarks import harness, table
 from benchmarks.inputs import real
 from speechde.training.tracking import commit
 
-NAMES = ("text_embedding", "speech_encoder", "kmeans", "ranks", "growth", "large_batch", "training")
+NAMES = ("text_embedding", "speech_encoder", "kmeans", "ranks", "growth", "large_batch", "training", "training_cached")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,6 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure speechde against its peers.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; none for all")
     parser.add_argument("--tiny", action="store_true", help="sizes of a test: shows that all works, measures nothing")
+    parser.add_argument("--full", action="store_true", help="all 100,000 queries of ranks")
     parser.add_argument("--out", type=Path, default=harness.FOLDER, help="folder of the JSON files")
     parser.add_argument("--threads", type=int, default=1, help="of both sides (default 1)")
     chosen = parser.parse_args(arguments)
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     about = {"command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), "commit": commit()}
     with tempfile.TemporaryDirectory(prefix="speechde-benchmarks-") as scratch:
         inputs = real(Path(scratch))
-        inputs.tiny = chosen.tiny
+        inputs.tiny, inputs.full = chosen.tiny, chosen.full
         for name in chosen.names or NAMES:
             start = time.perf_counter()
             for result in import_module(f"benchmarks.{name}").run(inputs):

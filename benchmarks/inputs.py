@@ -38,6 +38,7 @@ class Inputs:
         clips: recordings.
         scratch: for temporary files.
         tiny: sizes of a test, not of a measurement.
+        full: all queries of ``ranks``.
         dtype: of matrix products under autocast, on both sides.
     """
 
@@ -50,6 +51,7 @@ class Inputs:
     clips: Sequence[Utterance]
     scratch: Path
     tiny: bool = False
+    full: bool = False
     dtype: torch.dtype = field(default_factory=fast_dtype)
 
     @property

@@ -1,13 +1,9 @@
-"""Training pairs per second on text and text, against sentence-transformers' trainer.
-
-``training_gemma`` and ``training_e5``: one batch of 64 at once. ``training_cached``: a batch of 1,024 with gradient
-caching on both sides, in parts of the same number of rows,
-on the short texts of stamps.
-"""
+"""Training pairs per second on text and text, against sentence-transformers' trainer, a batch of 64 at once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
@@ -17,25 +13,23 @@ from benchmarks.inputs import Inputs, plain_prompt, repeated
 from speechde.models.dual_encoder import DualEncoder
 from speechde.training.costs import stack
 
-MICRO_BATCH = 64
 # bfloat16 products of other shapes round differently; the first step starts from equal weights
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 LOSSES = {False: "MultipleNegativesSymmetricRankingLoss", True: "CachedMultipleNegativesSymmetricRankingLoss"}
 
 
 def run(inputs: Inputs) -> Iterator[Result]:
-    """The three rows."""
-    for backbone in inputs.backbones:
-        yield _row(inputs, f"training_{backbone}", backbone, inputs.pairs, 64, 3)
-    yield _row(inputs, "training_cached", "small", inputs.short, 1024, 1, MICRO_BATCH)
+    """A row for each backbone."""
+    for name, folder in inputs.backbones.items():
+        yield row(inputs, f"training_{name}", folder, inputs.pairs, 64, 3)
 
 
-def _row(
-    inputs: Inputs, name: str, backbone: str, texts: Sequence, batch: int, steps: int, micro_batch: int | None = None
+def row(
+    inputs: Inputs, name: str, folder: Path, texts: Sequence, batch: int, steps: int, micro_batch: int | None = None
 ) -> Result:
+    """``steps`` of ``batch`` pairs, in rounds A B A B; with ``micro_batch``, gradient caching on both sides."""
     if inputs.tiny:
         batch, steps, micro_batch = 8, 2, micro_batch and 4
-    folder = inputs.small if backbone == "small" else inputs.backbones[backbone]
     pairs = repeated(texts, batch * steps)
     losses: dict[str, list[list[float]]] = {"ours": [], "peer": []}
 

@@ -13,8 +13,8 @@ from benchmarks import harness, profiles, table
 from benchmarks.__main__ import NAMES, main
 from benchmarks.inputs import Inputs, prepared
 
-NEEDS = {"text_embedding": "sentence_transformers", "training": "sentence_transformers", "kmeans": "sklearn",
-         "speech_encoder": "ctranslate2"}  # fmt: skip
+NEEDS = {"kmeans": "sklearn", "speech_encoder": "ctranslate2"}
+NEEDS |= dict.fromkeys(("text_embedding", "training", "training_cached"), "sentence_transformers")
 
 
 @pytest.fixture
