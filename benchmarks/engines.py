@@ -7,7 +7,6 @@ times 20. Data loading and tokenisation are part of the time; the first step is 
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmarks.harness import timed
+from benchmarks.harness import now, timed
 from benchmarks.inputs import plain_prompt
 from speechde.frontends.base import pad_sequences
 from speechde.losses.contrastive import ContrastiveLoss
@@ -95,11 +94,11 @@ class _Clock(pl.Callback):
         self.times: list[float] = []
 
     def on_train_start(self, trainer, module) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(now())
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         self.losses.append(float(outputs["loss"]))
-        self.times.append(time.perf_counter())
+        self.times.append(now())
 
 
 def sentence_transformer(folder: Path, dtype: torch.dtype = torch.float32, projection: bool = True):
@@ -141,10 +140,10 @@ def train_peer(
 
     class Clock(TrainerCallback):
         def on_train_begin(self, *args, **kwargs):
-            times.append(time.perf_counter())
+            times.append(now())
 
         def on_step_end(self, *args, **kwargs):
-            times.append(time.perf_counter())
+            times.append(now())
 
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(scratch / "trainer"), per_device_train_batch_size=batch, max_steps=len(pairs) // batch,
