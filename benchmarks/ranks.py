@@ -19,7 +19,7 @@ from speechde.evaluation.metrics import ranks
 BEST = 10
 COUNT, DIM = 100_000, 384
 QUERIES = 20_000  # the time is per query; ``python -m benchmarks ranks --full`` asks all of 100,000
-NOISE = 3.0  # of a query, per unit length of its item: half of them are not the first
+NOISE = 3.0  # of a query, per unit length of its item: one query in forty does not find its item first
 
 
 def run(inputs: Inputs) -> Iterator[Result]:
