@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint ablation results clean
+.PHONY: quickstart test lint bench ablation results clean
 
 quickstart: $(STAMP)
 	$(BIN)/python train.py recipe=quickstart
@@ -21,6 +21,12 @@ ablation: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# One thread on both sides; 20 to 25 minutes of one core. Results: results/benchmarks, docs/performance.md.
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks
+	$(BIN)/speechde results
 
 results: $(STAMP)
 	$(BIN)/speechde results

@@ -35,7 +35,7 @@ def items():
 
 @pytest.mark.parametrize("positions", [1, 40, 8192])
 def test_speech_comes_back_in_order_whatever_the_batches(model, prompt, items, monkeypatch, positions):
-    monkeypatch.setattr(embed, "BATCH_POSITIONS", positions)
+    monkeypatch.setitem(embed.BATCH_POSITIONS, "cpu", positions)
     langs = ["fr_fr", "ro_ro", None, "fr_fr", "ca_es", "ro_ro", "fr_fr"]
     out = embed.embed_speech(model, prompt, items, langs)
     assert out.shape == (7, 5) and out.dtype == np.float32
@@ -51,13 +51,12 @@ def test_texts_and_their_states(model, monkeypatch):
     texts, states = embed.embed_texts(model, ids), embed.text_states(model, ids)
     assert texts.shape == (7, 5) and states.shape == (7, 16)
     np.testing.assert_allclose(model.project(torch.from_numpy(states)).detach().numpy(), texts, atol=1e-6)
-    monkeypatch.setattr(embed, "BATCH_POSITIONS", 12)
+    monkeypatch.setitem(embed.BATCH_POSITIONS, "cpu", 12)
     np.testing.assert_allclose(embed.embed_texts(model, ids), texts, atol=1e-5)
 
 
-def test_batches_are_bounded_and_complete(monkeypatch):
-    monkeypatch.setattr(embed, "BATCH_POSITIONS", 20)
-    batches = list(embed._batches(LENGTHS))
+def test_batches_are_bounded_and_complete():
+    batches = list(embed._batches(LENGTHS, 20))
     assert sorted(row for batch in batches for row in batch) == list(range(7))
     for batch in batches:
         assert len(batch) == 1 or max(LENGTHS[row] for row in batch) * len(batch) <= 20
