@@ -16,7 +16,7 @@ from benchmarks.harness import Different, Result, matrix_rate, paired, timed
 from benchmarks.inputs import Inputs
 from benchmarks.speech_encoder import encode
 from speechde.data.audio import load_audio, trim_silence
-from speechde.frontends.units import fit_kmeans
+from speechde.frontends.kmeans import fit_kmeans
 from speechde.frontends.whisper import WhisperFrames
 
 ITERATIONS = 25

@@ -58,6 +58,7 @@ def model_card(trained: TrainedModel, metrics: Mapping[str, Any] | None = None) 
         settings=trained.settings,
         discrete=trained.quantiser is not None,
         dim=trained.model.dim,
+        normalised=trained.model.normalise,
         parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
         data=data,
         splits={split: {key: data[split].get(key) for key in COUNTS} for split in SPLITS if split in data},

@@ -7,81 +7,20 @@ id t + u of the LLM.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from speechde.cache import atomic_write, fingerprint
-from speechde.errors import AssetError, DataError
+from speechde.cache import fingerprint
+from speechde.errors import DataError
 from speechde.frontends.base import compact, drop_spans
+from speechde.frontends.kmeans import KMeans
 from speechde.frontends.unit_bpe import UnitBpe
 from speechde.models.vocabulary import ExtendedEmbedding
 from speechde.types import Sequences
-
-
-@dataclass(frozen=True)
-class KMeans:
-    """A fitted quantiser: ``centroids`` is ``(units, dim)`` float32, in the space of standardised frames."""
-
-    centroids: np.ndarray
-    mean: np.ndarray  # (dim,) of the training frames
-    std: np.ndarray  # (dim,)
-
-    @property
-    def hash(self) -> str:
-        """Identifies the quantiser; stored beside units made with it."""
-        digest = hashlib.sha256(str(self.centroids.shape).encode())
-        for array in (self.centroids, self.mean, self.std):
-            digest.update(np.ascontiguousarray(array, np.float32))
-        return digest.hexdigest()[:16]
-
-    def assign(self, frames: np.ndarray) -> np.ndarray:
-        """``(time, dim)`` frames → ``(time,)`` int32 units."""
-        index = faiss.IndexFlatL2(self.centroids.shape[1])
-        index.add(self.centroids)
-        scaled = np.ascontiguousarray((frames.astype(np.float32) - self.mean) / self.std)
-        return index.search(scaled, 1)[1][:, 0].astype(np.int32)
-
-    def save(self, path: Path) -> None:
-        """Write as safetensors."""
-        with atomic_write(path) as temporary:
-            save_file({"centroids": self.centroids, "mean": self.mean, "std": self.std}, temporary)
-
-    @classmethod
-    def load(cls, path: Path) -> KMeans:
-        """Read what ``save`` wrote."""
-        if not Path(path).is_file():
-            raise AssetError(
-                f"no k-means centroids at {path}; run training once, or give the folder of a trained model"
-            )
-        return cls(**load_file(path))
-
-
-def fit_kmeans(frames: np.ndarray, units: int, iterations: int = 25, seed: int = 0) -> KMeans:
-    """Fit k-means (faiss, Lloyd iterations) on ``(count, dim)`` frames.
-
-    Frames are standardised per dimension first: a few dimensions of Whisper's states are tens of times larger than
-    the rest and would otherwise decide every distance.
-
-    Raises:
-        DataError: fewer frames than units.
-    """
-    if len(frames) < units:
-        raise DataError(f"{len(frames)} frames cannot fit {units} units; use more audio or a smaller frontend.units")
-    frames = frames.astype(np.float32)
-    mean, std = frames.mean(0), frames.std(0) + 1e-5
-    scaled = np.ascontiguousarray((frames - mean) / std)
-    kmeans = faiss.Kmeans(
-        scaled.shape[1], units, niter=iterations, seed=seed, min_points_per_centroid=1, max_points_per_centroid=2048
-    )
-    kmeans.train(scaled)
-    return KMeans(np.ascontiguousarray(kmeans.centroids), mean, std)
 
 
 def deduplicate(units: np.ndarray) -> np.ndarray:

@@ -20,10 +20,12 @@ from speechde.errors import ConfigError
 from speechde.export.folder import TrainedModel, assemble
 from speechde.frontends.encoders import SpeechEncoder, load_speech_encoder
 from speechde.frontends.features import Encode, View, extract_frames, extract_shard, quantise
+from speechde.frontends.kmeans import VERSION as KMEANS_VERSION
+from speechde.frontends.kmeans import KMeans, fit_kmeans
 from speechde.frontends.ray_extraction import encode_with_ray
 from speechde.frontends.store import FeatureStore
 from speechde.frontends.unit_bpe import MAX_SEQUENCES, UnitBpe, train_bpe
-from speechde.frontends.units import KMeans, Quantiser, fit_kmeans
+from speechde.frontends.units import Quantiser
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import text_states
@@ -293,7 +295,8 @@ def model_shape(config: RunConfig, encoder: SpeechEncoder) -> DualEncoder:
 
 
 def _kmeans(config: FrontendConfig, stores: list[FeatureStore], sample: np.ndarray, cache: Path, seed: int) -> KMeans:
-    key = fingerprint({"frames": [s.key for s in stores], "units": config.units, "seed": seed, "rows": len(sample)})
+    key = fingerprint({"frames": [s.key for s in stores], "units": config.units, "seed": seed, "rows": len(sample),
+                       "kmeans": KMEANS_VERSION})  # fmt: skip
     path = cache / "kmeans" / f"{key}.safetensors"
     if not path.is_file():
         fit_kmeans(sample, config.units, seed=seed).save(path)

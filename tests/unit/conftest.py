@@ -17,7 +17,8 @@ from transformers import AutoTokenizer
 from speechde.evaluation import protocol, report
 from speechde.export.folder import TrainedModel, assemble
 from speechde.frontends.encoders import load_speech_encoder
-from speechde.frontends.units import Quantiser, fit_kmeans
+from speechde.frontends.kmeans import fit_kmeans
+from speechde.frontends.units import Quantiser
 from speechde.models.backbone import Backbone
 from speechde.models.prompt import Prompt
 from speechde.types import Utterance

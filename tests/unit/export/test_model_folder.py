@@ -14,8 +14,9 @@ from transformers import AutoTokenizer
 
 from speechde.errors import AssetError, DataError
 from speechde.export.folder import TrainedModel, assemble
+from speechde.frontends.kmeans import fit_kmeans
 from speechde.frontends.unit_bpe import train_bpe
-from speechde.frontends.units import Quantiser, fit_kmeans
+from speechde.frontends.units import Quantiser
 from speechde.models.backbone import Backbone
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.models.prompt import Prompt

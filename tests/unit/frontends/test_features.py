@@ -13,9 +13,10 @@ from speechde.errors import AssetError, DataError
 from speechde.frontends import features
 from speechde.frontends.encoders import WhisperFrames, pool_frames
 from speechde.frontends.features import View, extract_frames, extract_shard, quantise
+from speechde.frontends.kmeans import fit_kmeans
 from speechde.frontends.store import FeatureStore
 from speechde.frontends.unit_bpe import train_bpe
-from speechde.frontends.units import Quantiser, deduplicate, fit_kmeans
+from speechde.frontends.units import Quantiser, deduplicate
 from speechde.types import SAMPLE_RATE, Utterance
 
 

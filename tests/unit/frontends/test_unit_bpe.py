@@ -7,8 +7,9 @@ import pytest
 
 from speechde.errors import AssetError, ConfigError
 from speechde.frontends import unit_bpe
+from speechde.frontends.kmeans import KMeans
 from speechde.frontends.unit_bpe import UnitBpe, train_bpe
-from speechde.frontends.units import KMeans, Quantiser
+from speechde.frontends.units import Quantiser
 
 
 @pytest.fixture(scope="module")

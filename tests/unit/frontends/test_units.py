@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from speechde.errors import AssetError, DataError
+from speechde.frontends import kmeans as kmeans_module
 from speechde.frontends.base import pad_sequences
-from speechde.frontends.units import KMeans, UnitFrontend, deduplicate, fit_kmeans
+from speechde.frontends.kmeans import KMeans, fit_kmeans
+from speechde.frontends.units import UnitFrontend, deduplicate
 from speechde.models.vocabulary import ExtendedEmbedding
 
 
@@ -52,6 +54,32 @@ def test_fit_is_deterministic_with_the_seed():
     first, again, other = (fit_kmeans(frames, 12, seed=s) for s in (1, 1, 2))
     assert np.array_equal(first.centroids, again.centroids) and first.hash == again.hash
     assert first.hash != other.hash
+
+
+def test_fit_equals_lloyd_written_out():
+    frames = np.random.default_rng(4).normal(size=(5000, 5)).astype(np.float32)  # more than one piece
+    kmeans = fit_kmeans(frames, 7, iterations=4, seed=2, tolerance=0.0)
+    scaled = ((frames - frames.mean(0)) / (frames.std(0) + 1e-5)).astype(np.float64)
+    centroids = scaled[np.random.default_rng(2).permutation(len(frames))[:7]]
+    for _ in range(4):
+        nearest = ((scaled[:, None] - centroids) ** 2).sum(2).argmin(1)
+        centroids = np.stack([scaled[nearest == unit].mean(0) for unit in range(7)])
+    np.testing.assert_allclose(kmeans.centroids, centroids, atol=1e-5)
+    np.testing.assert_array_equal(kmeans.assign(frames), ((scaled[:, None] - centroids) ** 2).sum(2).argmin(1))
+
+
+def test_a_centroid_without_frames_moves_to_one_that_is_far_from_its_own():
+    frames = np.concatenate([np.zeros((300, 2)), np.arange(1, 11)[:, None] * [5.0, 7.0]]).astype(np.float32)
+    kmeans = fit_kmeans(frames, 8, seed=0)  # nearly all start on the same point
+    assert len(np.unique(kmeans.centroids, axis=0)) == 8 == len(set(kmeans.assign(frames).tolist()))
+
+
+def test_iterations_stop_where_they_no_longer_help(monkeypatch):
+    frames, calls = planted()[0], []
+    real = kmeans_module.nearest
+    monkeypatch.setattr(kmeans_module, "nearest", lambda *a: calls.append(1) or real(*a))
+    fit_kmeans(frames, 20, iterations=1000)
+    assert len(calls) < 50
 
 
 def test_constant_dimension_does_not_divide_by_zero():

@@ -15,7 +15,8 @@ from transformers import AutoModel, AutoTokenizer
 from speechde.errors import ConfigError
 from speechde.export.folder import TrainedModel, assemble
 from speechde.frontends.base import pad_sequences
-from speechde.frontends.units import Quantiser, fit_kmeans
+from speechde.frontends.kmeans import fit_kmeans
+from speechde.frontends.units import Quantiser
 from speechde.models.attention import BIDIRECTIONAL_DECODERS, ENCODERS
 from speechde.models.backbone import Backbone
 from speechde.models.embed import embed_speech, embed_texts
