@@ -113,8 +113,8 @@ def ctranslate2_encoder(inputs: Inputs, compute: str):
     model = ctranslate2.models.Whisper(str(folder), device="cpu", compute_type=compute, intra_threads=1)
 
     def encode_one(ours: WhisperFrames, clip: np.ndarray, samples: int) -> np.ndarray:
-        mel = ours._mel(np.pad(clip, (0, max(0, samples - len(clip))))).numpy()[None]
-        out = model.encode(ctranslate2.StorageView.from_array(np.ascontiguousarray(mel)), to_cpu=True)
+        mel, _ = ours._mels([np.pad(clip, (0, max(0, samples - len(clip))))])
+        out = model.encode(ctranslate2.StorageView.from_array(mel.contiguous().numpy()), to_cpu=True)
         return np.asarray(out)[0]
 
     return encode_one
