@@ -20,7 +20,7 @@ from speechde.frontends.kmeans import fit_kmeans
 from speechde.frontends.whisper import WhisperFrames
 
 ITERATIONS = 25
-# ours may have at most this many times the quantisation error of a peer; few clusters end in another minimum from each start
+# ours may have at most this many times a peer's quantisation error; few clusters end in another minimum from each start
 ERROR, ERROR_TINY = 1.01, 1.1
 
 
