@@ -18,9 +18,14 @@ log = logging.getLogger(__name__)
 
 
 class Clock:
-    """Wall seconds by stage."""
+    """Wall seconds by stage; those of a run that fails or is interrupted are remembered too.
 
-    def __init__(self) -> None:
+    Args:
+        directory: of the run (see ``remember_seconds``), once it exists; None remembers nothing.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory
         self.seconds = {stage: 0.0 for stage in ("fetch", "frames", "kmeans", "train", "evaluate", "total")}
         self._start = time.perf_counter()
 
@@ -33,6 +38,8 @@ class Clock:
         finally:
             self.seconds[stage] += time.perf_counter() - start
             self.seconds["total"] = time.perf_counter() - self._start
+            if self.directory is not None and self.directory.is_dir():
+                remember_seconds(self.directory, self.seconds)
 
 
 def remember_seconds(directory: Path, seconds: dict[str, float]) -> dict[str, float]:

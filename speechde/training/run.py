@@ -79,7 +79,7 @@ def train(config: RunConfig) -> dict:
     pl.seed_everything(config.seed, verbose=False)
     if sizes := stated_sets(config):
         return _show(make_plan(config, sizes))
-    facts, clock = _facts(config), Clock()
+    facts, clock = _facts(config), Clock(directory)
     launch.connect()
     with clock("fetch"), launch.first_rank_first():
         adapting = config.adapt.checkpoint is not None

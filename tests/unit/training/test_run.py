@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +29,18 @@ def test_run_directory():
 def test_long_overrides_are_cut_and_told_apart():
     names = [run.run_directory(RunConfig(recipe_name="r", run_name="é" * 200 + end)).name for end in "ab"]
     assert names[0] != names[1] and max(len(name.encode()) for name in names) < 210
+
+
+def test_stages_of_a_run_that_failed_are_remembered(tmp_path):
+    clock = run.Clock(tmp_path)
+    with pytest.raises(KeyboardInterrupt), clock("train"):
+        time.sleep(0.02)
+        raise KeyboardInterrupt
+    again = run.Clock(tmp_path)
+    with again("evaluate"):
+        pass
+    kept = json.loads((tmp_path / "wall_seconds.json").read_text("utf-8"))
+    assert kept["train"] >= 0.02 and again.seconds["train"] == 0
 
 
 def test_clock():
