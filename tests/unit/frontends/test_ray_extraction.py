@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from speechde.errors import ConfigError, SpeechdeError
 from speechde.frontends import features
@@ -29,10 +30,9 @@ def clips(make_wav, tmp_path, monkeypatch):
 @pytest.fixture
 def encode(tiny_whisper):
     """``encode(workers, layer)`` → engine whose actors load the given layer."""
-    key = load_speech_encoder(tiny_whisper).describe()
-    return lambda workers=2, layer=-1: partial(
-        encode_with_ray, partial(load_speech_encoder, tiny_whisper, layer=layer), key, workers
-    )
+    load = partial(load_speech_encoder, tiny_whisper, dtype=torch.float32)  # other processes choose for themselves
+    key = load().describe()
+    return lambda workers=2, layer=-1: partial(encode_with_ray, partial(load, layer=layer), key, workers)
 
 
 def test_pieces_equal_those_of_this_process(clips, encode, tiny_whisper, tmp_path):

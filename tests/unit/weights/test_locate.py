@@ -64,7 +64,7 @@ def test_hub_download_is_limited_and_pinned(folder, monkeypatch):
     (repo, options), (plain, offline) = calls
     assert (repo, options["revision"], options["local_files_only"]) == ("org/na.me", "refs/pr/1", False)
     assert (plain, offline["revision"], offline["local_files_only"]) == ("org/name", None, True)
-    assert sorted(options["allow_patterns"]) == ["*.json", "*.model", "*.safetensors", "*.txt"]
+    assert sorted(options["allow_patterns"]) == ["*.json", "*.model", "*.safetensors", "*.txt", "README.md"]
 
 
 def test_hub_repository_of_pickles_is_refused(folder, monkeypatch):
