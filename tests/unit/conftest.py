@@ -26,9 +26,12 @@ from speechde.types import Utterance
 SEEN, ZERO_SHOT = ("ca_es", "fr_fr"), ("ro_ro",)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def float32_everywhere():
-    """Without a dtype, float32 on every processor: the tolerances of these tests are those of float32."""
+    """Without a dtype, float32 on every processor: the tolerances of these tests are those of float32.
+
+    Of each module, not of the session: tests elsewhere compare with processes of their own.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
             patch.setattr(torch.cpu, name, lambda: False)
