@@ -163,7 +163,7 @@ def find_model(name: str | Path) -> Path:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return folder / "model" if (folder / "model").is_dir() else folder
+        return model_folder(folder)
     if folder.is_absolute() or str(name).startswith("."):
         raise AssetError(f"{name} does not exist; give a model folder (runs/…/model) or a hub id (org/name)")
     return resolve(name)

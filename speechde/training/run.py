@@ -131,6 +131,7 @@ def train(config: RunConfig) -> dict:
         before = built.settings.get("training")  # of a model that was adapted
         record = training_record(config, corpora, {"train": kept, "dev": dev}, facts, best, before)
         built.settings["training"] = stored_record(folder) or record
+        built.card = None  # an adapted model came with that of the model before
         if not folder.exists():
             built.save(folder)
     with clock("evaluate"):
