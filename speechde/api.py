@@ -18,6 +18,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice, repeat
 from pathlib import Path
@@ -52,7 +53,8 @@ class SpeechTextEncoder:
     Args:
         trained: model, prompt, quantiser and settings.
         device: where the model and its speech encoder run; None takes the GPU when there is one.
-        dtype: of the model's matrix products (autocast); None is float32, as in evaluation.
+        dtype: of the weights that the encoder works with, a copy of those of ``trained``; None leaves them in float32,
+            as in evaluation.
         speech_encoder: where the speech encoder is found, when not where it was at training: a folder or a hub id. Its
             weights must be the same.
     """
@@ -65,10 +67,13 @@ class SpeechTextEncoder:
         speech_encoder: str | Path | None = None,
     ) -> None:
         self.trained = trained
+        if dtype not in (None, torch.float32):
+            self.fingerprint = trained.fingerprint  # vectors of both precisions compare
+            self.trained = replace(trained, model=trained.model.in_precision(dtype))
         self.speech_encoder = speech_encoder
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = dtype
-        trained.model.to(self.device).eval()
+        self.trained.model.to(self.device).eval()
         self._encoder: SpeechEncoder | None = None
 
     @classmethod
@@ -93,8 +98,11 @@ class SpeechTextEncoder:
         """Write the model folder (see ``speechde.export.folder``); ``from_pretrained`` gives the same vectors.
 
         Raises:
+            ConfigError: the encoder's weights were rounded to another ``dtype``.
             DataError: there are files already.
         """
+        if self.dtype not in (None, torch.float32):
+            raise ConfigError(f"these weights were rounded to {self.dtype}; load the model without dtype to save it")
         self.trained.save(folder)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
@@ -314,10 +322,8 @@ class SpeechTextEncoder:
                 continue
             parts += some
             owners += [row] * len(some)
-        with self._autocast():
-            vectors = embed_speech(
-                self.trained.model, self.trained.prompt, self.speech_items(parts), [langs[row] for row in owners]
-            )
+        items, owned = self.speech_items(parts), [langs[row] for row in owners]
+        vectors = self._finite(embed_speech(self.trained.model, self.trained.prompt, items, owned))
         rows = np.array(owners, int)
         for row in dict.fromkeys(owners):
             own = vectors[rows == row]
@@ -329,8 +335,7 @@ class SpeechTextEncoder:
             if not isinstance(text, str) or not text.strip():
                 raise DataError(f"text {row} is {text!r}; give a string that is not empty")
         ids = [self.trained.prompt.text_ids(text, lang) for text, lang in zip(texts, langs, strict=True)]
-        with self._autocast():
-            return embed_texts(self.trained.model, ids)
+        return self._finite(embed_texts(self.trained.model, ids))
 
     def _read(self, clip: Any, sampling_rate: int | None, name: str) -> np.ndarray:
         try:
@@ -342,9 +347,11 @@ class SpeechTextEncoder:
         mean = vectors.mean(0)
         return mean / np.linalg.norm(mean) if self.trained.model.normalise else mean
 
-    def _autocast(self) -> torch.autocast:
-        wanted = self.dtype not in (None, torch.float32)
-        return torch.autocast(self.device.type, self.dtype if wanted else torch.bfloat16, enabled=wanted)
+    def _finite(self, vectors: np.ndarray) -> np.ndarray:
+        if not np.isfinite(vectors).all():
+            kind = self.dtype or torch.float32
+            raise DataError(f"the model computes no finite vectors in {kind}; use dtype=torch.bfloat16, or none")
+        return vectors
 
 
 def _languages(language: str | Sequence[str | None] | None, count: int | None, what: str) -> Iterator[str | None]:

@@ -23,7 +23,7 @@ Language = Annotated[
     str | None, typer.Option("--language", "-l", help="Language of all inputs (ro, ro_ro, Romanian); not needed.")
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the GPU when there is one.")]
-Dtype = Annotated[str, typer.Option(help=f"Of matrix products: {', '.join(DTYPES)}.")]
+Dtype = Annotated[str, typer.Option(help=f"Of the weights in memory: {', '.join(DTYPES)}.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 

@@ -107,7 +107,7 @@ class ContinuousFrontend(nn.Module):
             values = values + self.noise * torch.randn_like(values)
         if self.training and self.mask_features > 0:
             values = mask_along_axis_iid(values, self.mask_features + 1, mask_value=0.0, axis=2)
-        hidden = self.dropout(self.input(values))
+        hidden = self.dropout(self.input(values.to(self.input.weight.dtype)))
         for convolution in self.convolutions:
             # padding stays zero, as the convolution's own edge padding, so that it cannot leak into the last frame
             hidden = F.gelu(convolution((hidden * mask.unsqueeze(-1)).transpose(1, 2)).transpose(1, 2))

@@ -10,6 +10,7 @@ the dot product of the outputs, or of the normalised outputs when ``normalise`` 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +101,16 @@ class DualEncoder(nn.Module):
         """``(batch, width)`` pooled states → embeddings."""
         out = self.projection(pooled).float()
         return F.normalize(out, dim=-1) if self.normalise else out
+
+    def in_precision(self, dtype: torch.dtype) -> DualEncoder:
+        """A copy for embedding, with the weights of LLM and frontend in ``dtype``, which is what they compute in.
+
+        Pooling, projection and the frontend's statistics stay float32, and so do the embeddings. On a CPU this is faster
+        than autocast, which casts before every product, and no less accurate (docs/performance.md).
+        """
+        lowered = [*self.backbone.parameters(), *self.frontend.parameters()]
+        memo = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in lowered}
+        return deepcopy(self, memo)
 
     def _pooled(self, inputs: Tensor, mask: Tensor, first_layer: int = 0) -> Tensor:
         return mean_pool(self.backbone(inputs, mask, first_layer), mask)

@@ -82,11 +82,25 @@ def test_one_in_one_out(encoder, clips):
     assert encoder.similarity(vector, tensor).shape == (1, 1)
 
 
-def test_the_dtype_of_the_products(encoder, clips):
-    fast = SpeechTextEncoder(encoder.trained, "cpu", torch.bfloat16)
-    slow, quick = (e.encode_text(["a", "longer text"]) for e in (encoder, fast))
-    assert quick.dtype == np.float32 and not np.array_equal(slow, quick)
-    np.testing.assert_allclose(quick, slow, atol=0.05)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_another_dtype(encoder, clips, tmp_path, dtype):
+    fast = SpeechTextEncoder(encoder.trained, "cpu", dtype)
+    for encode in ("encode_text", "encode_speech"):
+        slow, quick = (getattr(e, encode)([getattr(u, encode[7:].replace("speech", "audio")) for u in clips])
+                       for e in (encoder, fast))  # fmt: skip
+        assert quick.dtype == np.float32 and not np.array_equal(slow, quick)
+        np.testing.assert_allclose(quick, slow, atol=0.05)
+    assert fast.fingerprint == encoder.fingerprint
+    assert {p.dtype for p in encoder.trained.model.parameters()} == {torch.float32}
+    with pytest.raises(ConfigError, match=f"rounded to {dtype}; load the model without dtype"):
+        fast.save_pretrained(tmp_path / "model")
+
+
+def test_an_overflow_is_an_error(encoder):
+    fast = SpeechTextEncoder(encoder.trained, "cpu", torch.float16)
+    fast.trained.model.backbone.embedding.text.weight.data.fill_(torch.inf)
+    with pytest.raises(DataError, match=r"no finite vectors in torch\.float16; use dtype=torch\.bfloat16"):
+        fast.encode_text("a")
 
 
 def test_long_clips_are_embedded_in_parts_and_reported(encoder, monkeypatch, caplog):
