@@ -140,6 +140,16 @@ class LitDualEncoder(pl.LightningModule):
             recall = from_first(self.dev_recall(self.model) if rank() == 0 else 0.0)
             self.log("dev/recall@1", recall, prog_bar=True)
 
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, *_: object, **__: object
+    ) -> None:
+        """Clip to the norm ``optim.clip``, and log the norm there was.
+
+        Lightning's own clipping refuses fused optimisers, for the sake of float16's loss scaling, which is not offered.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
+        self.log("train/gradient_norm", norm)
+
     def configure_optimizers(self) -> dict:
         groups = parameter_groups(self.named_parameters(), **self.rates)
         optimiser, schedule = build_optimiser(groups, warmup=self.warmup, total=self.steps)

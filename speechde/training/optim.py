@@ -1,4 +1,4 @@
-"""AdamW with one rate for the LLM and one for what starts from scratch; linear warm-up, cosine decay."""
+"""Fused AdamW with one rate for the LLM and one for what starts from scratch; linear warm-up, cosine decay."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ def build_optimiser(
     groups: list[dict], *, warmup: int, total: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """The optimiser and its schedule, stepped once per training step."""
-    optimiser = torch.optim.AdamW(groups)
+    optimiser = torch.optim.AdamW(groups, fused=True)
     factor = partial(warmup_cosine, warmup=warmup, total=total)
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, factor)

@@ -188,6 +188,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(make):
         fit(module)
 
 
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_gradients_are_clipped_and_their_norm_is_logged(make, clip):
+    module, norms = make(), []
+    module.on_before_optimizer_step = lambda _: norms.append(
+        float(torch.stack([p.grad.norm() for p in module.parameters() if p.grad is not None]).norm())
+    )
+    clipped = []
+    step = module.optimizer_step
+
+    def optimizer_step(epoch, batch_idx, optimizer, closure):
+        step(epoch, batch_idx, optimizer, closure)
+        clipped.append(float(torch.stack([p.grad.norm() for p in module.parameters() if p.grad is not None]).norm()))
+
+    module.optimizer_step = optimizer_step
+    trainer = fit(module, steps=1, gradient_clip_val=clip)
+    assert norms[0] > 0.01 and float(trainer.callback_metrics["train/gradient_norm"]) == pytest.approx(norms[0])
+    assert clipped[0] == pytest.approx(clip or norms[0], rel=1e-3)
+
+
 def test_dev_recall_is_logged_at_the_end_of_each_epoch(make):
     seen = []
     module = make(dev_recall=lambda model: seen.append(model) or len(seen) / 4)

@@ -37,6 +37,20 @@ def test_the_schedule_is_applied_to_every_group():
     assert rates == [[1.0, 0.5], [2.0, 1.0], [2.0, 1.0]]
 
 
+def test_fused_steps_equal_plain_ones():
+    generator = torch.Generator().manual_seed(0)
+    start, gradients = (torch.randn(3, 4, generator=generator) for _ in range(2))
+    found, expected = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    groups = [{"params": [found], "lr": 0.1, "weight_decay": 0.01}]
+    optimiser, _ = build_optimiser(groups, warmup=1, total=10**9)
+    plain = torch.optim.AdamW([{**groups[0], "params": [expected]}], fused=False)
+    for step in range(3):
+        found.grad, expected.grad = gradients * (step + 1), gradients * (step + 1)
+        optimiser.step()
+        plain.step()
+    torch.testing.assert_close(found, expected)
+
+
 def named():
     shapes = {
         "model.backbone.model.layers.0.weight": (2, 2),
