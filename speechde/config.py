@@ -235,6 +235,7 @@ class TrainerConfig:
     devices: int = bounded(
         1, "[1, ∞)"
     )  # of this machine, one process each; torchrun and srun decide themselves (see docs/scale.md)
+    strategy: str = choice("ddp", "ddp", "fsdp")  # of several processes: fsdp shares the weights out too
     resume: bool = True  # from the last checkpoint of this run directory, where there is one
 
 

@@ -24,6 +24,7 @@ from pytorch_lightning.plugins.environments import (
 from pytorch_lightning.strategies import DDPStrategy
 
 from speechde import distributed
+from speechde.training.sharding import ShardedStrategy
 
 PATIENCE = timedelta(days=7)  # the others wait while the first encodes a corpus
 
@@ -37,8 +38,11 @@ def cluster() -> ClusterEnvironment:
     return LightningEnvironment()
 
 
-def trainer_options(devices: int) -> dict:
-    """Arguments of Lightning's ``Trainer`` about processes; ``devices`` counts where no launcher decides."""
+def trainer_options(devices: int, strategy: str = "ddp") -> dict:
+    """Arguments of Lightning's ``Trainer`` about processes; ``devices`` counts where no launcher decides.
+
+    ``strategy`` is ``ddp`` or ``fsdp``; one process has no use for either.
+    """
     environment, nodes = cluster(), 1
     if environment.creates_processes_externally and not isinstance(environment, LightningEnvironment):
         world = environment.world_size()
@@ -46,10 +50,13 @@ def trainer_options(devices: int) -> dict:
         devices, nodes = local, world // local
     if devices * nodes == 1:
         return {"devices": 1}
-    # parameters that one rank, or all, leave unused are no error: an LLM may have some that no embedding goes through
-    strategy = DDPStrategy(cluster_environment=environment, find_unused_parameters=True, timeout=PATIENCE)
+    if strategy == "fsdp":
+        shared = ShardedStrategy(devices * nodes, environment, PATIENCE)
+    else:
+        # parameters that a rank leaves unused are no error: an LLM may have some that no embedding goes through
+        shared = DDPStrategy(cluster_environment=environment, find_unused_parameters=True, timeout=PATIENCE)
     # the sampler gives every rank its part of a batch
-    return {"devices": devices, "num_nodes": nodes, "strategy": strategy, "use_distributed_sampler": False}
+    return {"devices": devices, "num_nodes": nodes, "strategy": shared, "use_distributed_sampler": False}
 
 
 def connect() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import pytorch_lightning as pl
@@ -24,6 +25,7 @@ from speechde.errors import DataError
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.losses.gradcache import cached
 from speechde.models.dual_encoder import DualEncoder, in_buckets
+from speechde.training import sharding
 from speechde.training.launch import first_rank_first
 from speechde.training.optim import build_optimiser, parameter_groups
 from speechde.training.shares import WaitClock, padding_share
@@ -38,7 +40,8 @@ class LitDualEncoder(pl.LightningModule):
     Args:
         text_states: model → ``(texts, width)`` states of the unique training texts, row by row as ``Batch.group``
             counts them; called before training when the text side of the LLM is frozen.
-        dev_recall: model → mean dev R@1 of the seen languages; called at the end of every epoch, by the first rank.
+        dev_recall: model → mean dev R@1 of the seen languages; called at the end of every epoch, by the first rank, or
+            by all where the model is sharded.
         micro_batch: rows that are encoded at once, on each rank; ``None`` for all of them.
     """
 
@@ -65,6 +68,17 @@ class LitDualEncoder(pl.LightningModule):
         self.text_states, self.dev_recall, self.micro_batch = text_states, dev_recall, micro_batch
         self.waiting = WaitClock()
         self._text_states: torch.Tensor | None = None
+        self._whole: list[DualEncoder] = []  # in a list, so that it is not a submodule
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None and not sharding.is_sharded(self.model):
+            self.strict_loading = False  # checkpoints lack the frozen weights
+            self._whole = [sharding.shard(self.model, self.device_mesh["data_parallel"])]
+
+    @property
+    def whole(self) -> DualEncoder:
+        """The model; where it was sharded, one that is not, with the weights that it started from."""
+        return self._whole[0] if self._whole else self.model
 
     @property
     def text_is_frozen(self) -> bool:
@@ -74,7 +88,8 @@ class LitDualEncoder(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.text_is_frozen and self.text_states is not None:
-            with first_rank_first():
+            # all processes have to take part in what a sharded model computes
+            with nullcontext() if sharding.is_sharded(self.model) else first_rank_first():
                 self._text_states = torch.from_numpy(self.text_states(self.model)).to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -137,7 +152,8 @@ class LitDualEncoder(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         if self.dev_recall is not None:
-            recall = from_first(self.dev_recall(self.model) if rank() == 0 else 0.0)
+            takes_part = rank() == 0 or sharding.is_sharded(self.model)
+            recall = from_first(self.dev_recall(self.model) if takes_part else 0.0)
             self.log("dev/recall@1", recall, prog_bar=True)
 
     def configure_gradient_clipping(
@@ -147,8 +163,9 @@ class LitDualEncoder(pl.LightningModule):
 
         Lightning's own clipping refuses fused optimisers, for the sake of float16's loss scaling, which is not offered.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or math.inf)
-        self.log("train/gradient_norm", norm)
+        if sharding.is_sharded(self.model):
+            sharding.average(list(self.loss.parameters()))
+        self.log("train/gradient_norm", sharding.clip_gradients(list(self.parameters()), gradient_clip_val or 0.0))
 
     def configure_optimizers(self) -> dict:
         groups = parameter_groups(self.named_parameters(), **self.rates)
@@ -162,5 +179,5 @@ class LitDualEncoder(pl.LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in fixed}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        own = self.state_dict()
+        own = {} if sharding.is_sharded(self.model) else self.state_dict()
         checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}

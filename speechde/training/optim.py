@@ -17,16 +17,17 @@ def parameter_groups(
 ) -> list[dict]:
     """Optimiser groups of the trainable parameters: LLM or new, with or without weight decay.
 
-    Vectors (norms, biases) and the temperature are not decayed.
+    Vectors (norms, biases) and the temperature are not decayed. The temperature is a group of its own, because it is
+    whole where the others are sharded, and one fused step cannot have both.
 
     Raises:
         ConfigError: nothing is trainable.
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         if parameter.requires_grad:
             is_backbone = name.startswith("model.backbone.") and not name.endswith("embedding.audio")
-            groups.setdefault((is_backbone, parameter.dim() > 1), []).append(parameter)
+            groups.setdefault((is_backbone, parameter.dim() > 1, parameter.dim() == 0), []).append(parameter)
     if not groups:
         raise ConfigError("nothing is trainable: model.freeze covers every parameter")
     return [
@@ -35,7 +36,7 @@ def parameter_groups(
             "lr": backbone_lr if is_backbone else lr,
             "weight_decay": weight_decay if decayed else 0.0,
         }
-        for (is_backbone, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (is_backbone, decayed, _), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
 
 

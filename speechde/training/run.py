@@ -325,7 +325,7 @@ def _fit(
     trainer = pl.Trainer(
         max_epochs=t.steps // t.eval_every,
         accelerator=t.accelerator,
-        **launch.trainer_options(t.devices),
+        **launch.trainer_options(t.devices, t.strategy),
         precision=_precision(t.precision),
         gradient_clip_val=config.optim.clip,
         logger=loggers,
@@ -347,6 +347,7 @@ def _fit(
     launch.disconnect()
     if trainer.global_rank:
         return None
+    built.model = module.whole
     state = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
     weights = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
     unexpected = built.model.load_state_dict(weights, strict=False).unexpected_keys

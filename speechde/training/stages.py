@@ -32,6 +32,7 @@ from speechde.models.embed import text_states
 from speechde.models.loading import load_config, untrained
 from speechde.models.lora import add_lora
 from speechde.models.prompt import Prompt, max_tokens
+from speechde.training.sharding import whole_tensor
 from speechde.types import Utterance
 from speechde.weights import resolve
 
@@ -190,7 +191,7 @@ def frozen_text_states(model: DualEncoder, ids: list[np.ndarray], cache: Path) -
     for name, values in model.backbone.state_dict().items():
         if name != "embedding.audio":
             digest.update(name.encode())
-            digest.update(values.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+            digest.update(whole_tensor(values.detach()).cpu().reshape(-1).view(torch.uint8).numpy())
     for text in ids:
         digest.update(np.asarray(text, np.int64).tobytes() + b"|")
     path = cache / "text_states" / f"{digest.hexdigest()[:16]}.safetensors"

@@ -39,6 +39,7 @@ print("rank", os.environ["RANK"], "has results" if done else "has none", "own an
 """
 OPTIONS = {"trainer__steps": 6, "trainer__eval_every": 2, "frontend__dropout": 0.0, "frontend__drop": 0.0,
            "frontend__speeds": [1.0], "model__dropout": 0.0, "model__freeze": []}  # fmt: skip
+LAUNCHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.fixture
@@ -65,10 +66,11 @@ def start(tmp_path):
     return launch
 
 
-def test_any_number_of_processes_goes_on_with_the_run(tiny_run, tmp_path, start, monkeypatch):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_any_number_of_processes_goes_on_with_the_run(tiny_run, tmp_path, start, monkeypatch, strategy):
     whole = tiny_run(runs_dir=str(tmp_path / "whole"), **OPTIONS)
     expected_metrics = run.train(whole)
-    config = tiny_run(runs_dir=str(tmp_path / "shared"), trainer__devices=2, **OPTIONS)
+    config = tiny_run(runs_dir=str(tmp_path / "shared"), trainer__devices=2, trainer__strategy=strategy, **OPTIONS)
     output, status = start([], config, kill=2)
     assert status == -signal.SIGKILL, output
     last = run.run_directory(config) / "checkpoints/last.ckpt"
@@ -88,16 +90,37 @@ def test_any_number_of_processes_goes_on_with_the_run(tiny_run, tmp_path, start,
         run.train(config)
     assert torch.load(last, weights_only=True)["global_step"] == 4
 
-    output, status = start(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], config)
+    output, status = start(LAUNCHER, config)
     assert status == 0, output
     assert output.count("plan (estimates") == 1
     for text in ("rank 0 has results", "rank 1 has none"):
         assert f"{text} own and all rows: (2, 4)\n" in output, output
     folder = run.run_directory(config)
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-    found, expected = (learning_curve(run.run_directory(one) / "csv") for one in (config, whole))
-    assert [point["step"] for point in found] == [point["step"] for point in expected] == [2, 4, 6]
-    for one, other in zip(found, expected, strict=True):
-        assert one == pytest.approx(other, rel=1e-3)
+    check_same_run(config, whole, [2, 4, 6])
     metrics = json.loads((folder / "results/metrics.json").read_text())
     assert metrics["dev_recall@1"] == expected_metrics["dev_recall@1"]
+
+
+def check_same_run(config, whole, steps):
+    """Equal learning curves, up to rounding."""
+    found, expected = (learning_curve(run.run_directory(one) / "csv") for one in (config, whole))
+    assert [point["step"] for point in found] == [point["step"] for point in expected] == steps
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_a_frozen_llm_is_sharded_with_its_adapter(tiny_run, tmp_path, start):
+    """With what reaches into the layers: text states made before training, cached gradients, checkpointed layers."""
+    options = OPTIONS | {"trainer__steps": 2, "model__freeze": ["*"]}
+    whole = tiny_run("quickstart", runs_dir=str(tmp_path / "whole"), **options)
+    expected = run.train(whole)
+    config = tiny_run(
+        "quickstart", runs_dir=str(tmp_path / "shared"), trainer__strategy="fsdp", trainer__micro_batch=1,
+        model__gradient_checkpointing=True, **options,
+    )  # fmt: skip
+    output, status = start(LAUNCHER, config)
+    assert status == 0, output
+    check_same_run(config, whole, [2])
+    metrics = json.loads((run.run_directory(config) / "results/metrics.json").read_text())
+    assert metrics["audio_to_text"] == expected["audio_to_text"]
