@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from speechde.demo.answers import Answers, Found, language_choices, problem_html, results_html
 from speechde.demo.clips import FORMATS, MEGABYTE
@@ -37,8 +38,9 @@ STYLE = """
 def build_page(answers: Answers, count: int) -> gr.Blocks:
     """The page; ``count`` results are asked for unless the visitor chooses another number."""
     info, limits = answers.index.info, answers.limits
+    model = Path(info.model).name if Path(info.model).is_absolute() else info.model  # visitors need no paths
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
-        gr.Markdown(f"# {TITLE}\n{info.count:,} items of an index made with the model `{info.model}`.")
+        gr.Markdown(f"# {TITLE}\n{info.count:,} items of an index made with the model `{model}`.")
         with gr.Row():
             with gr.Column():
                 with gr.Tabs():
