@@ -1,7 +1,7 @@
 """Text embeddings per second, a realistic mix of lengths, against ``SentenceTransformer.encode`` on the same weights.
 
-Both sort by length. In bfloat16 each side runs as its own documentation says: ``SpeechTextEncoder(dtype=…)``
-(autocast), and weights loaded in bfloat16.
+Both sort by length. In bfloat16 each side runs as its own documentation says: ``SpeechTextEncoder(dtype=…)``, and
+weights loaded in bfloat16.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.training.costs import stack
 
-# of unit vectors; bfloat16 has 8 bits, and autocast keeps the residual stream in float32 where the peer does not
+# of unit vectors; bfloat16 has 8 bits, and pooling and normalisation are float32 here, but not in the peer
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
