@@ -73,11 +73,12 @@ class LitDualEncoder(pl.LightningModule):
     def configure_model(self) -> None:
         if self.device_mesh is not None and not sharding.is_sharded(self.model):
             self.strict_loading = False  # checkpoints lack the frozen weights
-            self._whole = [sharding.shard(self.model, self.device_mesh["data_parallel"])]
+            whole = sharding.shard(self.model, self.device_mesh["data_parallel"])
+            self._whole = [whole] if rank() == 0 else []  # a machine's memory need not hold it for every process
 
     @property
     def whole(self) -> DualEncoder:
-        """The model; where it was sharded, one that is not, with the weights that it started from."""
+        """The model; where it was sharded, and on the first rank, one that is not, with the weights it started from."""
         return self._whole[0] if self._whole else self.model
 
     @property
