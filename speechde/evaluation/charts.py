@@ -41,19 +41,24 @@ def scatter(systems: Sequence[Mapping]) -> str:
 
 
 def curves(systems: Sequence[Mapping]) -> str:
-    """Dev recall@1 over steps, one line per system."""
+    """Dev recall@1 over steps, one line per system; the training loss where each was evaluated once, at its end."""
     drawn = systems[:MAX_CURVES]
+    recall = any(len(_points(system, "dev_recall@1", 100)) > 1 for system in drawn)
     names = ["\n".join(textwrap.wrap(system["name"], 44)) for system in drawn]
     lines = sum(name.count("\n") + 1 for name in names)
     figure = Figure(figsize=(WIDTH, 2.8 + 0.17 * lines), layout="constrained")
     axes = figure.subplots()
     for system, name in zip(drawn, names, strict=True):
-        points = [(row["step"], 100 * row["dev_recall@1"]) for row in system["curves"] if "dev_recall@1" in row]
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
-    axes.set(xlabel="step", ylabel="dev R@1, %")
+        if points := _points(system, "dev_recall@1", 100) if recall else _points(system, "train_loss"):
+            axes.plot(*zip(*points, strict=True), marker="o" if recall else None, markersize=3, label=name)
+    axes.set(xlabel="step", ylabel="dev R@1, %" if recall else "training loss, contrastive")
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
     return _svg(figure, axes, "Learning curves of the first seed of each system")
+
+
+def _points(system: Mapping, key: str, factor: float = 1.0) -> list[tuple[int, float]]:
+    return [(row["step"], factor * row[key]) for row in system["curves"] if row.get(key) is not None]
 
 
 def bars(differences: Sequence[Mapping]) -> str:

@@ -61,6 +61,14 @@ def test_charts_and_commands_are_there(summary):
         assert "speechde report runs --out page" in text
 
 
+def test_runs_evaluated_once_have_curves_of_their_loss(summary):
+    assert "dev R@1, %" in html(summary, "T")
+    for system in summary["boards"][0]["systems"]:
+        system["curves"] = [{"step": 10, "train_loss": 2.0}, {"step": 20, "train_loss": 1.0, "dev_recall@1": 0.5}]
+    page = html(summary, "T")
+    assert "training loss, contrastive" in page and "dev R@1, %" not in page
+
+
 def test_differences_are_in_the_order_of_their_numbers(runs, write_run):
     for size in (512, 1024, 64):
         write_run(runs / f"tiny/u:{size}-s0", 0.4, overrides=f"u:{size}")
