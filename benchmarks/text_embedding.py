@@ -66,4 +66,5 @@ def text_encoder(folder: Path, dtype: torch.dtype) -> SpeechTextEncoder:
     """An encoder of text alone, with the identity as its projection."""
     backbone = Backbone.load(folder)
     model = DualEncoder(backbone, TextFrontend(), projection_init="identity", normalise=True)
-    return SpeechTextEncoder(TrainedModel(model, plain_prompt(folder, backbone), None, {}), "cpu", dtype)
+    settings = {key: {} for key in ("frontend", "head", "attention", "prefix", "speech")}  # a fingerprint has these
+    return SpeechTextEncoder(TrainedModel(model, plain_prompt(folder, backbone), None, settings), "cpu", dtype)
