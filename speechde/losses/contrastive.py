@@ -104,7 +104,8 @@ class ContrastiveLoss(nn.Module):
             speech, text = unit_speech, unit_text
         group = group if self.mask_duplicates else None
         contrastive = contrastive_loss(speech.float(), text.float(), self.scale, group)
-        spread = spread_out(unit_speech, group) + spread_out(unit_text, group)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.spread_out_weight > 0):
+            spread = spread_out(unit_speech, group) + spread_out(unit_text, group)
         return {
             "loss": contrastive + self.spread_out_weight * spread,
             "contrastive": contrastive.detach(),
