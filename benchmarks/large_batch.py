@@ -1,7 +1,8 @@
 """Contrastive batches of 64 to 8,192 pairs with gradient caching: peak memory, and time per pair.
 
-``memory_large_batch`` compares with the plain loss at 64. ``growth_pairs`` asks that a pair of the largest batch costs no
-more than one of the smallest, up to 15 %. Each size is a process of its own, because a process does not give back what it has used at its peak.
+``memory_large_batch`` compares with the plain loss at 64. ``growth_pairs`` asks that a pair of the largest batch costs
+no more than one of the smallest, up to 15 %. Each size is a process of its own, because a process does not give back
+what it has used at its peak.
 """
 
 from __future__ import annotations
