@@ -106,7 +106,7 @@ class DualEncoder(nn.Module):
         """A copy for embedding, with the weights of LLM and frontend in ``dtype``, which is what they compute in.
 
         Pooling, projection and the frontend's statistics stay float32, and so do the embeddings. On a CPU this is
-        faster than autocast, which casts before every product, and no less accurate (docs/performance.md).
+        faster than autocast, which casts before every product (docs/performance.md).
         """
         lowered = [*self.backbone.parameters(), *self.frontend.parameters()]
         memo = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in lowered}
