@@ -349,8 +349,9 @@ class SpeechTextEncoder:
 
     def _finite(self, vectors: np.ndarray) -> np.ndarray:
         if not np.isfinite(vectors).all():
-            kind = self.dtype or torch.float32
-            raise DataError(f"the model computes no finite vectors in {kind}; use dtype=torch.bfloat16, or none")
+            lowered = self.dtype not in (None, torch.float32)
+            fix = "use dtype=torch.bfloat16, or none" if lowered else "its weights are damaged or diverged in training"
+            raise DataError(f"the model computes no finite vectors in {self.dtype or torch.float32}; {fix}")
         return vectors
 
 

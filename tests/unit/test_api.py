@@ -101,6 +101,10 @@ def test_an_overflow_is_an_error(encoder):
     fast.trained.model.backbone.embedding.text.weight.data.fill_(torch.inf)
     with pytest.raises(DataError, match=r"no finite vectors in torch\.float16; use dtype=torch\.bfloat16"):
         fast.encode_text("a")
+    plain = SpeechTextEncoder(fast.trained, "cpu")
+    plain.trained.model.float()
+    with pytest.raises(DataError, match=r"in torch\.float32; its weights are damaged"):
+        plain.encode_text("a")
 
 
 def test_long_clips_are_embedded_in_parts_and_reported(encoder, monkeypatch, caplog):
