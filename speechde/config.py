@@ -274,7 +274,7 @@ class PlanConfig:
     """The plan printed before a run; see ``speechde.training.plan``. None of it changes the run."""
 
     device: str | None = None  # a row of training.devices.DATASHEETS, or cpu; None for what is here
-    devices: int = bounded(1, "[1, ∞)")  # that encode (frontend.shard, frontend.ray_workers); training uses one
+    devices: int = bounded(1, "[1, ∞)")  # that encode (frontend.shard, frontend.ray_workers); trainer.devices train
     utilisation: float | None = bounded(
         None, "(0, 1]"
     )  # share of the peak that is reached; None takes training.devices.REACHED

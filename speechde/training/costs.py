@@ -8,6 +8,7 @@ was assumed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -119,8 +120,14 @@ def numel(module: nn.Module) -> int:
 class Cost:
     """Work, memory and disk of one configuration on sets of clips."""
 
-    def __init__(self, config: RunConfig, encoder: SpeechEncoder, model: DualEncoder, sets: dict[str, Clips]) -> None:
+    def __init__(
+        self, config: RunConfig, encoder: SpeechEncoder, model: DualEncoder, sets: dict[str, Clips], processes: int = 1
+    ) -> None:
+        """``processes`` train together, on a device each."""
         self.config, self.source, self.model, self.sets = config, encoder, model, sets
+        self.processes = processes
+        self.rows = math.ceil(config.trainer.batch_size / processes)  # of a batch, on one device
+        self.part = min(config.trainer.micro_batch or self.rows, self.rows)  # of them, encoded at once
         self.encoder, self.stem = encoder_stack(encoder)
         self.speech_stack, self.text_stack = stack(model.backbone, model.speech_layer), stack(model.backbone)
         self.text_is_frozen = not self.text_stack.trained and not model.backbone.embedding.text.weight.requires_grad
@@ -164,7 +171,11 @@ class Cost:
         return clips.count * speech + clips.texts * self.text_stack.forward(clips.tokens)
 
     def stages(self, speed: float, devices: int) -> list[Stage]:
-        """The stages of a run at ``speed`` FLOP/s a device; encoding can be shared among devices, training is not."""
+        """The stages of a run at ``speed`` FLOP/s a device.
+
+        ``devices`` encode and ``processes`` train; each is taken to halve its time when it doubles. Embedding is the
+        first one's alone.
+        """
         t, f = self.config.trainer, self.config.frontend
         train, dev, evaluation = (self.sets[name] for name in ("train", "dev", "evaluation"))
         parts = [self.encoding(train, self.speeds), self.encoding(dev)]
@@ -178,7 +189,7 @@ class Cost:
             work *= 2 * self.source.dim * f.units
             out.append(Stage("k-means and units, CPU", work, work / HOST_FLOPS))
         flops = self.training()
-        out.append(Stage("training", flops, flops / speed))
+        out.append(Stage("training", flops, flops / speed / self.processes, self.processes))
         checks = t.steps // t.eval_every * self.embedding(dev)
         out.append(Stage(f"dev recall, {t.steps // t.eval_every} times", checks, checks / speed))
         flops, audio = self.encoding(evaluation)
@@ -187,12 +198,16 @@ class Cost:
         return [*out, Stage("embedding evaluation", flops, flops / speed)]
 
     def training(self) -> float:
-        """FLOPs of all steps; transcripts of a frozen LLM are read once, translations each time they are drawn."""
+        """FLOPs of all steps; transcripts of a frozen LLM are read once, translations each time they are drawn.
+
+        Cached gradients (``trainer.micro_batch``) cost another forward pass.
+        """
         t, again = self.config.trainer, self.config.model.gradient_checkpointing
-        clip = self.speech_stack.training(self.speech, again) + 3 * self.adapter(
-            self.seconds, self.config.frontend.drop
-        )
-        text, once = self.text_stack.training(self.text, again), 0.0
+        cached = self.part < self.rows
+        adapter = self.adapter(self.seconds, self.config.frontend.drop)
+        clip = self.speech_stack.training(self.speech, again) + 3 * adapter
+        clip += cached * (self.speech_stack.forward(self.speech) + adapter)
+        text, once = self.text_stack.training(self.text, again) + cached * self.text_stack.forward(self.text), 0.0
         transcript = text
         if self.text_is_frozen:
             text, transcript = self.text_stack.forward(self.text), 0.0
@@ -201,30 +216,40 @@ class Cost:
         return t.steps * step + once
 
     def memory(self, dtype: torch.dtype) -> dict[str, float]:
-        """Bytes of training, ``dtype`` being that of the computation, when a batch holds the longest clip.
+        """Bytes on one device in training, computed in ``dtype``, when a batch holds the longest clip.
 
         Weights; float32 gradients and Adam's moments of what is trained; bfloat16 copies of float32 weights under
-        autocast; what the layers keep for the backward pass. The part of the batch with the longest clips is padded
-        to them. The adapter and the feature batches are small beside this and left out.
+        autocast; what the layers keep for the backward pass. With ``trainer.strategy=fsdp`` each of ``processes`` holds
+        its share of the first two. The part of the batch with the longest clips is padded to them. The adapter, the
+        feature batches and the layer that FSDP has gathered are small beside this and left out.
         """
         parameters = list(self.model.parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         copied = dtype == torch.bfloat16 and self.config.model.dtype == "float32"
-        batch, checkpointed = self.config.trainer.batch_size, self.config.model.gradient_checkpointing
-        clips = batch * (1 - self.translated)
-        speech = clips * ((BUCKETS - 1) * self.speech + self.longest) / BUCKETS
-        kept = CHECKPOINT_BYTES if checkpointed else ACTIVATION_BYTES[dtype]
-        positions = speech * self.speech_stack.layers
-        positions += 0 if self.text_is_frozen else (clips + 2 * (batch - clips)) * self.text * self.text_stack.layers
-        activations = positions * self.speech_stack.width * kept
-        if checkpointed:  # one layer at a time is run again, for one part of the batch
-            activations += batch / BUCKETS * self.longest * self.speech_stack.width * ACTIVATION_BYTES[dtype]
+        share = 1 / self.processes if self.config.trainer.strategy == "fsdp" else 1.0
         return {
-            "weights": sum(p.numel() * p.element_size() for p in parameters),
-            "gradients and Adam": trained * (4 + ADAM_BYTES),
-            "bfloat16 copies": 2 * self.text_stack.parameters * copied,
-            "activations": activations,
+            "weights": share * sum(p.numel() * p.element_size() for p in parameters),
+            "gradients and Adam": share * trained * (4 + ADAM_BYTES),
+            "bfloat16 copies": share * 2 * self.text_stack.parameters * copied,
+            "activations": self.activations(dtype),
         }
+
+    def activations(self, dtype: torch.dtype) -> float:
+        """Bytes kept for the backward pass: of all rows of a device or, with cached gradients, of the longest part."""
+        speech, text = self.rows * (1 - self.translated), self.rows * (1 + self.translated)  # sequences
+        positions = speech * ((BUCKETS - 1) * self.speech + self.longest) / BUCKETS * self.speech_stack.layers
+        at_once = speech / BUCKETS
+        texts = 0.0 if self.text_is_frozen else self.text * self.text_stack.layers
+        if self.part < self.rows:
+            at_once = min(at_once, self.part)
+            positions = max(at_once * self.longest * self.speech_stack.layers, min(text / BUCKETS, self.part) * texts)
+        else:
+            positions += text * texts
+        width, checkpointed = self.speech_stack.width, self.config.model.gradient_checkpointing
+        found = positions * width * (CHECKPOINT_BYTES if checkpointed else ACTIVATION_BYTES[dtype])
+        if checkpointed:  # one layer at a time is run again, for one part of the batch
+            found += at_once * self.longest * width * ACTIVATION_BYTES[dtype]
+        return found
 
     def disk(self) -> dict[str, float]:
         """Bytes of every kind of file: float16 frames, int32 units, two checkpoints (weights and Adam), the model."""

@@ -38,16 +38,23 @@ def cluster() -> ClusterEnvironment:
     return LightningEnvironment()
 
 
+def processes(devices: int) -> tuple[int, int]:
+    """Processes on each machine, and machines; ``devices`` of one machine where no launcher decides."""
+    environment = cluster()
+    if not environment.creates_processes_externally or isinstance(environment, LightningEnvironment):
+        return devices, 1
+    world = environment.world_size()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or world // int(os.environ.get("SLURM_NNODES", 1)))
+    return local, world // local
+
+
 def trainer_options(devices: int, strategy: str = "ddp") -> dict:
     """Arguments of Lightning's ``Trainer`` about processes; ``devices`` counts where no launcher decides.
 
     ``strategy`` is ``ddp`` or ``fsdp``; one process has no use for either.
     """
-    environment, nodes = cluster(), 1
-    if environment.creates_processes_externally and not isinstance(environment, LightningEnvironment):
-        world = environment.world_size()
-        local = int(os.environ.get("LOCAL_WORLD_SIZE") or world // int(os.environ.get("SLURM_NNODES", 1)))
-        devices, nodes = local, world // local
+    environment = cluster()
+    devices, nodes = processes(devices)
     if devices * nodes == 1:
         return {"devices": 1}
     if strategy == "fsdp":

@@ -26,6 +26,7 @@ from speechde.models.prompt import Prompt
 from speechde.training.batches import language_batches
 from speechde.training.costs import Clips, Cost, Stage, numel
 from speechde.training.devices import Device, find_device
+from speechde.training.launch import processes
 from speechde.training.stages import model_shape
 from speechde.types import Utterance
 from speechde.weights import resolve
@@ -52,7 +53,8 @@ class Plan:
     batch_size: int
     translated: float  # share of a batch that is translation pairs
     device: Device
-    devices: int
+    devices: int  # that encode
+    processes: int  # that train, on a device each
     utilisation: float
     stages: list[Stage]
     memory: dict[str, float]
@@ -176,7 +178,7 @@ def make_plan(config: RunConfig, sets: dict[str, Clips], epochs: dict[str, float
     if config.plan.devices < 1 or not 0 < utilisation <= 1:
         raise ConfigError(f"plan.devices={config.plan.devices} and plan.utilisation={utilisation}: at least "
                           "one device, and a share above 0 up to 1")  # fmt: skip
-    cost = Cost(config, encoder, model, sets)
+    cost = Cost(config, encoder, model, sets, math.prod(processes(t.devices)))
     return Plan(
         sets={name: clips for name, clips in sets.items() if clips.count},
         views=len(f.versions),
@@ -192,6 +194,7 @@ def make_plan(config: RunConfig, sets: dict[str, Clips], epochs: dict[str, float
         translated=cost.translated,
         device=device,
         devices=config.plan.devices,
+        processes=cost.processes,
         utilisation=utilisation,
         stages=cost.stages(device.peak * utilisation, config.plan.devices),
         memory=cost.memory(dtype),
@@ -232,26 +235,30 @@ def format_plan(plan: Plan) -> str:
     if plan.epochs:
         epochs = ", ".join(f"{lang} {value:.1f}" for lang, value in plan.epochs.items())
         lines.append(f"  epochs     of the recorded clips: {epochs}")
+    devices = max(plan.devices, plan.processes)
+    uses = "" if plan.devices == plan.processes else f"; {plan.devices} encode, {plan.processes} train"
     lines.append(
-        f"  hardware   {plan.devices} × {device.name}: {_flops(device.peak)}/s ({device.source}), of which "
-        f"{plan.utilisation:.0%} assumed" + ("; training uses one" if plan.devices > 1 else "")
+        f"  hardware   {devices} × {device.name}: {_flops(device.peak)}/s ({device.source}), of which "
+        f"{plan.utilisation:.0%} assumed{uses}"
     )
     for stage in plan.stages:
         shared = f"  if {stage.devices} devices share it" if stage.devices > 1 else ""
         lines.append(f"    {stage.name:<24}{_flops(stage.flops):>13} {_duration(stage.seconds):>10}{shared}")
     lines.append(f"    {'together':<24}{'':>13} {_duration(sum(stage.seconds for stage in plan.stages)):>10}")
     memory = sum(plan.memory.values())
+    where = " on each device" if plan.processes > 1 else ""
     verdict = "fits" if memory < 0.9 * device.memory else "does not fit"
     lines += [
-        f"  memory     of training: {_listed(plan.memory)} = {_size(memory)}; {verdict} in {_size(device.memory)}",
+        f"  memory     of training{where}: {_listed(plan.memory)} = {_size(memory)}; "
+        f"{verdict} in {_size(device.memory)}",
         f"  disk       {_listed(plan.disk)} = {_size(sum(plan.disk.values()))}",
     ]
     if plan.usd is not None:
         least = plan.device_hours * plan.usd
-        kept = sum(stage.seconds for stage in plan.stages) / 3600 * plan.devices * plan.usd
+        kept = sum(stage.seconds for stage in plan.stages) / 3600 * devices * plan.usd
         lines.append(
             f"  cost       {plan.device_hours:,.1f} device hours at {plan.usd:g} USD = {least:,.0f} USD"
-            + (f"; {kept:,.0f} USD when every device is kept to the end" if plan.devices > 1 else "")
+            + (f"; {kept:,.0f} USD when every device is kept to the end" if devices > 1 else "")
         )
     return "\n".join(lines)
 

@@ -220,6 +220,40 @@ def test_translations_take_their_share_of_the_batch(tiny_run):
     assert "25% of them translations" in plan.format_plan(found)
 
 
+def test_several_processes_share_the_batch_and_with_fsdp_the_weights(tiny_run, monkeypatch):
+    def of(**overrides):
+        return planned(tiny_run(**STATED, plan__device="rtx4090", model__freeze=[], **overrides))
+
+    def training(found):
+        return next(s for s in found.stages if s.name == "training")
+
+    one, two, sharded = of(), of(trainer__devices=2), of(trainer__devices=2, trainer__strategy="fsdp")
+    assert training(two).flops == training(one).flops and training(two).devices == two.processes == 2
+    assert training(two).seconds == pytest.approx(training(one).seconds / 2)
+    assert two.memory["activations"] == pytest.approx(one.memory["activations"] / 2)
+    for name in ("weights", "gradients and Adam", "bfloat16 copies"):
+        assert (two.memory[name], sharded.memory[name]) == (one.memory[name], one.memory[name] / 2)
+    printed = plan.format_plan(two)
+    assert "2 × " in printed and "; 1 encode, 2 train" in printed and "of training on each device:" in printed
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert of(trainer__devices=1).processes == 4  # torchrun decides
+
+
+def test_cached_gradients_cost_a_forward_pass_and_keep_the_activations_of_a_part(tiny_run):
+    def of(**overrides):
+        config = tiny_run(**STATED, model__freeze=[], trainer__batch_size=64, **overrides)
+        encoder = load_speech_encoder(config.frontend.encoder, device="meta")
+        return Cost(config, encoder, stages.model_shape(config, encoder), plan.stated_sets(config))
+
+    plain, cached, whole = of(), of(trainer__micro_batch=4), of(trainer__micro_batch=64)
+    again = plain.speech_stack.forward(plain.speech) + plain.text_stack.forward(plain.text)
+    assert cached.training() == pytest.approx(plain.training() + 2 * 64 * again)  # 2 steps of 64 pairs
+    assert whole.training() == plain.training() and whole.memory(torch.float32) == plain.memory(torch.float32)
+    assert cached.activations(torch.float32) < plain.activations(torch.float32) / 16
+
+
 @pytest.mark.parametrize(
     ("name", "row"),
     [
