@@ -135,8 +135,11 @@ class Page:
 
 
 @pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="Chromium and chromedriver are not both installed")
-def test_a_visitor(served, browser, clips, tmp_path, make_tone):
+def test_a_visitor(served, browser, models, clips, tmp_path, make_tone):
     page = Page(browser, served)
+    model = Path(models.continuous)
+    assert model.is_absolute() and str(model.parent) not in browser.page_source
+    assert model.name in [code.text for code in page.all("code")]
     clip = next(u for u in clips if u.split == "test" and u.lang == "fr_fr")
     page.upload(clip.audio)
     page.choose("Language of the question", "French (fr_fr)")

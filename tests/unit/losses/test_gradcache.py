@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 
 import pytest
@@ -137,3 +138,21 @@ def test_blocks_give_the_loss_and_gradients_of_the_whole_matrix(monkeypatch, gro
         results.append([*out.values(), speech.grad, text.grad, loss.log_scale.grad])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_freed_memory_is_given_back_once_in_so_many_parts(monkeypatch):
+    """A process grows without it; the gradients are those of the plain step, because nothing else happens."""
+    given = []
+    monkeypatch.setattr(gradcache, "_malloc_trim", lambda: given.append)
+    monkeypatch.setattr(gradcache, "_encoded", itertools.count(1))
+    monkeypatch.setattr(gradcache, "PARTS", 4)
+    step(cached, parts=5)
+    assert given == [0] * (2 * 2 * 5 // 4)  # two encoders, each part encoded twice
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_giving_back_memory_asks_for_nothing_that_a_system_lacks(monkeypatch, platform):
+    monkeypatch.setattr(gradcache.sys, "platform", platform)
+    if platform != "linux":
+        monkeypatch.setattr(gradcache.ctypes, "CDLL", None)
+    assert gradcache._malloc_trim.__wrapped__()(0) in (0, 1)
