@@ -34,7 +34,7 @@ from speechde.cache import atomic_rows
 from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform, trim_silence
 from speechde.data.inputs import is_clip, read_clip
 from speechde.errors import ConfigError, DataError
-from speechde.export.folder import TrainedModel, find_model, speech_encoder
+from speechde.export.folder import TrainedModel, find_model, languages_heard, speech_encoder
 from speechde.export.hub import push_folder
 from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
 from speechde.frontends.features import by_length, subtract_mean
@@ -129,8 +129,8 @@ class SpeechTextEncoder:
 
     @property
     def languages_seen(self) -> tuple[str, ...]:
-        """FLEURS codes of the languages whose speech the model was trained on."""
-        return tuple(self.trained.settings["training"]["seen"])
+        """FLEURS codes of the languages whose speech, recorded or synthetic, the model was trained on."""
+        return languages_heard(self.trained.settings["training"])
 
     @property
     def encoder(self) -> SpeechEncoder:

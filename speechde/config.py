@@ -36,6 +36,8 @@ class SyntheticConfig:
     share: float = bounded(0.0, "[0, 1]")
     apart: bool = False  # that share of the batches, instead of a share of each batch
     limit: int | None = bounded(None, "[1, ∞)")  # texts per language
+    langs: list[str] = field(default_factory=list)  # further languages: heard as synthetic speech alone, never tested
+    langs_share: float = bounded(0.5, "[0, 1)")  # of the training that is theirs
     archive: str | None = None  # the .deb of unicode-cldr-core, where apt-get does not exist
 
 

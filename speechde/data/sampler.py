@@ -37,8 +37,8 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         views: number of recorded versions of each non-synthetic clip (speeds), drawn uniformly.
         translations: language of each translation pair.
         translation_share: share of each batch that is translation pairs; the rest is clips.
-        replayed: languages that together are drawn with probability ``replay``, all others with the rest.
-        replay: see ``replayed``.
+        group: languages that together are drawn with probability ``group_share``, all others with the rest.
+        group_share: see ``group``.
     """
 
     def __init__(
@@ -55,8 +55,8 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         views: int = 1,
         translations: Sequence[str] = (),
         translation_share: float = 0.0,
-        replayed: Collection[str] = (),
-        replay: float = 0.0,
+        group: Collection[str] = (),
+        group_share: float = 0.0,
     ) -> None:
         if batch_size < 2:
             raise ConfigError(f"trainer.batch_size={batch_size}: a contrastive batch needs at least 2 pairs")
@@ -79,10 +79,10 @@ class LanguageBatches(Sampler[list[tuple[int, int]]]):
         self._synthetic = [self._indices(utterances, lang, synthetic=True) for lang in self.languages]
         counts = [len(a) + len(b) for a, b in zip(self._real, self._synthetic, strict=True)]
         self.probabilities = _shares(counts, exponent)
-        old = np.isin(self.languages, list(replayed))
-        if old.any() and not old.all():
-            for group, share in ((old, replay), (~old, 1 - replay)):
-                self.probabilities[group] *= share / self.probabilities[group].sum()
+        inside = np.isin(self.languages, list(group))
+        if inside.any() and not inside.all():
+            for part, share in ((inside, group_share), (~inside, 1 - group_share)):
+                self.probabilities[part] *= share / self.probabilities[part].sum()
         tags = np.array(translations, dtype=str)
         self._pairs = {str(lang): np.flatnonzero(tags == lang) for lang in np.unique(tags)}
         self._pair_probabilities = _shares(map(len, self._pairs.values()), exponent)

@@ -20,7 +20,7 @@ from speechde.evaluation import protocol
 from speechde.evaluation.dtw import dtw_distances
 from speechde.evaluation.rivals import Rival, SentenceEncoder, TextEncoder
 from speechde.evaluation.scene import Answer, Language, Scene, Skipped, score
-from speechde.export.folder import TrainedModel, assemble, model_folder
+from speechde.export.folder import TrainedModel, assemble, languages_heard, model_folder
 from speechde.models.backbone import Backbone
 from speechde.weights import resolve
 
@@ -145,7 +145,7 @@ def trained_run(scene: Scene, path: str) -> Answer:
     vectors = scene.text_vectors(other, scene.texts)
     start = time.perf_counter()
     answer = _by_vectors(scene, scene.speech(other, items), vectors, since=start)
-    heard = [lang for lang in scene.roles if lang in other.settings["training"]["seen"]]
+    heard = [lang for lang in scene.roles if lang in languages_heard(other.settings["training"])]
     scene.notes.append(f"run:{path} was trained on speech of {', '.join(heard) or 'none of these languages'}")
     return Answer(answer.ranks, answer.seconds + len(scene.utterances) * scene.seconds_to_encode(items))
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if (found := settings.pop("format", 0)) != FORMAT:
         raise AssetError(f"{folder} has another format than {FORMAT} ({found}); load it with the version that wrote it")
     return settings
+
+
+def languages_heard(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Languages whose speech a model was trained on (``settings["training"]``), synthetic speech last."""
+    return (*record["seen"], *record.get("seen_synthetic", ()))
 
 
 def _write_json(path: Path, values: Any) -> None:

@@ -15,10 +15,14 @@ def language_batches(
 ) -> LanguageBatches:
     """See ``LanguageBatches``; ``translations`` is the language of each translation pair.
 
-    Of a model that is adapted, all languages but those of ``data.seen`` are replayed.
+    A fixed share of the batches goes to the languages that are replayed, in adapting (all but those of ``data.seen``),
+    or else to those that have synthetic speech alone.
     """
     t, data = config.trainer, config.data
-    new = set(map(resolve, data.seen))
+    if config.adapt.checkpoint:
+        group, share = {u.lang for u in training} - set(map(resolve, data.seen)), config.adapt.replay
+    else:
+        group, share = set(map(resolve, data.synthetic.langs)), data.synthetic.langs_share
     return LanguageBatches(
         training,
         batch_size=t.batch_size,
@@ -31,6 +35,6 @@ def language_batches(
         views=views,
         translations=translations,
         translation_share=data.translations.share,
-        replayed={u.lang for u in training} - new if config.adapt.checkpoint else (),
-        replay=config.adapt.replay,
+        group=group,
+        group_share=share,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from speechde.config import DataConfig
@@ -13,7 +14,7 @@ from speechde.data.bitext import ENGLISH, Bitext, TextPair, find_bitext, read_bi
 from speechde.data.manifest import read_manifest
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.metrics import normalise_text
-from speechde.languages import LANGUAGES
+from speechde.languages import LANGUAGES, resolve
 from speechde.types import Corpus
 
 # leading articles of the seen languages and English (Russian has none)
@@ -102,9 +103,10 @@ def _breadth(config: DataConfig, cache: Path) -> Corpus:
 
 
 def _roles(config: DataConfig, default: list[str]) -> tuple[list[str], list[str]]:
-    """Seen and zero-shot languages; what is not set is the corpus's own, and every other FLEURS language."""
+    """Seen and zero-shot languages; what is not set is the corpus's own, and every FLEURS language not trained on."""
     seen = config.seen or default
-    return seen, [code for code in LANGUAGES if code not in seen] if config.zero_shot is None else config.zero_shot
+    heard = {*seen, *map(resolve, config.synthetic.langs)}
+    return seen, [code for code in LANGUAGES if code not in heard] if config.zero_shot is None else config.zero_shot
 
 
 def _read_fleurs(
@@ -121,19 +123,40 @@ _READERS = {"stamps": _stamps, "manifest": _manifest, "fleurs": _fleurs, "covost
 
 
 def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | None:
-    """Extra training speech in the seen languages, read by espeak-ng; none of its texts occurs in dev or test."""
-    if config.synthetic.share <= 0:
+    """Extra training speech, read by espeak-ng; none of its texts occurs in dev or test.
+
+    It is in the seen languages, and in those of ``data.synthetic.langs``.
+
+    Raises:
+        ConfigError: one of the latter is evaluated, or ``data.synthetic.share`` is 0.
+    """
+    s = config.synthetic
+    further = [lang for lang in map(resolve, s.langs) if lang not in corpus.seen]
+    if s.share <= 0:
+        if further:
+            raise ConfigError("data.synthetic.langs needs synthetic speech: set data.synthetic.share=0.4, say")
         return None
+    evaluated = {*corpus.zero_shot, *corpus.proxy, *(u.lang for u in corpus.utterances)} - {*corpus.seen}
+    if overlap := evaluated.intersection(further):
+        raise ConfigError(
+            f"data.synthetic.langs: {', '.join(sorted(overlap))} would be evaluated as never heard; "
+            "leave it out there, or out of data.zero_shot"
+        )
     held_out = _held_out(corpus)
     bare = [ARTICLE.sub("", text) for text in held_out]  # a name has no article where a description has one
-    root = synthetic.find_texts(config.synthetic.archive, cache)
-    return synthetic.synthetic_corpus(
-        root,
-        cache,
-        corpus.seen,
-        exclude=held_out + bare,
-        kinds=tuple(config.synthetic.texts.split("+")),
-        limit=config.synthetic.limit,
+    root = synthetic.find_texts(s.archive, cache)
+    kinds = tuple(s.texts.split("+"))
+    # apart, so that the clips of the seen languages are the same with and without the others
+    parts = [
+        synthetic.synthetic_corpus(root, cache, langs, exclude=held_out + bare, kinds=kinds, limit=s.limit)
+        for langs in (corpus.seen, further)
+        if langs
+    ]
+    return replace(
+        parts[0],
+        utterances=[u for part in parts for u in part.utterances],
+        seen=tuple(lang for part in parts for lang in part.seen),
+        dropped=[each for part in parts for each in part.dropped],
     )
 
 

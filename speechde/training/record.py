@@ -26,20 +26,24 @@ def training_record(
     """The record of a run whose training is done.
 
     Args:
-        corpora: the one that was asked for, which names the languages, and others that were trained on.
+        corpora: the one that was asked for, which names the languages, and others that were trained on. Languages that
+            only the latter have were heard as synthetic speech alone.
         clips: by split; the training clips are those that were used.
         facts: ``commit`` and ``hardware``.
         dev_recall: recall@1 of the chosen checkpoint on the dev split of seen languages.
         before: the record of the model that was adapted; what it had seen counts as seen.
     """
     first, *others = corpora
-    seen = [*(before["seen"] if before else ()), *first.seen]
+    seen = dict.fromkeys([*(before["seen"] if before else ()), *first.seen])
+    further = (lang for corpus in others for lang in corpus.seen)
+    synthetic = dict.fromkeys([*(before.get("seen_synthetic", ()) if before else ()), *further])
     return {
         "recipe": config.recipe_name,
         "overrides": config.run_name,
         "mode": config.mode,
         "seed": config.seed,
-        "seen": list(dict.fromkeys(seen)),
+        "seen": list(seen),
+        "seen_synthetic": [lang for lang in synthetic if lang not in seen],
         "zero_shot": list(first.zero_shot),
         "commit": facts["commit"],
         "hardware": facts["hardware"],

@@ -33,7 +33,7 @@ from speechde.evaluation.protocol import data_counts
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.evaluation.scene import Request
 from speechde.export.card import write_card
-from speechde.export.folder import TrainedModel, check_encoder, model_folder
+from speechde.export.folder import TrainedModel, check_encoder, languages_heard, model_folder
 from speechde.frontends.encoders import SpeechEncoder, fast_dtype
 from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
@@ -187,7 +187,8 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         speech, record = trained.settings["speech"], trained.settings["training"]
         corpus = load_corpus(config.data, cache)
         frontend, encoder = _reader(config, trained)
-    utterances = corpus.select(config.eval.split, record["seen"] if config.eval.languages == "seen" else None)
+    heard = languages_heard(record)
+    utterances = corpus.select(config.eval.split, heard if config.eval.languages == "seen" else None)
     if not utterances:
         raise DataError(f"{corpus.name} has no clip in the split {config.eval.split!r}; set eval.split")
     encode = stages.encoding(frontend, encoder)
@@ -198,7 +199,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     with clock("frames"):
         items = stages.evaluation_items(trained.settings, encoder, trained.quantiser, utterances, cache, encode)
         utterances = [u for u in utterances if u.id in items]
-    seen = sorted({u.lang for u in utterances} & set(record["seen"]))
+    seen = sorted({u.lang for u in utterances} & set(heard))
     proxy = sorted({u.lang for u in utterances} & set(corpus.proxy) - set(seen))
     zero_shot = sorted({u.lang for u in utterances} - {*seen, *proxy})
     with clock("evaluate"):
@@ -298,7 +299,7 @@ def _fit(
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
     prompt = built.prompt
     text_ids = [prompt.text_ids(u.text, u.lang) for u in training]
-    prefix_ids = {lang: prompt.speech_ids(lang) for lang in corpus.seen}
+    prefix_ids = {lang: prompt.speech_ids(lang) for lang in {u.lang for u in training}}
     dataset = PairDataset(training, features.train, text_ids, prefix_ids, translations, prompt.text_ids)
     langs = [pair.lang for pair in translations]
     sampler = language_batches(config, training, steps=t.eval_every, views=len(features.train), translations=langs)

@@ -8,7 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,15 @@ import torch
 import wandb
 from wandb.proto import wandb_internal_pb2
 
+from speechde.api import SpeechTextEncoder
 from speechde.config import build
 from speechde.evaluation.protocol import DIRECTIONS
 from speechde.export.folder import TrainedModel
 from speechde.frontends.store import FeatureStore, Piece
 from speechde.models.embed import embed_speech, embed_texts
-from speechde.training import stages
+from speechde.training import run, stages
 from speechde.training.run import evaluate, run_directory, train
+from speechde.types import Corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 # adapt starts from a trained model: see test_adapt.py
@@ -219,3 +221,18 @@ def test_lora_with_gradient_checkpointing_in_bfloat16(tiny_run, freeze):
     assert len(trained) < len(state) and trained == {"model.projection.weight", "model.backbone.embedding.audio"}
     saved = TrainedModel.load(run_directory(config) / "model").model
     assert not [name for name, _ in saved.named_parameters() if "lora_" in name]
+
+
+def test_a_language_of_synthetic_speech_alone_is_trained_on_and_never_zero_shot(tiny_run, clips, monkeypatch):
+    """Half of the training is its own; where it is tested, it counts as seen."""
+    made = [replace(u, id=f"made-{u.id}", lang="de_de", synthetic=True) for u in clips if u.lang == "fr_fr"]
+    made = Corpus("made", [u for u in made if u.split == "train"], ("es_419", "fr_fr", "de_de"))
+    monkeypatch.setattr(run, "load_synthetic", lambda *a: made)
+    config = tiny_run(data__synthetic={"share": 0.5, "langs": ["de_de"]}, trainer__batch_size=2)
+    assert train(config)["data"]["train"] == {"recordings": 15, "synthetic": 5, "transcripts": 15, "languages": 3}
+    model = run_directory(config) / "model"
+    assert SpeechTextEncoder.from_pretrained(model, device="cpu").languages_seen == ("es_419", "fr_fr", "de_de")
+    tested = [replace(u, lang="de_de") if u.lang == "fr_fr" else u for u in clips]
+    rows = evaluate(tiny_run(utterances=tested), model)["audio_to_text"]["per_language"]
+    assert {lang: row["role"] for lang, row in rows.items()} == {
+        "es_419": "seen", "de_de": "seen", "ro_ro": "zero_shot"}  # fmt: skip

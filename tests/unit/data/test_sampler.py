@@ -107,11 +107,11 @@ def test_exponent(exponent, expected):
     np.testing.assert_allclose([drawn[lang] / 600 for lang in SIZES], expected, atol=0.07)
 
 
-@pytest.mark.parametrize("replay", [0.0, 0.25])
-def test_replayed_languages_share_a_fixed_part(replay):
-    one = sampler(replayed={"fr_fr", "ru_ru", "no clips"}, replay=replay)
-    np.testing.assert_allclose(one.probabilities, [1 - replay, replay / 3, 2 * replay / 3])
-    np.testing.assert_array_equal(sampler(replayed=SIZES, replay=replay).probabilities, sampler().probabilities)
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_a_group_of_languages_has_a_fixed_share(share):
+    one = sampler(group={"fr_fr", "ru_ru", "no clips"}, group_share=share)
+    np.testing.assert_allclose(one.probabilities, [1 - share, share / 3, 2 * share / 3])
+    np.testing.assert_array_equal(sampler(group=SIZES, group_share=share).probabilities, sampler().probabilities)
 
 
 def test_synthetic_share():

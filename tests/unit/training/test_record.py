@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from speechde.export.folder import TrainedModel
+from speechde.export.folder import TrainedModel, languages_heard
 from speechde.training.record import stored_record, training_record
 from speechde.types import Corpus
 from speechde.weights import weights_hash
@@ -23,6 +23,13 @@ def test_the_record_names_everything(tiny_run, clips, tiny_llm, tmp_path):
     assert record["llm"]["sha256"] == weights_hash(tiny_llm("gemma3_text"))
     assert record["config"]["model"]["source"] == str(tiny_llm("gemma3_text"))
     assert "runs_dir" not in record["config"] and "cache_dir" not in record["config"]
+    assert record["seen_synthetic"] == [] and languages_heard(record) == ("fr_fr",)
+    corpora[1].seen = ("fr_fr", "de_de", "it_it")
+    record = training_record(config, corpora, split, {"commit": "", "hardware": ""}, 0.5)
+    assert record["seen"] == ["fr_fr"] and languages_heard(record) == ("fr_fr", "de_de", "it_it")
+    learned = [Corpus("clips", [], ("de_de",))]
+    after = training_record(config, learned, split, {"commit": "", "hardware": ""}, 0.5, record)
+    assert after["seen"] == ["fr_fr", "de_de"] and after["seen_synthetic"] == ["it_it"]
     config.model.init = "random"
     assert training_record(config, corpora, split, {"commit": "", "hardware": ""}, 0.5)["llm"]["sha256"] is None
 
