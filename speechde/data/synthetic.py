@@ -15,7 +15,7 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree
@@ -43,7 +43,6 @@ _COPYRIGHT = PurePosixPath("usr/share/doc") / PACKAGE / "copyright"
 # Where the package's locale is not the first part of the FLEURS code.
 _LOCALES = {"cmn_hans_cn": "zh", "nb_no": "no"}
 _WORD = re.compile(r"[^\W\d_]{2}")
-_CHUNK = 50  # texts per task of a worker
 _log = logging.getLogger(__name__)
 
 
@@ -100,9 +99,10 @@ def synthetic_corpus(
 
     ``exclude`` are the texts, of any language, that must not occur: every transcript and translation of dev and
     test. ``limit`` is per language; which texts it keeps depends on ``seed`` and ``sentence_id`` alone, so all
-    languages keep the same names. The audio is 16 kHz 16-bit FLAC below ``cache_dir/espeak``, in a folder named by
-    texts, speakers and synthesiser. A name's ``sentence_id`` is that of its character and so shared across languages,
-    a keyword's is its text. ``workers=1`` reads in this process.
+    languages keep the same names. The audio is 16 kHz 16-bit FLAC below ``cache_dir/espeak``, a folder per language,
+    named by texts, speakers and synthesiser; a call that was interrupted goes on at the language it was at. A name's
+    ``sentence_id`` is that of its character and so shared across languages, a keyword's is its text. ``workers=1``
+    reads in this process.
 
     Raises:
         ConfigError: a language not in ``LANGS``, an unknown kind, or a number below 1.
@@ -116,42 +116,34 @@ def synthetic_corpus(
     chosen, dropped = _choose(root, langs, {normalise_text(text) for text in exclude}, kinds, limit, seed)
     if not chosen:
         raise DataError(f"no text of {', '.join(langs) or 'no language'} is left to read: {len(dropped)} were dropped")
-    speakers = [Speaker.draw(f"{seed}:{lang}:{text}") for lang, _, text in chosen]
-    readings = [
-        [spoken_form(text, lang), NATIVE[lang], *astuple(who)]
-        for (lang, _, text), who in zip(chosen, speakers, strict=True)
-    ]
-    folder = Path(cache_dir) / "espeak" / fingerprint({"readings": readings, "version": installed_version()})
-    names = [f"{number:06d}.flac" for number in range(len(chosen))]
-    if not folder.is_dir():
-        jobs = [(text, lang, who, name) for (lang, _, text), who, name in zip(chosen, speakers, names, strict=True)]
-        start = time.monotonic()
-        with atomic_directory(folder) as part:
-            chunks = [(part, jobs[i : i + _CHUNK]) for i in range(0, len(jobs), _CHUNK)]
-            list(in_processes(_read_chunk, chunks, workers))
-        _log.info("espeak-ng read %d texts in %.0f s, to %s", len(jobs), time.monotonic() - start, folder)
-
+    texts: dict[str, list[tuple[str, str, Speaker]]] = {}
+    for lang, sentence_id, text in chosen:
+        texts.setdefault(lang, []).append((sentence_id, text, Speaker.draw(f"{seed}:{lang}:{text}")))
     utterances = []
-    spoken = {path.name for path in folder.iterdir()}
-    for (lang, sentence_id, text), who, name in zip(chosen, speakers, names, strict=True):
-        if name not in spoken:
-            dropped.append(Dropped(f"{sentence_id}.{lang}", "not spoken", text))
-            continue
-        utterances.append(
-            Utterance(
-                id=f"{sentence_id}.{lang}",
-                lang=lang,
-                text=text,
-                audio=str(folder / name),
-                sentence_id=sentence_id,
-                split="train",
-                speaker=NATIVE[lang] + who.variant,
-                source="espeak-ng reading of CLDR names",
-                synthetic=True,
+    for lang, folder in _read_all(texts, Path(cache_dir) / "espeak", workers).items():
+        spoken = {path.name for path in folder.iterdir()}
+        for number, (sentence_id, text, who) in enumerate(texts[lang]):
+            name = _file_name(number)
+            if name not in spoken:
+                dropped.append(Dropped(f"{sentence_id}.{lang}", "not spoken", text))
+                continue
+            utterances.append(
+                Utterance(
+                    id=f"{sentence_id}.{lang}",
+                    lang=lang,
+                    text=text,
+                    audio=str(folder / name),
+                    sentence_id=sentence_id,
+                    split="train",
+                    speaker=NATIVE[lang] + who.variant,
+                    source="espeak-ng reading of CLDR names",
+                    synthetic=True,
+                )
             )
-        )
     if not utterances:
-        raise DataError(f"espeak-ng spoke none of {len(chosen)} texts; reinstall espeakng-loader, remove {folder}")
+        raise DataError(
+            f"espeak-ng spoke none of {len(chosen)} texts; reinstall espeakng-loader, remove {cache_dir}/espeak"
+        )
     return Corpus("cldr", utterances, langs, (), dropped, LICENCE)
 
 
@@ -201,9 +193,28 @@ def _choose(
     return kept, dropped
 
 
-def _read_chunk(folder: Path, jobs: list[tuple[str, str, Speaker, str]]) -> None:
-    """Write one FLAC file per ``(text, lang, speaker, file name)``, none where espeak-ng has nothing to say."""
-    for text, lang, speaker, name in jobs:
-        waveform = synthesiser().read(text, lang, speaker)
-        if waveform.size:
-            soundfile.write(folder / name, trim_silence(waveform), SAMPLE_RATE, "PCM_16")
+def _read_all(texts: Mapping[str, Sequence[tuple[str, str, Speaker]]], cache: Path, workers: int) -> dict[str, Path]:
+    """The folder of each language's audio, read now where it is not there yet."""
+    folders = {}
+    for lang, own in texts.items():
+        readings = [[spoken_form(text, lang), NATIVE[lang], *astuple(who)] for _, text, who in own]
+        folders[lang] = cache / f"{lang}-{fingerprint({'readings': readings, 'version': installed_version()})}"
+    jobs = [(folder, lang, texts[lang]) for lang, folder in folders.items() if not folder.is_dir()]
+    start = time.monotonic()
+    for number, lang in enumerate(in_processes(_read_language, jobs, workers) if jobs else (), 1):
+        _log.info("espeak-ng has read %s (%d of %d, %.0f s)", lang, number, len(jobs), time.monotonic() - start)
+    return folders
+
+
+def _read_language(folder: Path, lang: str, texts: Sequence[tuple[str, str, Speaker]]) -> str:
+    """Write one FLAC file per text, none where espeak-ng has nothing to say; return ``lang``."""
+    with atomic_directory(folder) as part:
+        for number, (_, text, speaker) in enumerate(texts):
+            waveform = synthesiser().read(text, lang, speaker)
+            if waveform.size:
+                soundfile.write(part / _file_name(number), trim_silence(waveform), SAMPLE_RATE, "PCM_16")
+    return lang
+
+
+def _file_name(number: int) -> str:
+    return f"{number:06d}.flac"

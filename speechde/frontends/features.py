@@ -125,7 +125,7 @@ def _frames(
 ) -> list[Path]:
     """Folders of the pieces of a shard, at the encoder's own rate; those that were missing are made."""
     number, count = shard
-    cut = [utterances[start : start + PIECE] for start in range(0, len(utterances), PIECE)][number - 1 :: count]
+    cut = _cut(utterances)[number - 1 :: count]
     jobs = [Job(Path(cache_dir) / "frames" / _piece_key(clips, encoder, view), clips) for clips in cut]
     missing = [job for job in jobs if not Piece.finished(job.folder)]
     if missing:
@@ -134,6 +134,14 @@ def _frames(
             for done in (encode or partial(encode_pieces, encoder))(missing, view):
                 advance(done)
     return [job.folder for job in jobs]
+
+
+def _cut(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
+    """Lists of at most ``PIECE`` clips of one language, so that other choices of languages find the same pieces."""
+    languages: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        languages.setdefault(utterance.lang, []).append(utterance)
+    return [own[start : start + PIECE] for own in languages.values() for start in range(0, len(own), PIECE)]
 
 
 def _finished(folders: list[Path], factor: int, mean_norm: float, label: str) -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 from speechde.config import DataConfig
@@ -144,19 +143,13 @@ def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | 
         )
     held_out = _held_out(corpus)
     bare = [ARTICLE.sub("", text) for text in held_out]  # a name has no article where a description has one
-    root = synthetic.find_texts(s.archive, cache)
-    kinds = tuple(s.texts.split("+"))
-    # apart, so that the clips of the seen languages are the same with and without the others
-    parts = [
-        synthetic.synthetic_corpus(root, cache, langs, exclude=held_out + bare, kinds=kinds, limit=s.limit)
-        for langs in (corpus.seen, further)
-        if langs
-    ]
-    return replace(
-        parts[0],
-        utterances=[u for part in parts for u in part.utterances],
-        seen=tuple(lang for part in parts for lang in part.seen),
-        dropped=[each for part in parts for each in part.dropped],
+    return synthetic.synthetic_corpus(
+        synthetic.find_texts(s.archive, cache),
+        cache,
+        [*corpus.seen, *further],
+        exclude=held_out + bare,
+        kinds=tuple(s.texts.split("+")),
+        limit=s.limit,
     )
 
 

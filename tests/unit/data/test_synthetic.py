@@ -144,6 +144,11 @@ def test_second_call_reads_nothing_and_other_settings_do(tmp_path, fake):
     assert [u.speaker for u in other.utterances] != [u.speaker for u in first.utterances]
 
 
+def test_other_languages_change_nothing_of_a_language(tmp_path, fake):
+    both, one = read(write_tree(tmp_path)), read(tmp_path, langs=["fr_fr"])
+    assert fake.count == 8 and one.utterances == both.select(langs=["fr_fr"])
+
+
 def test_an_interrupted_call_leaves_nothing_half_done(tmp_path, fake, monkeypatch):
     def fail(self, text, lang, speaker):
         if text == "soleil":
@@ -153,8 +158,8 @@ def test_an_interrupted_call_leaves_nothing_half_done(tmp_path, fake, monkeypatc
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(FakeEspeak, "read", fail)
         read(write_tree(tmp_path))
-    assert not list((tmp_path / "cache").rglob("*.flac"))
-    assert len(read(tmp_path).utterances) == 8
+    assert {path.parent.name[:5] for path in (tmp_path / "cache").rglob("*.flac")} == {"ca_es"}  # which was done
+    assert len(read(tmp_path).utterances) == 8 and fake.count == 4
 
 
 def test_empty_speech_is_dropped_and_all_empty_is_fatal(tmp_path, fake):
@@ -190,9 +195,8 @@ def test_bad_arguments(tmp_path, fake):
     assert not (tmp_path / "cache").exists()
 
 
-def test_two_processes_read_what_one_reads(tmp_path, monkeypatch):
+def test_two_processes_read_what_one_reads(tmp_path):
     pytest.importorskip("espeakng_loader", reason="reads with espeak-ng, which espeakng-loader brings")
-    monkeypatch.setattr(synthetic, "_CHUNK", 3)
     write_tree(tmp_path)
     langs = ("ca_es", "fr_fr")
     one = synthetic.synthetic_corpus(tmp_path, tmp_path / "one", langs, workers=1)

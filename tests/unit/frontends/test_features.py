@@ -263,6 +263,16 @@ def test_a_store_of_pieces_equals_a_store_of_one(many, encoder, tmp_path, monkey
             np.testing.assert_array_equal(units[1][clip.id], units[0][clip.id])
 
 
+def test_other_choices_of_languages_find_the_same_pieces(many, encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "PIECE", 3)
+    mixed = [replace(u, lang=("fr_fr", "ro_ro", "ca_es")[i % 3]) for i, u in enumerate(many)]
+    store = extract(mixed, encoder, tmp_path)
+    assert [len(piece.ids) for piece in store.pieces] == [3, 1, 3, 3] and len(encoder.given) == 10
+    two = extract([u for u in mixed if u.lang != "ro_ro"], encoder, tmp_path)
+    assert len(encoder.given) == 10 and len(two) == 7
+    assert all(np.array_equal(two[id_], store[id_]) for id_ in two.ids)
+
+
 def test_a_killed_start_loses_the_piece_in_work_and_no_other(many, tiny_whisper, tmp_path, monkeypatch):
     monkeypatch.setattr(features, "PIECE", 3)
     monkeypatch.setattr(features, "BATCH_SECONDS", 0.1)
