@@ -117,7 +117,7 @@ def _origin(name: str) -> dict[str, str]:
 def _metadata(
     record: Mapping[str, Any], metrics: Mapping[str, Any] | None, parts: list[dict[str, str]]
 ) -> ModelCardData:
-    codes = [*record.get("seen", ()), *record.get("zero_shot", ())]
+    codes = [lang for role in ("seen", "seen_synthetic", "zero_shot") for lang in record.get(role, ())]
     bases = [part["hub"] for part in parts if part["hub"]]
     results = _results(metrics) if metrics else None
     return ModelCardData(

@@ -136,7 +136,9 @@ class Cost:
         self.per_frame = (UNITS_PER_FRAME if f.deduplicate else 1.0) if f.kind == "discrete" else 1 / f.stride
         self.speeds = [speed for speed, _ in f.versions]
         slower = float(np.mean([1 / speed for speed in self.speeds]))
-        share = config.data.synthetic.share if sets.get("synthetic") else 0.0
+        extra = config.data.synthetic
+        alone = extra.langs_share if extra.langs else 0.0  # of the training, in languages of synthetic speech alone
+        share = alone + (1 - alone) * extra.share if sets.get("synthetic") else 0.0
         recorded, made = sets["train"], sets.get("synthetic") or sets["train"]
         self.translated = config.data.translations.share  # of a batch; each side is taken as long as a transcript
         self.seconds = (1 - share) * recorded.seconds * slower + share * made.seconds

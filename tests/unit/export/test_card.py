@@ -64,6 +64,14 @@ def test_everything_of_the_run_is_there(trained, metrics):
     assert str(trained.settings["speech"]["encoder"]) not in text, "no path of this machine is published"
 
 
+def test_languages_of_synthetic_speech_alone_are_told_apart(trained, metrics):
+    assert "speech alone" not in model_card(trained, metrics)
+    trained.settings["training"]["seen_synthetic"] = ["de_de", "cy_gb"]
+    card = ModelCard(model_card(trained, metrics))
+    assert card.data.language == ["cy", "de", "es", "fr", "ro"]
+    assert "On *synthetic* speech alone of 2 more: German (de_de), Welsh (cy_gb).\n" in str(card)
+
+
 def test_a_language_without_an_interval_and_a_role_without_languages(trained, metrics):
     rows = metrics["audio_to_text"]
     rows["zero_shot"] = {"languages": 0, "recall@1": None, "ci95": None}

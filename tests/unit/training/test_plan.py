@@ -208,6 +208,19 @@ def test_more_layers_cost_more_and_checkpointing_saves_memory(tiny_run):
     assert "fits in 24.0 GB" in plan.format_plan(whole)
 
 
+def test_languages_of_synthetic_speech_alone_take_their_share(tiny_run):
+    """Half of the training is theirs, and of the rest as much is synthetic as without them."""
+    config = tiny_run(**STATED)
+    encoder = load_speech_encoder(config.frontend.encoder, device="meta")
+    sets = plan.stated_sets(config)
+    sets["synthetic"] = replace(sets["train"], seconds=1.0)
+    recorded = sets["train"].seconds * np.mean([1 / speed for speed in config.frontend.speeds])
+    for langs, share in (([], 0.4), (["de_de"], 0.5 + 0.5 * 0.4)):
+        config.data.synthetic.share, config.data.synthetic.langs = 0.4, langs
+        cost = Cost(config, encoder, stages.model_shape(config, encoder), sets)
+        assert cost.seconds == pytest.approx((1 - share) * recorded + share)
+
+
 def test_translations_take_their_share_of_the_batch(tiny_run):
     config = tiny_run(**STATED, model__freeze=[])
     encoder = load_speech_encoder(config.frontend.encoder, device="meta")
