@@ -347,7 +347,7 @@ def _convert(hint: Any, value: Any, name: str, limits: Mapping[str, Any]):
             raise ConfigError(f"{name}={value!r} is not a list; write {name}=[a,b]")
         return [_convert(typing.get_args(hint)[0], item, f"{name}[{i}]", limits) for i, item in enumerate(value)]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(f"{name}={value!r} is a {type(value).__name__}; it must be a {hint.__name__}")
     if value not in (allowed := limits.get("allowed", [value])):

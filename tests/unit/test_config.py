@@ -81,6 +81,9 @@ def test_defaults_are_not_shared_between_configurations():
         ({"frontend": {"speeds": [1.0, 0.0]}}, r"frontend\.speeds\[1\]=0\.0 is outside \(0, ∞\)"),
         ({"optim": {"lr": float("nan")}}, r"optim\.lr=nan is outside"),
         ({"data": {"train_share": 1.5}}, r"data\.train_share=1\.5 is outside \(0, 1\]"),
+        ({"data": {"synthetic": {"share": 2}}}, r"data\.synthetic\.share=2\.0 is outside \[0, 1\]"),
+        ({"optim": {"lr": -1}}, r"optim\.lr=-1\.0 is outside"),
+        ({"frontend": {"speeds": [1, 0]}}, r"frontend\.speeds\[1\]=0\.0 is outside \(0, ∞\)"),
         ({"seed": -1}, r"seed=-1 is outside"),
         ({"frontend": {"ray_workers": -1}}, r"frontend\.ray_workers=-1 is outside \[0, ∞\)"),
         *(({"frontend": {"shard": text}}, rf"frontend\.shard='{text}' is not I/N with 1 ≤ I ≤ N; write .*shard=3/16")
