@@ -59,7 +59,7 @@ def test_a_search_looks_at_dev_of_seen_languages_alone():
 
 def test_points_are_what_the_sweeps_say():
     counts = {sweep: len(points(sweep)) for sweep in SWEEPS}
-    assert counts["languages"] == 14 and counts["repeats"] == 6
+    assert counts["languages"] == 14 and counts["units"] == 5
     assert counts["base"] == counts["init"] == counts["frontend"] == 3
 
 
