@@ -1,10 +1,10 @@
 """Speech features on disk: a store is a list of pieces, and a piece is a folder that is there whole or not at all.
 
 A corpus of a thousand hours fits neither in memory nor in one file that a killed run could resume. Its clip list is
-cut into pieces of ``PIECE`` clips, each with one flat memory-mapped array (``values.npy``) and an index
-(``index.json``). The name of a piece is a fingerprint of what produced it: encoder, view and its own clips. A changed
-setting or clip makes new pieces and never reads stale ones, and what a killed run or another machine has finished is
-found by name.
+cut into pieces of at most ``PIECE`` clips of one language, each with one flat memory-mapped array (``values.npy``) and
+an index (``index.json``). The name of a piece is a fingerprint of what produced it: encoder, view and its own clips. A
+changed setting or clip makes new pieces and never reads stale ones, and what a killed run or another machine has
+finished is found by name.
 """
 
 from __future__ import annotations
