@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -35,9 +34,9 @@ from speechde.data.espeak import (
     NATIVE,
     VOICES,
     Speaker,
-    in_processes,
     installed_version,
     missing_package,
+    read_missing,
     spoken_form,
     synthesiser,
     voice_kind,
@@ -248,12 +247,7 @@ def _read_all(clips: Mapping[str, list[Clip]], cache: Path, workers: int) -> dic
         ]
         name = fingerprint({"readings": readings, "voice": VOICES[lang], "version": version})
         folders[lang] = cache / f"{lang}-{name}"
-    jobs = [(folder, lang, clips[lang]) for lang, folder in folders.items() if not folder.is_dir()]
-    if jobs:
-        total, start = sum(len(own) for _, _, own in jobs), time.monotonic()
-        _log.info("espeak-ng reads %d texts in %d languages, to %s", total, len(jobs), cache)
-        for number, lang in enumerate(in_processes(_read_language, jobs, workers), 1):
-            _log.info("%s read (%d of %d, %.0f s)", lang, number, len(jobs), time.monotonic() - start)
+    read_missing(_read_language, folders, clips, workers)
     return folders
 
 

@@ -19,9 +19,11 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import hashlib
+import logging
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -79,6 +81,7 @@ _SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: the callback runs within the call, on i
 _RETURN_ERRORS = 0x8000  # without it the library ends the process when it finds no data
 _UTF8, _END_PAUSE = 1, 0x1000
 _RATE, _PITCH, _RANGE = 1, 3, 4
+_log = logging.getLogger(__name__)
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
@@ -236,6 +239,17 @@ def in_processes(task: Callable, items: Sequence[tuple], workers: int) -> Iterat
                 f"a process that reads with espeak-ng ended early ({error}); use workers=1, or put the code that "
                 "starts it below `if __name__ == '__main__':`"
             ) from error
+
+
+def read_missing(task: Callable, folders: Mapping[str, Path], texts: Mapping[str, Sequence], workers: int) -> None:
+    """``task(folder, lang, texts[lang])``, which returns ``lang``, for each language whose folder is not there yet."""
+    jobs = [(folder, lang, texts[lang]) for lang, folder in folders.items() if not folder.is_dir()]
+    if not jobs:
+        return
+    total, start = sum(len(own) for _, _, own in jobs), time.monotonic()
+    _log.info("espeak-ng reads %d texts in %d languages, to %s", total, len(jobs), jobs[0][0].parent)
+    for number, lang in enumerate(in_processes(task, jobs, workers), 1):
+        _log.info("%s read (%d of %d, %.0f s)", lang, number, len(jobs), time.monotonic() - start)
 
 
 @cache

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path, PurePosixPath
@@ -25,7 +24,7 @@ import soundfile
 from speechde.cache import atomic_directory, fingerprint
 from speechde.data import debian
 from speechde.data.audio import trim_silence
-from speechde.data.espeak import NATIVE, Speaker, in_processes, installed_version, spoken_form, synthesiser
+from speechde.data.espeak import NATIVE, Speaker, installed_version, read_missing, spoken_form, synthesiser
 from speechde.data.manifest import clean_text
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
@@ -199,10 +198,7 @@ def _read_all(texts: Mapping[str, Sequence[tuple[str, str, Speaker]]], cache: Pa
     for lang, own in texts.items():
         readings = [[spoken_form(text, lang), NATIVE[lang], *astuple(who)] for _, text, who in own]
         folders[lang] = cache / f"{lang}-{fingerprint({'readings': readings, 'version': installed_version()})}"
-    jobs = [(folder, lang, texts[lang]) for lang, folder in folders.items() if not folder.is_dir()]
-    start = time.monotonic()
-    for number, lang in enumerate(in_processes(_read_language, jobs, workers) if jobs else (), 1):
-        _log.info("espeak-ng has read %s (%d of %d, %.0f s)", lang, number, len(jobs), time.monotonic() - start)
+    read_missing(_read_language, folders, texts, workers)
     return folders
 
 

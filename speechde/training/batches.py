@@ -22,7 +22,8 @@ def language_batches(
     if config.adapt.checkpoint:
         group, share = {u.lang for u in training} - set(map(resolve, data.seen)), config.adapt.replay
     else:
-        group, share = set(map(resolve, data.synthetic.langs)), data.synthetic.langs_share
+        recorded = {u.lang for u in training if not u.synthetic}
+        group, share = set(map(resolve, data.synthetic.langs)) - recorded, data.synthetic.langs_share
     return LanguageBatches(
         training,
         batch_size=t.batch_size,

@@ -222,7 +222,7 @@ class Cost:
 
         Weights; float32 gradients and Adam's moments of what is trained; bfloat16 copies of float32 weights under
         autocast; what the layers keep for the backward pass. With ``trainer.strategy=fsdp`` each of ``processes`` holds
-        its share of the first two. The part of the batch with the longest clips is padded to them. The adapter, the
+        its share of the first three. The part of the batch with the longest clips is padded to them. The adapter, the
         feature batches and the layer that FSDP has gathered are small beside this and left out.
         """
         parameters = list(self.model.parameters())

@@ -24,6 +24,7 @@ from speechde.export.folder import TrainedModel
 from speechde.frontends.store import FeatureStore, Piece
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.training import run, stages
+from speechde.training.batches import language_batches
 from speechde.training.run import evaluate, run_directory, train
 from speechde.types import Corpus
 
@@ -228,7 +229,10 @@ def test_a_language_of_synthetic_speech_alone_is_trained_on_and_never_zero_shot(
     made = [replace(u, id=f"made-{u.id}", lang="de_de", synthetic=True) for u in clips if u.lang == "fr_fr"]
     made = Corpus("made", [u for u in made if u.split == "train"], ("es_419", "fr_fr", "de_de"))
     monkeypatch.setattr(run, "load_synthetic", lambda *a: made)
-    config = tiny_run(data__synthetic={"share": 0.5, "langs": ["de_de"]}, trainer__batch_size=2)
+    config = tiny_run(data__synthetic={"share": 0.5, "langs": ["de", "fr_fr"]}, trainer__batch_size=2)
+    training = [u for u in clips if u.split == "train" and u.lang != "ro_ro"] + made.utterances
+    sampler = language_batches(config, training, steps=1)  # French has recordings, and is not of the group
+    assert sampler.probabilities[sampler.languages.index("de_de")] == pytest.approx(0.5)
     assert train(config)["data"]["train"] == {"recordings": 15, "synthetic": 5, "transcripts": 15, "languages": 3}
     model = run_directory(config) / "model"
     assert SpeechTextEncoder.from_pretrained(model, device="cpu").languages_seen == ("es_419", "fr_fr", "de_de")

@@ -141,7 +141,6 @@ def test_blocks_give_the_loss_and_gradients_of_the_whole_matrix(monkeypatch, gro
 
 
 def test_freed_memory_is_given_back_once_in_so_many_parts(monkeypatch):
-    """A process grows without it; the gradients are those of the plain step, because nothing else happens."""
     given = []
     monkeypatch.setattr(gradcache, "_malloc_trim", lambda: given.append)
     monkeypatch.setattr(gradcache, "_encoded", itertools.count(1))
