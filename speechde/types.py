@@ -8,12 +8,70 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from speechde.errors import DataError
+
 SPLITS = ("train", "dev", "test")
 SAMPLE_RATE = 16_000  # samples per second of every waveform
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """A piece of one modality: the subclass says which, so that nothing is guessed from a string or an array's shape.
+
+    ``modality`` names a feature extractor and a frontend.
+    """
+
+    modality: ClassVar[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Text(Part):
+    """Written words."""
+
+    modality: ClassVar[str] = "text"
+    content: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Audio(Part):
+    """Speech: a path or locator, the bytes of a file, or samples; see ``data.inputs.read_clip``.
+
+    ``sampling_rate`` (Hz) is that of samples that come without one.
+    """
+
+    modality: ClassVar[str] = "speech"
+    content: str | Path | bytes | BinaryIO | np.ndarray | Tensor | Any
+    sampling_rate: int | None = None
+
+
+@dataclass(frozen=True, slots=True, init=False, eq=False)
+class Item:
+    """What becomes *one* vector: parts in reading order. Two items are the same when they are one object.
+
+    ``lang`` is a FLEURS code, None where it is not known. Items of equal, non-empty ``meaning`` are never each other's
+    negatives: a clip's is its transcript. ``title`` is for the prompt of a document.
+    """
+
+    parts: tuple[Part, ...]
+    id: str
+    lang: str | None
+    meaning: str
+    title: str
+
+    def __init__(self, *parts: Part, id: str = "", lang: str | None = None, meaning: str = "", title: str = "") -> None:
+        wrong = [part for part in parts if not isinstance(part, Part)]
+        if wrong or not parts:
+            given = f"a {type(wrong[0]).__name__}" if wrong else "no part"
+            raise DataError(f"an item was given {given}; give Text(…) or Audio(…), at least one")
+        for name, value in (("parts", parts), ("id", id), ("lang", lang), ("meaning", meaning), ("title", title)):
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,12 +15,14 @@ from rapidfuzz import fuzz, process
 
 from speechde.errors import unknown_value
 from speechde.evaluation import metrics as m
-from speechde.evaluation import protocol
 from speechde.evaluation.dtw import dtw_distances
+from speechde.evaluation.embed import stored_embed
+from speechde.evaluation.retrieval import DOCUMENT, QUERY, Embed, Ranking, Remembered, Retrieval
 from speechde.evaluation.rivals import Rival, SentenceEncoder, TextEncoder
-from speechde.evaluation.scene import Answer, Language, Scene, Skipped, score
+from speechde.evaluation.scene import Answer, Scene, Skipped, score, spoken_as
 from speechde.export.folder import TrainedModel, assemble, languages_heard, model_folder
 from speechde.models.backbone import Backbone
+from speechde.types import Audio, Item
 from speechde.weights import resolve
 
 E5 = "packaged:multilingual-e5-small"
@@ -33,12 +34,9 @@ def run_baselines(scene: Scene, model_seconds: float) -> dict:
     Args:
         model_seconds: in which the model's adapter and LLM embedded all queries from their frames.
     """
-    count = len(scene.utterances)
-    ranks = {}
-    for lang in scene.languages:
-        own = scene.own_ranks["audio_to_text", lang.lang]
-        ranks[lang.lang] = np.array([own[scene.utterances[row].id] for row in lang.rows])
-    output = {"model": score(scene, Answer(ranks, model_seconds + count * scene.encoder_seconds))}
+    own = scene.results.ranks["audio_to_text"]
+    seconds = model_seconds + len(scene.utterances) * scene.seconds_to_encode()
+    output = {"model": score(scene, Answer(lambda task: Ranking(own[task.subset]), seconds))}
     for name in scene.request.names:
         try:
             output[name] = score(scene, baseline(name)(scene))
@@ -64,17 +62,17 @@ def baseline(name: str) -> Callable[[Scene], Answer]:
 def chance(scene: Scene) -> Answer:
     """Random scores, seeded."""
     rng = np.random.default_rng(scene.request.seed)
-    return _by_scores(scene, lambda lang: rng.random((len(lang.rows), len(lang.items))))
+
+    def rank(task: Retrieval) -> Ranking:
+        return task.rank_scores(lambda rows: rng.random((len(task.queries[rows]), len(task.gallery))))
+
+    return Answer(rank)
 
 
 def untrained(scene: Scene) -> Answer:
     """The model's architecture as its training started: the same seed, no step."""
     fresh = initialised(scene.trained, scene.request.initial)
-    vectors = scene.text_vectors(fresh, scene.texts)
-    start = time.perf_counter()
-    answer = _by_vectors(scene, scene.speech(fresh), vectors)
-    seconds = time.perf_counter() - start + len(scene.utterances) * scene.encoder_seconds
-    return Answer(answer.ranks, seconds)
+    return _embedded(scene, stored_embed(fresh.model, fresh.prompt, scene.items), scene.seconds_to_encode())
 
 
 def initialised(trained: TrainedModel, initial: Mapping) -> TrainedModel:
@@ -94,44 +92,48 @@ def initialised(trained: TrainedModel, initial: Mapping) -> TrainedModel:
 
 def oracle(scene: Scene) -> Answer:
     """The true transcript asks through the model's text side: what it leaves are texts that it cannot tell apart."""
-    start = time.perf_counter()
-    spoken = [(u.lang, protocol.clean(u.text)) for u in scene.utterances]
-    return _by_vectors(scene, scene.text_vectors(scene.trained, spoken), scene.vectors, since=start)
+    said = {query.id: query.meaning for task in scene.of("audio_to_text") for query in task.queries}
+    return _embedded(scene, scene.embed, said=said)
 
 
 def cascade_chars(scene: Scene) -> Answer:
     """The transcript and the texts compared letter by letter, after ``metrics.normalise_text`` (``fuzz.ratio``)."""
     heard = scene.transcripts
-    asked = [m.normalise_text(heard.texts[u.id]) for u in scene.utterances]
-    offered = [m.normalise_text(text) for _, text in scene.texts]
 
-    def scores(lang: Language) -> np.ndarray:
-        return process.cdist([asked[i] for i in lang.rows], [offered[i] for i in lang.items], scorer=fuzz.ratio)
+    def rank(task: Retrieval) -> Ranking:
+        asked = [m.normalise_text(heard.texts[query.id]) for query in task.queries]
+        offered = [m.normalise_text(item.id) for item in task.gallery]
+        return task.rank_scores(lambda rows: process.cdist(asked[rows], offered, scorer=fuzz.ratio))
 
-    return _after_asr(scene, time.perf_counter(), _by_scores(scene, scores))
+    return Answer(rank, len(scene.utterances) * heard.seconds)
 
 
 def cascade_text(scene: Scene) -> Answer:
     """The transcript asks through the model's text side."""
-    return _cascade(scene, lambda heard: scene.text_vectors(scene.trained, heard), scene.vectors)
+    return _cascade(scene, scene.embed)
 
 
 def cascade_e5(scene: Scene) -> Answer:
     """The transcript asks through multilingual-e5-small."""
-    return _text_cascade(scene, TextEncoder(resolve(E5)))
+    return _cascade(scene, _texts_of(TextEncoder(resolve(E5))))
 
 
 def cascade_rival(scene: Scene, name: str) -> Answer:
     """The transcript asks through any SentenceTransformer or mteb model."""
-    return _text_cascade(scene, Rival(name))
+    return _cascade(scene, _texts_of(Rival(name)))
 
 
 def rival(scene: Scene, name: str) -> Answer:
     """Any SentenceTransformer or mteb model that embeds speech and text."""
     model = Rival(name)
-    vectors = model.embed_texts(scene.texts)
-    start = time.perf_counter()
-    return _by_vectors(scene, model.embed_clips(scene.utterances), vectors, since=start)
+    texts = _texts_of(model)
+
+    def embed(items: Sequence[Item], role: str) -> np.ndarray:
+        if isinstance(items[0].parts[0], Audio):
+            return model.embed_clips([scene.recordings[item.id] for item in items])
+        return texts(items, role)
+
+    return _embedded(scene, embed)
 
 
 def trained_run(scene: Scene, path: str) -> Answer:
@@ -142,12 +144,10 @@ def trained_run(scene: Scene, path: str) -> Answer:
         raise Skipped(
             f"{len(missing)} recordings cannot be read as its speech encoder reads them ({missing[0]}, first)"
         )
-    vectors = scene.text_vectors(other, scene.texts)
-    start = time.perf_counter()
-    answer = _by_vectors(scene, scene.speech(other, items), vectors, since=start)
-    heard = [lang for lang in scene.roles if lang in languages_heard(other.settings["training"])]
+    present = dict.fromkeys(task.subset for task in scene.tasks)
+    heard = [lang for lang in present if lang in languages_heard(other.settings["training"])]
     scene.notes.append(f"run:{path} was trained on speech of {', '.join(heard) or 'none of these languages'}")
-    return Answer(answer.ranks, answer.seconds + len(scene.utterances) * scene.seconds_to_encode(items))
+    return _embedded(scene, stored_embed(other.model, other.prompt, items), scene.seconds_to_encode(items))
 
 
 def mean_pooled(scene: Scene) -> Answer:
@@ -178,77 +178,48 @@ BASELINES = {
 WITH_MODEL = {"cascade": cascade_rival, "rival": rival, "run": trained_run}
 
 
-def _text_cascade(scene: Scene, encoder: SentenceEncoder) -> Answer:
-    return _cascade(scene, lambda heard: encoder.embed_texts(heard, query=True), encoder.embed_texts(scene.texts))
+def _embedded(scene: Scene, embed: Embed, seconds_before: float = 0.0, said: Mapping[str, str] | None = None) -> Answer:
+    """Queries and galleries embedded, the seconds of the queries taken.
 
-
-def _cascade(scene: Scene, embed: Callable[[Sequence[tuple[str, str]]], np.ndarray], vectors: np.ndarray) -> Answer:
-    heard = scene.transcripts
+    Args:
+        seconds_before: of each query, before it is embedded: to encode or to transcribe its clip.
+        said: texts that ask in place of the recordings, by their id.
+    """
+    tasks = {task.subset: spoken_as(task, said) if said else task for task in scene.of("audio_to_text")}
+    remembered = embed if isinstance(embed, Remembered) else Remembered(embed)
+    remembered([item for task in tasks.values() for item in task.gallery], DOCUMENT)
     start = time.perf_counter()
-    asked = embed([(u.lang, heard.texts[u.id]) for u in scene.utterances])
-    return _after_asr(scene, start, _by_vectors(scene, asked, vectors))
+    remembered([item for task in tasks.values() for item in task.queries], QUERY)
+    seconds = time.perf_counter() - start + len(scene.utterances) * seconds_before
+    return Answer(lambda task: remembered.rank(tasks[task.subset]), seconds)
 
 
-def _after_asr(scene: Scene, start: float, answer: Answer) -> Answer:
-    seconds = time.perf_counter() - start + len(scene.utterances) * scene.transcripts.seconds
-    return Answer(answer.ranks, seconds)
+def _cascade(scene: Scene, embed: Embed) -> Answer:
+    return _embedded(scene, embed, scene.transcripts.seconds, scene.transcripts.texts)
 
 
-def _by_vectors(scene: Scene, queries: np.ndarray, texts: np.ndarray, since: float | None = None) -> Answer:
-    start = since or time.perf_counter()
-    ranks = {
-        lang.lang: m.ranks(queries[lang.rows], texts[lang.items], lang.sentences, lang.items)
-        for lang in scene.languages
-    }
-    return Answer(ranks, time.perf_counter() - start)
-
-
-def _by_scores(scene: Scene, scores: Callable[[Language], np.ndarray]) -> Answer:
-    start = time.perf_counter()
-    ranks = {
-        lang.lang: np.concatenate([m.ranks_of_scores(scores(p), p.sentences, p.items) for p in _blocks(lang)])
-        for lang in scene.languages
-    }
-    return Answer(ranks, time.perf_counter() - start)
-
-
-def _blocks(lang: Language) -> list[Language]:
-    """The language in parts of at most ``metrics.BLOCK`` queries, whose scores are held at once."""
-    starts = range(0, len(lang.rows), m.BLOCK)
-    return [replace(lang, rows=lang.rows[s:][: m.BLOCK], sentences=lang.sentences[s:][: m.BLOCK]) for s in starts]
+def _texts_of(encoder: SentenceEncoder) -> Embed:
+    """``Embed`` of items of one text."""
+    return lambda items, role: encoder.embed_texts(
+        [(item.lang, item.parts[0].content) for item in items], query=role == QUERY
+    )
 
 
 def _speech_to_speech(scene: Scene, distances: Callable[[list[np.ndarray], list[np.ndarray]], np.ndarray]) -> Answer:
     """Recordings of the same sentence by other speakers (``audio_to_audio`` of the protocol)."""
-    pairs = {lang.lang: _Speakers(scene, lang) for lang in scene.languages}
-    pairs = {lang: each for lang, each in pairs.items() if len(each.asked)}
-    if not pairs:
+    tasks = scene.of("audio_to_audio")
+    if not tasks:
         raise Skipped(
             "it looks for another speaker's recording of the sentence, and the data name no two speakers of one"
         )
     frames = scene.request.frames()
-    ids = [u.id for u in scene.utterances]
-    start = time.perf_counter()
-    ranks = {}
-    for lang, each in pairs.items():
-        clips = [[frames[ids[i]] for i in side] for side in (each.asked, each.known)]
-        ranks[lang] = m.ranks_of_scores(-distances(*clips), *each.groups, each.apart)
-    seconds = time.perf_counter() - start
-    asked = {lang: each.asked.tolist() for lang, each in pairs.items()}
-    seconds += sum(map(len, asked.values())) * scene.encoder_seconds
-    chances = {lang: m.chance_recall(*each.groups, apart=each.apart) for lang, each in pairs.items()}
-    return Answer(ranks, seconds, "audio_to_audio", asked, chances)
 
+    def rank(task: Retrieval) -> Ranking:
+        queries, gallery = ([frames[item.id] for item in side] for side in (task.queries, task.gallery))
+        return task.rank_scores(lambda rows: -distances(queries[rows], gallery))
 
-class _Speakers:
-    """Queries and items of one language that the protocol scores across speakers, and their labels."""
-
-    def __init__(self, scene: Scene, lang: Language) -> None:
-        speakers = [scene.utterances[i].speaker for i in lang.rows]
-        asked, known, voice = protocol.across_speakers(lang.sentences, speakers)
-        self.asked, self.known = lang.rows[asked], lang.rows[known]
-        self.groups = lang.sentences[asked], lang.sentences[known]
-        self.apart = voice[asked], voice[known]
+    seconds = sum(len(task.queries) for task in tasks) * scene.seconds_to_encode()
+    return Answer(rank, seconds, "audio_to_audio")
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -18,8 +18,8 @@ import numpy as np
 from speechde.errors import DataError, unknown_value
 from speechde.evaluation import metrics as m
 from speechde.evaluation.archive import METRICS, QUERIES, kept_queries, read_queries
-from speechde.evaluation.protocol import DIRECTIONS, MORE_DIRECTIONS, ROLES
 from speechde.evaluation.report import markdown_table
+from speechde.evaluation.speech import DIRECTIONS, MORE_DIRECTIONS, ROLES
 
 Queries = dict[tuple[str, str], tuple[str, float]]  # (lang, id) → (sentence, share of the runs that hit)
 

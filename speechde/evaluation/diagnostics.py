@@ -20,8 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from speechde.evaluation.metrics import BLOCK, TIE
-from speechde.evaluation.protocol import ROLES, clean
-from speechde.types import Utterance
+from speechde.evaluation.retrieval import DOCUMENT, QUERY, Remembered, Results, Retrieval
+from speechde.evaluation.speech import ROLES
 
 HUB_K = 10
 MARGIN_K = 4  # neighbours in a margin, as in LASER
@@ -104,45 +104,34 @@ def recall_by_length(seconds: np.ndarray, hits: np.ndarray) -> list[dict]:
 
 
 def diagnose(
-    utterances: Sequence[Utterance],
-    speech: np.ndarray,
-    texts: Sequence[tuple[str, str]],
-    text_vectors: np.ndarray,
-    records: Sequence[Mapping],
-    roles: Mapping[str, str],
-    seconds: Mapping[str, float] | None = None,
+    tasks: Sequence[Retrieval], embed: Remembered, results: Results, seconds: Mapping[str, float] | None = None
 ) -> dict:
     """The content of ``diagnostics.json``: numbers per language, and their means per role.
 
     Args:
-        utterances, speech, texts, text_vectors: as in ``protocol.evaluate``.
-        records: its records; those of ``audio_to_text`` are used.
-        roles: role of each language.
-        seconds: length of the clips by utterance id; without it there is no recall by length.
+        tasks: those of ``audio_to_text`` are used; ``embed`` has their vectors, ``results`` their ranks.
+        seconds: length of the clips by the id of their item; without it there is no recall by length.
     """
-    row = {(lang, clean(text)): number for number, (lang, text) in enumerate(texts)}
-    hit = {record["id"]: record["rank"] == 1 for record in records if record["direction"] == "audio_to_text"}
-    by_lang = defaultdict(list)
-    for number, utterance in enumerate(utterances):
-        by_lang[utterance.lang].append(number)
     languages = {}
-    for lang, rows in sorted(by_lang.items()):
-        spoken = [utterances[number] for number in rows]
-        own = np.array([row[lang, clean(u.text)] for u in spoken])
-        audio, text = np.asarray(speech)[rows], np.asarray(text_vectors)[np.unique(own)]
+    for task in tasks:
+        if task.name != "audio_to_text":
+            continue
+        audio, text = embed(task.queries, QUERY), embed(task.gallery, DOCUMENT)
+        own = np.searchsorted(task.relevance.gallery, task.relevance.query)
         values = (
             modality_gap(audio, text),
-            alignment(audio, np.asarray(text_vectors)[own]),
+            alignment(audio, text[own]),
             uniformity(audio),
             uniformity(text),
             hubness(audio, text),
-            xsim(audio, text, np.searchsorted(np.unique(own), own)),
+            xsim(audio, text, own),
         )
-        languages[lang] = {"role": roles[lang], **{name: _finite(v) for name, v in zip(SCALARS, values, strict=True)}}
-        timed = [u.id for u in spoken if seconds and u.id in seconds and u.id in hit]
-        if timed:
-            lengths, hits = np.array([seconds[id_] for id_ in timed]), np.array([hit[id_] for id_ in timed])
-            languages[lang]["recall_by_length"] = recall_by_length(lengths, hits)
+        row = {"role": task.role, **{name: _finite(v) for name, v in zip(SCALARS, values, strict=True)}}
+        timed = np.flatnonzero([query.id in (seconds or {}) for query in task.queries])
+        if len(timed):
+            lengths = np.array([seconds[task.queries[i].id] for i in timed])
+            row["recall_by_length"] = recall_by_length(lengths, results.ranks[task.name][task.subset][timed] == 1)
+        languages[task.subset] = row
     means = {role: _means([values for values in languages.values() if values["role"] == role]) for role in ROLES}
     return {"per_language": languages, **{role: mean for role, mean in means.items() if mean}}
 

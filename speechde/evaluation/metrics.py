@@ -124,26 +124,44 @@ def ranks(
     return rank_and_retrieve(queries, gallery, query_group, gallery_group, block)[0]
 
 
-def ranks_of_scores(
-    scores: np.ndarray, query_group: np.ndarray, gallery_group: np.ndarray, apart: Apart = None
-) -> np.ndarray:
-    """``(n,)`` int64 ranks from a matrix of scores ``(n, m)``, for systems that are no dot product.
+def rank_masked(
+    queries: np.ndarray, gallery: np.ndarray, correct: np.ndarray, offered: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """As :func:`rank_and_retrieve`, where ``correct`` and ``offered`` ``(n, m)`` bool say pair by pair which items are
+    correct for a query, and which are in its gallery."""
+    queries, gallery = np.asarray(queries, np.float32), np.asarray(gallery, np.float32)
+    ranks, retrieved = np.empty(len(queries), np.int64), np.empty(len(queries), np.int64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        slack = np.nan_to_num(TIE * np.linalg.norm(gallery, axis=1), nan=0.0, posinf=0.0)
+        for start in range(0, len(queries), BLOCK):
+            rows = slice(start, start + BLOCK)
+            norms = np.linalg.norm(queries[rows], axis=1, keepdims=True)
+            scores = (queries[rows] / np.where(norms == 0, 1, norms)) @ gallery.T
+            ranks[rows], retrieved[rows] = rank_scores(scores, correct[rows], offered[rows], slack)
+    return ranks, retrieved
 
-    As :func:`rank_and_retrieve`: equal scores and NaN count against the query. There is no tolerance, because equal
-    strings have equal scores.
+
+def rank_scores(
+    scores: np.ndarray, correct: np.ndarray, offered: np.ndarray, slack: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ranks and retrieved items from a matrix of scores ``(n, m)``, for systems that are no dot product too.
+
+    As :func:`rank_and_retrieve`: equal scores and NaN count against the query. There is no tolerance unless ``slack``
+    ``(m,)`` gives one, because equal strings have equal scores.
+
+    Raises:
+        DataError: a query has no correct item in its gallery.
     """
-    labels = _Labels(query_group, gallery_group, apart)
-    labels.counts()
-    scores = np.array(scores, np.float64)
-    equal = labels.group[0][:, None] == labels.group[1]
-    right = equal & ~np.isnan(scores)
-    scores[np.isnan(scores)] = np.inf
-    if labels.apart is not None:
-        own = labels.apart[0][:, None] == labels.apart[1]
-        right &= ~own
-        scores[own] = -np.inf
-    best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-    return 1 + ((scores >= best) & ~equal & (scores > -np.inf)).sum(axis=1)
+    scores, right = np.array(scores, np.float64), correct & offered
+    if (missing := np.flatnonzero(~right.any(axis=1))).size:
+        raise DataError(
+            f"{len(missing)} queries have no correct item in the gallery (first: query {missing[0]}); add their items "
+            "or leave these queries out"
+        )
+    best = np.where(right & ~np.isnan(scores), scores, -np.inf)
+    wrong = np.where(offered & ~correct, np.where(np.isnan(scores), np.inf, scores + slack), -np.inf)
+    beaten = ((wrong >= best.max(axis=1, keepdims=True)) & offered & ~correct).sum(axis=1)
+    return 1 + beaten, np.where(beaten == 0, best.argmax(axis=1), wrong.argmax(axis=1))
 
 
 class _Best:
@@ -224,13 +242,16 @@ def mean_reciprocal_rank(ranks: np.ndarray) -> float:
 
 
 def chance_recall(query_group: np.ndarray, gallery_group: np.ndarray, k: int = 1, apart: Apart = None) -> float:
-    """Exact expected recall at ``k`` of a uniformly random order of the gallery.
+    """Exact expected recall at ``k`` of a uniformly random order; labels as in :func:`rank_and_retrieve`."""
+    return chance_of_counts(*_Labels(query_group, gallery_group, apart).counts(), k)
 
-    A query with ``c`` correct items among ``m`` succeeds with probability ``1 - C(m - c, k) / C(m, k)``; ``apart`` as
-    in :func:`rank_and_retrieve`.
+
+def chance_of_counts(correct: np.ndarray, offered: np.ndarray, k: int = 1) -> float:
+    """As :func:`chance_recall`, of ``(n,)`` correct items and items in the gallery of each query.
+
+    A query with ``c`` correct items among ``m`` succeeds with probability ``1 - C(m - c, k) / C(m, k)``.
     """
-    counts = np.stack(_Labels(query_group, gallery_group, apart).counts(), axis=1)
-    values, times = np.unique(counts, axis=0, return_counts=True)
+    values, times = np.unique(np.stack([correct, offered], axis=1), axis=0, return_counts=True)
     hits = [1 - comb(size - c, min(k, size)) / comb(size, min(k, size)) for c, size in values.tolist()]
     return float(np.average(hits, weights=times))
 
@@ -250,13 +271,6 @@ def interval(means: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Central percentile interval of bootstrap means."""
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def bootstrap_interval(
-    values: np.ndarray, groups: np.ndarray, n: int = 1000, seed: Seed = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile cluster-bootstrap interval of the mean of ``values (q,)``; with one group it is that one point."""
-    return interval(bootstrap_means(values, groups, n, seed), level)
 
 
 def fixed_gallery_recall(

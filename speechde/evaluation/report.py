@@ -1,6 +1,6 @@
 """Write one run's results: ``metrics.json``, ``table.md``, and pictures of recall and of the learning curve.
 
-The numbers come from :mod:`speechde.evaluation.protocol`; nothing is computed here. Seen and
+The numbers come from :mod:`speechde.evaluation.speech`; nothing is computed here. Seen and
 zero-shot languages stand in separate rows and colours, and chance and interval stand beside every headline score.
 """
 
@@ -19,7 +19,7 @@ from matplotlib.patches import Patch
 from speechde.cache import atomic_write
 from speechde.errors import DataError
 from speechde.evaluation.metrics import CHARACTER_LANGS
-from speechde.evaluation.protocol import DIRECTIONS, ROLES
+from speechde.evaluation.speech import DIRECTIONS, ROLES
 from speechde.languages import LANGUAGES, REGIONS
 from speechde.types import SPLITS
 
@@ -193,7 +193,7 @@ def _check(metrics: Mapping) -> None:
     if not parts or any("recordings" not in part or "synthetic" not in part for part in parts.values()):
         raise DataError(
             f"data: {metrics['data']!r} must map at least one split to counts with 'recordings' and 'synthetic' "
-            "(as from protocol.data_counts), so that synthetic speech is called so"
+            "(as from speech.data_counts), so that synthetic speech is called so"
         )
 
 

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from speechde.cache import atomic_write
-from speechde.evaluation import protocol
 from speechde.evaluation.baselines import run_baselines
 from speechde.evaluation.diagnostics import diagnose, errors_markdown
+from speechde.evaluation.embed import stored_embed
 from speechde.evaluation.report import markdown, write_report
+from speechde.evaluation.retrieval import QUERY, Remembered, evaluate
 from speechde.evaluation.scene import Request, Scene
+from speechde.evaluation.speech import scored, speech_metrics, speech_tasks
 from speechde.export.folder import TrainedModel
-from speechde.models.embed import embed_speech, embed_texts
 from speechde.types import Utterance
 
 RANDOM = "model.init:random"  # the override that makes a control run
@@ -36,7 +37,7 @@ def evaluate_model(
     seed: int = 0,
     baselines: Request | None = None,
 ) -> tuple[dict, list[dict]]:
-    """Embed one split and score it; see ``protocol.evaluate`` for what comes back.
+    """Embed one split and score it; see ``speech.evaluate_speech`` for what comes back.
 
     The metrics have one key more, ``diagnostics``, which :func:`finish_report` writes to a file of its own.
 
@@ -47,24 +48,18 @@ def evaluate_model(
     present = {u.lang for u in utterances}
     roles = {"seen": seen, "zero_shot": zero_shot, "proxy": proxy}
     roles = {role: [lang for lang in langs if lang in present] for role, langs in roles.items()}
-    model, prompt = trained.model, trained.prompt
+    tasks, size = scored(speech_tasks(utterances, roles), seed)
+    embed = Remembered(stored_embed(trained.model, trained.prompt, items), symmetric=True)
     start = time.perf_counter()
-    speech = embed_speech(model, prompt, [items[u.id] for u in utterances], [u.lang for u in utterances])
+    embed([query for task in tasks if task.name == "audio_to_text" for query in task.queries], QUERY)
     seconds_to_embed = time.perf_counter() - start
-    texts = protocol.unique_texts(utterances)
-    vectors = embed_texts(model, [prompt.text_ids(text, lang) for lang, text in texts])
-    translations = protocol.unique_translations(utterances)
-    english = None
-    if translations:
-        english = translations, embed_texts(model, [prompt.text_ids(text, "en_us") for text in translations])
-    metrics, records = protocol.evaluate(utterances, speech, texts, vectors, english, **roles, seed=seed)
-    role = {lang: role for role, langs in roles.items() for lang in langs}
-    seconds = getattr(items, "seconds", None)
-    metrics["diagnostics"] = diagnose(utterances, speech, texts, vectors, records, role, seconds)
+    results = evaluate(tasks, embed, seed=seed)
+    metrics = speech_metrics(tasks, results, size, seed)
+    metrics["diagnostics"] = diagnose(tasks, embed, results, getattr(items, "seconds", None))
     if baselines and baselines.names:
-        scene = Scene(trained, utterances, items, texts, vectors, records, role, baselines)
+        scene = Scene(trained, utterances, items, tasks, embed, results, baselines)
         metrics["baselines"] = run_baselines(scene, seconds_to_embed)
-    return metrics, records
+    return metrics, results.records
 
 
 def finish_report(metrics: dict, records: list[dict], directory: Path, report_dir: Path | None) -> None:

@@ -1,31 +1,31 @@
 """What baselines are run on, and how their answers become rows of ``metrics.json``.
 
-A baseline sees a :class:`Scene` and returns an :class:`Answer`, the rank of every query. Ranks become rows as those of
-the model do (``protocol``), and every row has the model's lead over the baseline, with the interval of the paired
+A baseline sees a :class:`Scene` and returns an :class:`Answer`, a way to rank the same galleries. It is scored by the
+evaluator that scored the model, and every row has the model's lead over the baseline, with the interval of the paired
 bootstrap over sentences (``compare``).
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 
 from speechde.errors import ConfigError
 from speechde.evaluation import metrics as m
-from speechde.evaluation import protocol
+from speechde.evaluation import retrieval
+from speechde.evaluation.retrieval import COMMON, Ranking, Remembered, Results, Retrieval
+from speechde.evaluation.speech import ROLES
 from speechde.evaluation.transcripts import Transcriber, Transcripts, transcribe_clips
 from speechde.export.folder import TrainedModel, model_folder
-from speechde.models.embed import embed_speech, embed_texts
-from speechde.types import Utterance
+from speechde.types import Item, Text, Utterance
 from speechde.weights import resolve
 
-AVERAGED = ("recall@1", "recall@5", "mrr", "chance")
+AVERAGED = ("recall@1", "recall@5", "mrr", "chance", "lead")
 
 
 @dataclass
@@ -64,45 +64,26 @@ class Skipped(Exception):
 
 
 @dataclass
-class Language:
-    """Queries and gallery of one language, as positions."""
-
-    lang: str
-    rows: np.ndarray  # (n,) of the utterances
-    items: np.ndarray  # (m,) of the texts
-    sentences: np.ndarray  # (n,) of the texts: the correct one of each query
-
-
-@dataclass
 class Scene:
-    """What has been evaluated: recordings, their texts, the model and its embeddings; what baselines share."""
+    """What has been evaluated: the tasks, the model with its vectors and its results; what baselines share."""
 
     trained: TrainedModel
     utterances: Sequence[Utterance]
     items: Mapping[str, np.ndarray]
-    texts: Sequence[tuple[str, str]]
-    vectors: np.ndarray  # of the texts
-    records: Sequence[Mapping]  # of the model, one per query
-    roles: Mapping[str, str]
+    tasks: Sequence[Retrieval]
+    embed: Remembered  # of the model
+    results: Results  # of the model
     request: Request
     notes: list[str] = field(default_factory=list)
 
-    @cached_property
-    def languages(self) -> list[Language]:
-        """In the order of the protocol."""
-        row = {text: i for i, text in enumerate(self.texts)}
-        own = np.array([row[u.lang, protocol.clean(u.text)] for u in self.utterances])
-        codes = np.array([u.lang for u in self.utterances])
-        rows = {lang: np.flatnonzero(codes == lang) for lang in sorted(set(codes))}
-        return [Language(lang, at, np.unique(own[at]), own[at]) for lang, at in rows.items()]
+    def of(self, direction: str) -> list[Retrieval]:
+        """The tasks of one direction, in the order of the protocol."""
+        return [replace(task, scores=COMMON) for task in self.tasks if task.name == direction]
 
     @cached_property
-    def own_ranks(self) -> dict[tuple[str, str], dict[str, int]]:
-        """Ranks of the model's queries by id, for each direction and language."""
-        ranks: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-        for record in self.records:
-            ranks[record["direction"], record["lang"]][record["id"]] = record["rank"]
-        return ranks
+    def recordings(self) -> dict[str, Utterance]:
+        """By id, the id of their items."""
+        return {u.id: u for u in self.utterances}
 
     @cached_property
     def transcripts(self) -> Transcripts:
@@ -119,77 +100,54 @@ class Scene:
         known = getattr(self.items, "seconds", None)
         return known or {u.id: float(len(self.items[u.id])) for u in self.utterances}
 
-    @property
-    def encoder_seconds(self) -> float:
-        """Mean seconds that the speech encoder took for a clip when its frames were made; 0 where it is not known."""
-        return self.seconds_to_encode(self.items)
-
-    def seconds_to_encode(self, items: Mapping[str, np.ndarray]) -> float:
-        """``encoder_seconds`` of other stored items."""
-        speed = getattr(items, "speed", None)
+    def seconds_to_encode(self, items: Mapping[str, np.ndarray] | None = None) -> float:
+        """Mean seconds that the speech encoder took for a clip when stored items were made; 0 where it is not known."""
+        speed = getattr(self.items if items is None else items, "speed", None)
         return float(np.mean([self.durations[u.id] for u in self.utterances])) / speed if speed else 0.0
-
-    def speech(self, trained: TrainedModel, items: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
-        """``(n, dim)`` embeddings of the recordings; ``items`` are those of a model that reads others."""
-        stored = self.items if items is None else items
-        clips, langs = [stored[u.id] for u in self.utterances], [u.lang for u in self.utterances]
-        return embed_speech(trained.model, trained.prompt, clips, langs)
-
-    def text_vectors(self, trained: TrainedModel, texts: Sequence[tuple[str, str]]) -> np.ndarray:
-        """``(n, dim)`` embeddings of ``(lang, text)`` pairs."""
-        return embed_texts(trained.model, [trained.prompt.text_ids(text, lang) for lang, text in texts])
 
 
 @dataclass
 class Answer:
-    """Ranks of every query by language, in the order of the utterances.
+    """How a baseline ranks the gallery of a task.
 
-    ``seconds`` are from clip to ranks, of all queries together. ``queries`` are positions of the utterances that ask,
-    by language, and ``chance`` is theirs; None where every recording asks for its transcript.
+    ``seconds`` are those of all queries together, from the clip to what is ranked; what is computed once for a gallery
+    is not counted.
     """
 
-    ranks: dict[str, np.ndarray]
-    seconds: float
+    rank: Callable[[Retrieval], Ranking]
+    seconds: float = 0.0
     direction: str = "audio_to_text"
-    queries: dict[str, list[int]] | None = None
-    chance: dict[str, float] | None = None
+
+
+def spoken_as(task: Retrieval, texts: Mapping[str, str]) -> Retrieval:
+    """The task whose recordings are replaced by texts, by the id of the recording."""
+    return replace(task, queries=[_said(query, texts[query.id]) for query in task.queries])
+
+
+def _said(query: Item, text: str) -> Item:
+    return Item(Text(text), id=query.id, lang=query.lang, meaning=query.meaning)
 
 
 def score(scene: Scene, answer: Answer) -> dict:
     """Rows by language and means by role of one answer, with the model's lead over it."""
-    rows: dict[str, dict] = {}
-    means: dict[str, np.ndarray] = {}
+    tasks = scene.of(answer.direction)
+    start = time.perf_counter()
+    rankings = {task.subset: answer.rank(task) for task in tasks}
+    seconds = answer.seconds + time.perf_counter() - start
+    results = retrieval.score(tasks, lambda task: rankings[task.subset], seed=scene.request.seed)
+    rows = results.rows[answer.direction]
     leads: dict[str, np.ndarray] = {}
-    for lang in scene.languages:
-        if lang.lang not in answer.ranks:
-            continue
-        at = lang.rows if answer.queries is None else np.array(answer.queries[lang.lang])
-        sentences = lang.sentences[np.searchsorted(lang.rows, at)]
-        ranks, own = answer.ranks[lang.lang], scene.own_ranks[answer.direction, lang.lang]
-        lead = np.array([own[scene.utterances[i].id] == 1 for i in at], float) - (ranks == 1)
-        seed = scene.request.seed, crc32(lang.lang.encode())
-        means[lang.lang] = m.bootstrap_means(ranks == 1, sentences, seed=seed)
-        leads[lang.lang] = m.bootstrap_means(lead, sentences, seed=seed)
-        rows[lang.lang] = {
-            "role": scene.roles[lang.lang],
-            "queries": len(ranks),
-            "recall@1": m.recall_at(ranks, 1),
-            "ci95": list(m.interval(means[lang.lang])),
-            "recall@5": m.recall_at(ranks, 5),
-            "mrr": m.mean_reciprocal_rank(ranks),
-            "chance": m.chance_recall(sentences, lang.items) if answer.chance is None else answer.chance[lang.lang],
-            "lead": float(lead.mean()),
-            "lead_ci95": list(m.interval(leads[lang.lang])),
-        }
+    for task in tasks:
+        own, its = (each.ranks[answer.direction][task.subset] == 1 for each in (scene.results, results))
+        lead = own.astype(float) - its
+        seed = retrieval.subset_seed(scene.request.seed, task.subset)
+        leads[task.subset] = m.bootstrap_means(lead, task.resample, seed=seed)
+        rows[task.subset] |= {"lead": float(lead.mean()), "lead_ci95": list(m.interval(leads[task.subset]))}
+        del rows[task.subset]["gallery"]
     macro = {}
-    for role in dict.fromkeys(row["role"] for row in rows.values()):
-        langs = [lang for lang, row in rows.items() if row["role"] == role]
-        macro[role] = protocol.macro_mean(rows, means, langs, [*AVERAGED, "lead"])
-        macro[role]["lead_ci95"] = list(m.interval(np.mean([leads[lang] for lang in langs], axis=0)))
+    for role in ROLES:
+        if langs := [lang for lang, row in rows.items() if row["role"] == role]:
+            macro[role] = results.mean(answer.direction, AVERAGED, lambda lang, row, role=role: row["role"] == role)
+            macro[role]["lead_ci95"] = list(m.interval(np.mean([leads[lang] for lang in langs], axis=0)))
     queries = sum(row["queries"] for row in rows.values())
-    return {
-        "direction": answer.direction,
-        "seconds_per_query": answer.seconds / queries,
-        "per_language": rows,
-        **{role: macro[role] for role in protocol.ROLES if role in macro},
-    }
+    return {"direction": answer.direction, "seconds_per_query": seconds / queries, "per_language": rows, **macro}

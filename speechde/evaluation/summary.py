@@ -18,7 +18,7 @@ import numpy as np
 from speechde.errors import DataError
 from speechde.evaluation.archive import kept_queries
 from speechde.evaluation.compare import compare_runs
-from speechde.evaluation.protocol import ROLES
+from speechde.evaluation.speech import ROLES
 from speechde.types import SPLITS
 
 DEFAULT = "default"  # the name of a run without overrides

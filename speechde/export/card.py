@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FILE = "README.md"
 ROLES = {"seen": "seen", "zero_shot": "zero-shot", "proxy": "zero-shot, proxy voice"}
-COUNTS = ("languages", "recordings", "synthetic", "transcripts")  # of a split, as from protocol.data_counts
+COUNTS = ("languages", "recordings", "synthetic", "transcripts")  # of a split, as from speech.data_counts
 NOT_STATED = "not stated here"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_DATASETS = {"fleurs": ["google/fleurs"], "covost2+fleurs": ["facebook/covost2", "google/fleurs"]}

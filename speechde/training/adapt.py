@@ -28,8 +28,8 @@ from speechde.cache import atomic_write
 from speechde.config import FrontendConfig, RunConfig
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.compare import Comparison, compare_runs, format_comparison
-from speechde.evaluation.protocol import ROLES
 from speechde.evaluation.run import evaluate_model, write_results
+from speechde.evaluation.speech import ROLES
 from speechde.export.folder import TrainedModel, assemble, check_encoder, find_model, read_settings
 from speechde.frontends.encoders import SpeechEncoder
 from speechde.languages import resolve

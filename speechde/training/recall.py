@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from speechde.evaluation.metrics import ranks
+from speechde.evaluation.embed import stored_embed
+from speechde.evaluation.retrieval import evaluate
+from speechde.evaluation.speech import speech_tasks
 from speechde.models.dual_encoder import DualEncoder
-from speechde.models.embed import embed_speech, embed_texts
 from speechde.models.prompt import Prompt
 from speechde.types import Utterance
 
 
 class DevRecall:
-    """Callable: model → audio→text R@1, averaged over languages.
+    """Callable: model → audio→text R@1, averaged over languages, by the evaluator that reports it.
 
     Args:
         utterances: recordings of the dev split of seen languages.
         items: their stored speech items by id.
     """
 
-    def __init__(self, prompt: Prompt, utterances: list[Utterance], items: Mapping[str, np.ndarray]) -> None:
-        self.prompt, self.utterances = prompt, utterances
-        self.items = [items[u.id] for u in utterances]
-        self.texts = list(dict.fromkeys((u.lang, u.text) for u in utterances))
-        self.text_ids = [prompt.text_ids(text, lang) for lang, text in self.texts]
+    def __init__(self, prompt: Prompt, utterances: Sequence[Utterance], items: Mapping[str, np.ndarray]) -> None:
+        self.prompt, self.items = prompt, items
+        tasks = speech_tasks(utterances, {"seen": sorted({u.lang for u in utterances})})
+        self.tasks = [task for task in tasks if task.name == "audio_to_text"]
 
     def __call__(self, model: DualEncoder) -> float:
         """See the class."""
-        langs = [u.lang for u in self.utterances]
-        speech = embed_speech(model, self.prompt, self.items, langs)
-        text = embed_texts(model, self.text_ids)
-        row = {pair: i for i, pair in enumerate(self.texts)}
-        correct = np.array([row[u.lang, u.text] for u in self.utterances])
-        scores = []
-        for lang in sorted(set(langs)):
-            queries = np.array([i for i, own in enumerate(langs) if own == lang])
-            gallery = np.array([i for i, (own, _) in enumerate(self.texts) if own == lang])
-            scores.append(float((ranks(speech[queries], text[gallery], correct[queries], gallery) == 1).mean()))
-        return float(np.mean(scores))
+        results = evaluate(self.tasks, stored_embed(model, self.prompt, self.items))
+        return results.mean("audio_to_text")["recall@1"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from speechde.config import RunConfig
-from speechde.evaluation.protocol import data_counts
+from speechde.evaluation.speech import data_counts
 from speechde.training.finished import asked
 from speechde.types import Corpus, Utterance
 from speechde.weights import resolve, weights_hash

@@ -29,9 +29,9 @@ from speechde.data.datamodule import PairDataModule, PairDataset
 from speechde.data.statistics import corpus_statistics, durations, format_statistics
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.archive import archive_run
-from speechde.evaluation.protocol import data_counts
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.evaluation.scene import Request
+from speechde.evaluation.speech import data_counts
 from speechde.export.card import write_card
 from speechde.export.folder import TrainedModel, check_encoder, languages_heard, model_folder
 from speechde.frontends.encoders import SpeechEncoder, fast_dtype

@@ -13,7 +13,7 @@ import wandb
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from speechde.config import LoggerConfig
-from speechde.evaluation.protocol import ROLES
+from speechde.evaluation.speech import ROLES
 
 QUANTISER_FILES = ("kmeans.safetensors", "unit_bpe.model")  # of a model folder
 

@@ -19,7 +19,7 @@ from wandb.proto import wandb_internal_pb2
 
 from speechde.api import SpeechTextEncoder
 from speechde.config import build
-from speechde.evaluation.protocol import DIRECTIONS
+from speechde.evaluation.speech import DIRECTIONS
 from speechde.export.folder import TrainedModel
 from speechde.frontends.store import FeatureStore, Piece
 from speechde.models.embed import embed_speech, embed_texts

@@ -14,7 +14,7 @@ from speechde.data import archives, fleurs
 from speechde.data.audio import check_waveform, load_audio
 from speechde.data.containers import split_locator
 from speechde.errors import AssetError, ConfigError, DataError
-from speechde.evaluation.protocol import unique_texts
+from speechde.evaluation.speech import data_counts
 
 
 def wav(seconds=0.2, seed=0):
@@ -123,7 +123,7 @@ def test_sentences_are_parallel_and_shared_texts_are_one_gallery_item(root):
     assert ids["om_et"] == {"fleurs:3"}
     lingala = corpus.select("test", ["ln_cd"])
     assert len(lingala) == 4
-    assert len(unique_texts(lingala)) == 2
+    assert data_counts(lingala)["transcripts"] == 2
     assert {u.translation for u in lingala if u.text == "liloba moko"} == {'he said "no"', "five"}
     assert corpus.dropped == []
     assert [(d.id, d.reason) for d in corpus.noted] == [("fleurs:ln_cd:test", "text under several ids")]

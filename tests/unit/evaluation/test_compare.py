@@ -11,7 +11,7 @@ import pytest
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.archive import archive_run
 from speechde.evaluation.compare import compare_runs, format_comparison, sign_test
-from speechde.evaluation.metrics import bootstrap_interval
+from speechde.evaluation.metrics import bootstrap_means, interval
 
 
 def write_run(folder, ranks, roles=None, galleries=None, direction="audio_to_text"):
@@ -98,7 +98,7 @@ def test_paired_interval_is_narrower_than_that_of_one_run(tmp_path):
     (row,) = result.languages
     low, high = row.ci95
     assert 0 < low < row.difference < high
-    alone = bootstrap_interval(hits, np.arange(400))
+    alone = interval(bootstrap_means(hits, np.arange(400)))
     assert high - low < 0.7 * (alone[1] - alone[0])
     assert row.lost == 0 and row.p == pytest.approx(2 * 0.5**row.won)
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from speechde.evaluation import diagnostics as d
+from speechde.evaluation.retrieval import Remembered, Results
+from speechde.evaluation.speech import speech_tasks
 from speechde.types import Utterance
 
 EAST, NORTH, WEST = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
@@ -109,17 +111,20 @@ def test_errors_page_shows_what_was_said_and_retrieved():
 
 @pytest.fixture
 def case():
+    """Two recordings of each of two texts in three languages, and their vectors by language and id."""
     langs = ("ca_es", "es_419", "sw_ke")
     utterances = [Utterance(f"{lang}-{i}", lang, f"t{i % 2}", "", "", "test") for lang in langs for i in range(4)]
-    speech = np.array([EAST, NORTH, EAST, NORTH] + [NORTH, EAST, NORTH, EAST] + [EAST] * 4)
-    texts = [(lang, f"t{i}") for lang in langs for i in range(2)]
-    records = [record(u.lang, u.id[-1], 1 if i % 4 < 2 else 2) for i, u in enumerate(utterances)]
-    roles = {"ca_es": "seen", "es_419": "seen", "sw_ke": "zero_shot"}
-    return utterances, speech, texts, np.array([EAST, NORTH] * 3), records, roles
+    spoken = np.array([EAST, NORTH, EAST, NORTH] + [NORTH, EAST, NORTH, EAST] + [EAST] * 4)
+    table = dict(zip([u.id for u in utterances], spoken, strict=True)) | {"t0": np.array(EAST), "t1": np.array(NORTH)}
+    tasks = speech_tasks(utterances, {"seen": langs[:2], "zero_shot": langs[2:]})
+    embed = Remembered(lambda items, role: np.stack([table[item.id] for item in items]))
+    results = Results(ranks={"audio_to_text": dict.fromkeys(langs, np.array([1, 1, 2, 2]))})
+    return table, tasks, embed, results
 
 
 def test_diagnose_by_hand(case):
-    seconds = {u.id: float(u.id[-1]) for u in case[0]}
+    _, *case = case
+    seconds = {query.id: float(query.id[-1]) for task in case[0] for query in task.queries}
     result = d.diagnose(*case, seconds)
     rows = result["per_language"]
     assert [rows[lang]["alignment"] for lang in rows] == pytest.approx([0, 2, 1])
@@ -134,6 +139,7 @@ def test_diagnose_by_hand(case):
 
 
 def test_vectors_that_are_not_numbers_are_null(case):
-    case[1][0] = np.nan
+    table, *case = case
+    table["ca_es-0"] = np.full(2, np.nan)
     rows = d.diagnose(*case)["per_language"]
     assert rows["ca_es"]["alignment"] is None and rows["es_419"]["alignment"] == pytest.approx(2)

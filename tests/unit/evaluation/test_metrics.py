@@ -215,11 +215,15 @@ def test_chance_equals_enumeration_of_all_orders(k):
     assert m.chance_recall(query_group, gallery_group, k) == pytest.approx(np.mean(hits))
 
 
+def bootstrap_interval(values, groups, n=1000, seed=0):
+    return m.interval(m.bootstrap_means(values, groups, n, seed))
+
+
 def test_bootstrap_interval_contains_the_point_and_narrows_with_n():
     widths = []
     for n in (30, 300, 3000):
         values = np.arange(n) % 3 == 0
-        low, high = m.bootstrap_interval(values, np.arange(n))
+        low, high = bootstrap_interval(values, np.arange(n))
         assert low < values.mean() < high
         widths.append(high - low)
     assert widths[0] > 2 * widths[1] > 4 * widths[2]
@@ -227,19 +231,19 @@ def test_bootstrap_interval_contains_the_point_and_narrows_with_n():
 
 def test_bootstrap_resamples_groups_not_values():
     hits = np.repeat([0, 1] * 20, 10)  # 40 sentences, ten equal recordings of each
-    low, high = m.bootstrap_interval(hits, np.repeat(np.arange(40), 10))
-    alone_low, alone_high = m.bootstrap_interval(hits[::10], np.arange(40))
+    low, high = bootstrap_interval(hits, np.repeat(np.arange(40), 10))
+    alone_low, alone_high = bootstrap_interval(hits[::10], np.arange(40))
     assert (low, high) == (alone_low, alone_high)
-    free_low, free_high = m.bootstrap_interval(hits, np.arange(400))
+    free_low, free_high = bootstrap_interval(hits, np.arange(400))
     assert high - low > 2 * (free_high - free_low)
 
 
 def test_bootstrap_matches_the_normal_interval_and_the_seed():
     values = np.random.default_rng(0).random(500) < 0.4
-    low, high = m.bootstrap_interval(values, np.arange(500), n=4000)
+    low, high = bootstrap_interval(values, np.arange(500), n=4000)
     assert (high - low) / 2 == pytest.approx(1.96 * values.std() / np.sqrt(500), rel=0.1)
-    assert m.bootstrap_interval(values, np.arange(500), seed=1) == m.bootstrap_interval(values, np.arange(500), seed=1)
-    assert m.bootstrap_interval(values, np.zeros(500)) == (values.mean(), values.mean())
+    assert bootstrap_interval(values, np.arange(500), seed=1) == bootstrap_interval(values, np.arange(500), seed=1)
+    assert bootstrap_interval(values, np.zeros(500)) == (values.mean(), values.mean())
 
 
 def test_fixed_gallery_recall_approaches_its_expectation():
@@ -303,22 +307,38 @@ def test_bleu_signature_names_tokeniser_and_version():
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_ranks_of_scores_are_those_of_the_vectors(apart):
+def test_ranks_pair_by_pair_are_those_of_labels(apart):
     rng = np.random.default_rng(0)
     queries, gallery = rng.normal(size=(40, 6)).astype(np.float32), rng.normal(size=(90, 6)).astype(np.float32)
     own, its = np.arange(40) % 30, np.arange(90) % 30
     voices = (np.arange(40) // 30, np.arange(90) // 30) if apart else None
-    expected = m.rank_and_retrieve(queries, gallery, own, its, apart=voices)[0]
-    np.testing.assert_array_equal(m.ranks_of_scores(queries @ gallery.T, own, its, voices), expected)
+    correct, offered = own[:, None] == its, np.ones((40, 90), bool)
+    if apart:
+        offered = voices[0][:, None] != voices[1]
+    expected = m.rank_and_retrieve(queries, gallery, own, its, apart=voices)
+    for made in (
+        m.rank_masked(queries, gallery, correct, offered),
+        m.rank_scores(queries @ gallery.T, correct, offered),
+    ):
+        np.testing.assert_array_equal(made[0], expected[0])
+        np.testing.assert_array_equal(made[1], expected[1])
+
+
+def test_vectors_of_equal_score_tie_pair_by_pair():
+    correct, offered = np.eye(2, dtype=bool), np.ones((2, 2), bool)
+    assert m.rank_masked(np.ones((2, 3)), np.ones((2, 3)), correct, offered)[0].tolist() == [2, 2]
+    assert m.rank_masked(np.ones((2, 3)), np.full((2, 3), np.nan), correct, offered)[0].tolist() == [2, 2]
 
 
 def test_ranks_of_scores_by_hand():
-    groups = np.array([0, 0, 0]), np.array([0, 1, 2, 0])
+    correct = np.tile(np.array([0, 1, 2, 0]) == 0, (3, 1))
     nan = np.nan
     scores = [[3, 1, 2, 0], [1, 1, 0, 0], [nan, 1, nan, 0]]  # right; a tie; NaN of the best, and of an incorrect one
-    assert m.ranks_of_scores(scores, *groups).tolist() == [1, 2, 3]
-    assert m.ranks_of_scores([[nan, 1, 2, nan]], groups[0][:1], groups[1]).tolist() == [3]
-    apart = np.array([7]), np.array([7, 8, 7, 8])
-    assert m.ranks_of_scores([[9, 2, 9, 1]], groups[0][:1], groups[1], apart).tolist() == [2]
+    everything = np.ones((3, 4), bool)
+    ranks, retrieved = m.rank_scores(scores, correct, everything)
+    assert ranks.tolist() == [1, 2, 3] and retrieved.tolist() == [0, 1, 2]
+    assert m.rank_scores([[nan, 1, 2, nan]], correct[:1], everything[:1])[0].tolist() == [3]
+    apart = np.array([[False, True, False, True]])
+    assert m.rank_scores([[9, 2, 9, 1]], correct[:1], apart)[0].tolist() == [2]
     with pytest.raises(DataError, match="no correct item"):
-        m.ranks_of_scores(np.ones((1, 2)), np.array([5]), np.array([0, 1]))
+        m.rank_scores(np.ones((1, 2)), np.zeros((1, 2), bool), np.ones((1, 2), bool))

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from speechde.evaluation import protocol, run
+from speechde.evaluation import embed, run, speech
 from speechde.types import Utterance
 
 LANGS = ("fr_fr", "ro_ro")
@@ -28,11 +28,11 @@ def utterances():
 def oracle(monkeypatch):
     """A model that embeds an item by the number in it; texts and their translations agree."""
     monkeypatch.setattr(
-        run, "embed_speech", lambda m, p, items, langs: np.eye(4, dtype=np.float32)[[i[0] for i in items]]
+        embed, "embed_speech", lambda m, p, items, langs: np.eye(4, dtype=np.float32)[[i[0] for i in items]]
     )
-    monkeypatch.setattr(run, "embed_texts", lambda m, ids: np.eye(4, dtype=np.float32)[[i[0] for i in ids]])
+    monkeypatch.setattr(embed, "embed_texts", lambda m, ids: np.eye(4, dtype=np.float32)[[i[0] for i in ids]])
     prompt = SimpleNamespace(text_ids=lambda text, lang: np.array([int(text.split()[1])]))
-    return SimpleNamespace(model=None, prompt=prompt)
+    return SimpleNamespace(model=SimpleNamespace(dim=4), prompt=prompt)
 
 
 def scored(oracle, utterances, **options):
@@ -42,7 +42,7 @@ def scored(oracle, utterances, **options):
 
 def test_evaluate_model(oracle, utterances):
     metrics, records = scored(oracle, utterances)
-    for direction in protocol.DIRECTIONS:
+    for direction in speech.DIRECTIONS:
         assert {lang: row["recall@1"] for lang, row in metrics[direction]["per_language"].items()} == {
             "fr_fr": 1.0,
             "ro_ro": 1.0,
