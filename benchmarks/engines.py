@@ -67,7 +67,7 @@ def train_ours(
     def collate(rows: list[int]) -> Batch:
         speech, text = (pad_sequences([ids[row][side] for row in rows]) for side in (0, 1))
         nothing = pad_sequences([np.empty(0, np.int64)] * len(rows), allow_empty=True)
-        return Batch(speech, nothing, text, torch.tensor(rows))
+        return Batch(speech, nothing, text, torch.tensor(rows)[:, None], torch.tensor(rows))
 
     loss = ContrastiveLoss("cosine", 1 / SCALE, spread_out_weight=0.0, mask_duplicates=False)
     # so many steps that the cosine schedule stays at its start

@@ -159,32 +159,35 @@ class Sequences:
 
 @dataclass
 class Translations:
-    """Aligned token ids of texts and their English; ``group`` counts as in ``Batch``, over the English."""
+    """Aligned token ids of texts and their English; ``meaning`` is ``(pairs, k)``, as in ``Batch``."""
 
     text: Sequences
     english: Sequences
-    group: Tensor
+    meaning: Tensor
 
     def to(self, device: torch.device | str) -> Translations:
         """The same pairs on another device."""
-        return Translations(self.text.to(device), self.english.to(device), self.group.to(device))
+        return Translations(self.text.to(device), self.english.to(device), self.meaning.to(device))
 
 
 @dataclass
 class Batch:
     """Aligned speech and text; row i of one belongs to row i of the other.
 
-    ``speech`` and ``speech_prefix``/``text`` hold frames or units, and token ids. ``group`` is ``(batch,)`` int64:
-    rows with equal numbers have the same transcript. ``translations`` are further pairs of the same batch.
+    ``speech`` and ``speech_prefix``/``text`` hold frames or units, and token ids. ``meaning`` is ``(batch, k)`` int64,
+    ids of what the two sides of a row mean: rows that share any id are never each other's negatives. ``text_row`` is
+    ``(batch,)`` int64, the row of the transcript among the unique ones of training. ``translations`` are further pairs
+    of the same batch.
     """
 
     speech: Sequences
     speech_prefix: Sequences
     text: Sequences
-    group: Tensor
+    meaning: Tensor
+    text_row: Tensor
     translations: Translations | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device (the hook Lightning calls)."""
-        parts = (self.speech, self.speech_prefix, self.text, self.group)
+        parts = (self.speech, self.speech_prefix, self.text, self.meaning, self.text_row)
         return Batch(*(part.to(device) for part in parts), self.translations and self.translations.to(device))

@@ -5,7 +5,8 @@ The loss sees embeddings only, never a model, so that it can be cached, gathered
 History: the paper (arXiv 2404.01616, appendix A.1) uses the plain dot product, in both directions after Yang et al.
 2019, and adds a spread-out term. Its scale is then free to grow with the embeddings. The cosine form with a learned
 temperature is CLIP's. Corpora in which several people read one sentence put the same text in a batch twice; without a
-mask the loss would push a recording away from its own transcript.
+mask the loss would push a recording away from its own transcript. A label of the transcript alone was not enough: a
+translation pair whose text is the transcript of another row, or a sentence in two languages, is no negative either.
 """
 
 from __future__ import annotations
@@ -18,39 +19,42 @@ from torch import Tensor, nn
 
 from speechde.errors import ConfigError, unknown_value
 from speechde.losses.gradcache import BLOCK, sum_over_blocks
+from speechde.losses.meaning import same_meaning
 from speechde.losses.spread_out import spread_out
 
 SIMILARITIES = ("dot", "cosine")
 
 
-def contrastive_loss(speech: Tensor, text: Tensor, scale: Tensor | float = 1.0, group: Tensor | None = None) -> Tensor:
+def contrastive_loss(
+    speech: Tensor, text: Tensor, scale: Tensor | float = 1.0, meaning: Tensor | None = None
+) -> Tensor:
     """Mean of the speech→text and text→speech cross-entropies over a batch of aligned pairs.
 
     Args:
         speech: ``(batch, dim)``, row i belongs to row i of ``text``.
         text: ``(batch, dim)``.
         scale: multiplies the dot products (the inverse temperature).
-        group: ``(batch,)`` integers; off-diagonal pairs of the same group are neither positives nor negatives.
+        meaning: ``(batch, k)`` integers; different rows that share an id are neither positives nor negatives.
     """
     if (batch := len(speech)) > BLOCK:
         directions = (speech, text), (text, speech)
-        total = sum_over_blocks(lambda rows: sum(_block(*both, scale, group, rows) for both in directions), batch)
+        total = sum_over_blocks(lambda rows: sum(_block(*both, scale, meaning, rows) for both in directions), batch)
         return total / (2 * batch)
     logits = scale * (speech @ text.T)
-    if group is not None:
-        duplicate = group[:, None] == group[None, :]
+    if meaning is not None:
+        duplicate = same_meaning(meaning, meaning)
         duplicate.fill_diagonal_(False)
         logits = logits.masked_fill(duplicate, float("-inf"))
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def _block(queries: Tensor, gallery: Tensor, scale: Tensor | float, group: Tensor | None, rows: slice) -> Tensor:
+def _block(queries: Tensor, gallery: Tensor, scale: Tensor | float, meaning: Tensor | None, rows: slice) -> Tensor:
     """Summed cross-entropies of some rows of ``queries`` among all of ``gallery``."""
     logits = scale * (queries[rows] @ gallery.T)
     target = torch.arange(rows.start, rows.stop, device=logits.device)
-    if group is not None:
-        duplicate = group[rows, None] == group[None, :]
+    if meaning is not None:
+        duplicate = same_meaning(meaning[rows], meaning)
         duplicate[torch.arange(len(target)), target] = False
         logits = logits.masked_fill(duplicate, float("-inf"))
     return F.cross_entropy(logits, target, reduction="sum")
@@ -64,7 +68,7 @@ class ContrastiveLoss(nn.Module):
         temperature: initial temperature, or ``None`` for no scaling.
         learn_temperature: whether the temperature is trained (as its logarithm).
         spread_out_weight: weight of the spread-out term on each modality; 0 switches it off.
-        mask_duplicates: leave pairs of equal transcripts out of the negatives.
+        mask_duplicates: leave rows that mean the same out of each other's negatives.
     """
 
     MAX_SCALE = 100.0  # CLIP's bound: beyond it the softmax is one-hot in half precision and the gradient vanishes
@@ -95,17 +99,17 @@ class ContrastiveLoss(nn.Module):
         """The factor on the dot products, the inverse temperature."""
         return self.log_scale.exp()
 
-    def forward(self, speech: Tensor, text: Tensor, group: Tensor) -> dict[str, Tensor]:
-        """``{"loss", "contrastive", "spread_out"}`` of ``(batch, dim)`` embeddings; ``group`` as above."""
+    def forward(self, speech: Tensor, text: Tensor, meaning: Tensor) -> dict[str, Tensor]:
+        """``{"loss", "contrastive", "spread_out"}`` of ``(batch, dim)`` embeddings; ``meaning`` as above."""
         with torch.no_grad():  # bounding the parameter and not its use: past a clamp it would have no gradient back
             self.log_scale.clamp_(max=math.log(self.MAX_SCALE))
         unit_speech, unit_text = F.normalize(speech.float(), dim=-1), F.normalize(text.float(), dim=-1)
         if self.similarity == "cosine":
             speech, text = unit_speech, unit_text
-        group = group if self.mask_duplicates else None
-        contrastive = contrastive_loss(speech.float(), text.float(), self.scale, group)
+        meaning = meaning if self.mask_duplicates else None
+        contrastive = contrastive_loss(speech.float(), text.float(), self.scale, meaning)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.spread_out_weight > 0):
-            spread = spread_out(unit_speech, group) + spread_out(unit_text, group)
+            spread = spread_out(unit_speech, meaning) + spread_out(unit_text, meaning)
         return {
             "loss": contrastive + self.spread_out_weight * spread,
             "contrastive": contrastive.detach(),

@@ -38,7 +38,7 @@ class LitDualEncoder(pl.LightningModule):
     """Trains a ``DualEncoder`` with a ``ContrastiveLoss``.
 
     Args:
-        text_states: model → ``(texts, width)`` states of the unique training texts, row by row as ``Batch.group``
+        text_states: model → ``(texts, width)`` states of the unique training texts, row by row as ``Batch.text_row``
             counts them; called before training when the text side of the LLM is frozen.
         dev_recall: model → mean dev R@1 of the seen languages; called at the end of every epoch, by the first rank, or
             by all where the model is sharded.
@@ -121,21 +121,21 @@ class LitDualEncoder(pl.LightningModule):
             text = self._encode(model.encode_text, batch.text, constant=constant)
             computed.append(batch.text)
         else:
-            text = model.project(self._text_states[batch.group])
-        group = batch.group
+            text = model.project(self._text_states[batch.text_row])
+        meaning = batch.meaning
         if (pairs := batch.translations) is not None:  # never looked up: there may be millions, each read once
             speech = torch.cat([speech, self._encode(model.encode_text, pairs.text, constant=constant)])
             text = torch.cat([text, self._encode(model.encode_text, pairs.english, constant=constant)])
-            group = torch.cat([group, pairs.group])
+            meaning = torch.cat([meaning, pairs.meaning])
             computed += [pairs.text, pairs.english]
-        losses = self.loss(*gather(speech, text, group))
+        losses = self.loss(*gather(speech, text, meaning))
         if not torch.isfinite(losses["loss"]):
             raise DataError(f"the loss became {losses['loss'].item()} at step {self.global_step}; lower optim.lr")
         logged = losses | {"scale": self.loss.scale.detach()}
         logged["padding_share"] = padding_share([(one, self._parts(len(one.mask))) for one in computed])
         if (share := self.waiting.share) is not None:
             logged["wait_share"] = share
-        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(group))
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(meaning))
         return losses["loss"]
 
     def _parts(self, rows: int) -> int:

@@ -300,7 +300,9 @@ def _fit(
     prompt = built.prompt
     text_ids = [prompt.text_ids(u.text, u.lang) for u in training]
     prefix_ids = {lang: prompt.speech_ids(lang) for lang in {u.lang for u in training}}
-    dataset = PairDataset(training, features.train, text_ids, prefix_ids, translations, prompt.text_ids)
+    dataset = PairDataset(
+        training, features.train, text_ids, prefix_ids, translations, prompt.text_ids, one_language=t.one_language
+    )
     langs = [pair.lang for pair in translations]
     sampler = language_batches(config, training, steps=t.eval_every, views=len(features.train), translations=langs)
     recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev)

@@ -23,7 +23,8 @@ from speechde.losses.gradcache import cached
 from speechde.models.dual_encoder import in_buckets
 from speechde.types import Sequences
 
-GROUP = torch.tensor([4, 1, 4, 2, 1, 4, 5, 6])  # equal numbers on one rank and on both
+# ids shared on one rank and across both, in one column and across columns
+MEANING = torch.tensor([[4, 4], [1, 7], [4, 9], [2, 1], [1, 8], [3, 4], [5, 6], [6, 2]])
 LOSSES = {
     "plain": {"similarity": "cosine", "temperature": 0.1, "mask_duplicates": False, "spread_out_weight": 0.0},
     "duplicate mask": {"similarity": "cosine", "temperature": 0.1, "spread_out_weight": 0.0},
@@ -50,8 +51,8 @@ class Encoder(nn.Module):
 
         return run(sequences) if self.parts is None else in_buckets(cached(run), self.parts, sequences)
 
-    def forward(self, speech: Sequences, text: Sequences, group: torch.Tensor) -> torch.Tensor:
-        return self.loss(*gather(self.encode(self.speech, speech), self.encode(self.text, text), group))["loss"]
+    def forward(self, speech: Sequences, text: Sequences, meaning: torch.Tensor) -> torch.Tensor:
+        return self.loss(*gather(self.encode(self.speech, speech), self.encode(self.text, text), meaning))["loss"]
 
 
 def step(model: nn.Module, rows: list[int]) -> dict[str, torch.Tensor]:
@@ -59,10 +60,10 @@ def step(model: nn.Module, rows: list[int]) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     inputs = []
     for dim in (5, 3):
-        values = torch.randn(len(GROUP), 4, dim, generator=generator)
-        lengths = torch.randint(1, 5, (len(GROUP),), generator=generator)
+        values = torch.randn(len(MEANING), 4, dim, generator=generator)
+        lengths = torch.randint(1, 5, (len(MEANING),), generator=generator)
         inputs.append(Sequences(values[rows], (torch.arange(4) < lengths[:, None])[rows]))
-    loss = model(*inputs, GROUP[rows])
+    loss = model(*inputs, MEANING[rows])
     loss.backward()
     named = {name.removeprefix("module."): p for name, p in model.named_parameters() if p.requires_grad}
     return {"loss": loss.detach(), **{name: parameter.grad for name, parameter in named.items()}}
@@ -100,7 +101,7 @@ def of_two(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_two_ranks_are_one_with_the_whole_batch(of_two, case):
-    expected = step(Encoder(case[0], None), list(range(len(GROUP))))
+    expected = step(Encoder(case[0], None), list(range(len(MEANING))))
     assert ("loss.log_scale" in expected) == (case[0] == "learned temperature")
     for found in of_two[case]:
         assert found.keys() == expected.keys()

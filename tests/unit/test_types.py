@@ -37,7 +37,7 @@ def test_utterances_cannot_be_changed():
 
 def test_batch_moves_every_tensor():
     sequences = [Sequences(torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool)) for _ in range(3)]
-    moved = Batch(*sequences, group=torch.arange(2)).to("meta")
-    assert moved.group.is_meta
+    moved = Batch(*sequences, meaning=torch.zeros(2, 3), text_row=torch.arange(2)).to("meta")
+    assert moved.meaning.is_meta and moved.text_row.is_meta
     for part in (moved.speech, moved.speech_prefix, moved.text):
         assert part.values.is_meta and part.mask.is_meta and part.values.shape == (2, 3)

@@ -12,14 +12,15 @@ from speechde.errors import ConfigError
 from speechde.losses.contrastive import ContrastiveLoss, contrastive_loss
 from speechde.losses.spread_out import spread_out
 
-GROUP = [4, 1, 4, 2, 1, 4]
+TRANSCRIPTS = [[4], [1], [4], [2], [1], [4]]  # one id a row: equal transcripts
+SHARED = [[4, 9], [1, 4], [3, 3], [2, 9], [5, 1], [6, 6]]  # 1 shares an id with 0 and with 4, which share none
 
 
 def pairs(batch=6, dim=8):
     return torch.randn(batch, dim), torch.randn(batch, dim)
 
 
-def naive(speech, text, scale=1.0, group=None):
+def naive(speech, text, scale=1.0, meaning=None):
     """Cross-entropy of each row's own partner, one query at a time."""
     batch = len(speech)
     total = 0.0
@@ -27,7 +28,7 @@ def naive(speech, text, scale=1.0, group=None):
         for i in range(batch):
             scores = {}
             for j in range(batch):
-                if i == j or group is None or group[i] != group[j]:
+                if i == j or meaning is None or set(meaning[i]).isdisjoint(meaning[j]):
                     products = (a * b for a, b in zip(queries[i].tolist(), gallery[j].tolist(), strict=True))
                     scores[j] = scale * sum(products)
             top = max(scores.values())
@@ -35,12 +36,12 @@ def naive(speech, text, scale=1.0, group=None):
     return total / (2 * batch)
 
 
-@pytest.mark.parametrize("group", [None, GROUP])
+@pytest.mark.parametrize("meaning", [None, TRANSCRIPTS, SHARED])
 @pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_dot_equals_a_double_loop(group, scale):
+def test_dot_equals_a_double_loop(meaning, scale):
     speech, text = pairs()
-    loss = contrastive_loss(speech, text, scale, None if group is None else torch.tensor(group))
-    assert float(loss) == pytest.approx(naive(speech, text, scale, group), rel=1e-5)
+    loss = contrastive_loss(speech, text, scale, None if meaning is None else torch.tensor(meaning))
+    assert float(loss) == pytest.approx(naive(speech, text, scale, meaning), rel=1e-5)
 
 
 @pytest.mark.parametrize("mask_duplicates", [True, False])
@@ -48,11 +49,11 @@ def test_dot_equals_a_double_loop(group, scale):
 def test_module_equals_a_double_loop(similarity, temperature, mask_duplicates):
     speech, text = pairs()
     module = ContrastiveLoss(similarity, temperature, mask_duplicates=mask_duplicates, spread_out_weight=0.3)
-    out = module(speech, text, torch.tensor(GROUP))
+    out = module(speech, text, torch.tensor(TRANSCRIPTS))
     unit = F.normalize(speech, dim=-1), F.normalize(text, dim=-1)
-    group = GROUP if mask_duplicates else None
-    contrastive = naive(*(unit if similarity == "cosine" else (speech, text)), 1 / (temperature or 1.0), group)
-    spread = sum(float(spread_out(u, torch.tensor(GROUP) if mask_duplicates else None)) for u in unit)
+    meaning = TRANSCRIPTS if mask_duplicates else None
+    contrastive = naive(*(unit if similarity == "cosine" else (speech, text)), 1 / (temperature or 1.0), meaning)
+    spread = sum(float(spread_out(u, torch.tensor(TRANSCRIPTS) if mask_duplicates else None)) for u in unit)
     assert set(out) == {"loss", "contrastive", "spread_out"}
     assert float(out["contrastive"]) == pytest.approx(contrastive, rel=1e-5)
     assert float(out["spread_out"]) == pytest.approx(spread, rel=1e-5)
@@ -71,14 +72,16 @@ def test_masked_pairs_have_no_influence():
     speech[:, 0] = torch.tensor([1.0, 0.0, 0.0, 0.0])
     moved = text.clone()
     moved[2, 0] += 3.0  # changes the dot product of speech 0 and text 2, and no other
-    group = torch.tensor([0, 1, 0, 2])
-    torch.testing.assert_close(contrastive_loss(speech, moved, 1.0, group), contrastive_loss(speech, text, 1.0, group))
+    meaning = torch.tensor([[0], [1], [0], [2]])
+    torch.testing.assert_close(
+        contrastive_loss(speech, moved, 1.0, meaning), contrastive_loss(speech, text, 1.0, meaning)
+    )
     assert (contrastive_loss(speech, moved) - contrastive_loss(speech, text)).abs() > 1e-2
 
 
 def test_one_group_for_all_is_zero_and_finite():
     speech, text = (t.requires_grad_() for t in pairs(3))
-    out = ContrastiveLoss("cosine", 0.05, learn_temperature=True)(speech, text, torch.tensor([7, 7, 7]))
+    out = ContrastiveLoss("cosine", 0.05, learn_temperature=True)(speech, text, torch.tensor([[7], [7], [7]]))
     out["loss"].backward()
     assert float(out["loss"].detach()) == 0.0
     assert speech.grad.isfinite().all() and text.grad.isfinite().all()
@@ -88,15 +91,15 @@ def test_one_group_for_all_is_zero_and_finite():
 @pytest.mark.parametrize("magnitude", [0.0, 1.0, 1e3])
 def test_gradients_are_finite(similarity, magnitude):
     speech, text = ((magnitude * t).requires_grad_() for t in pairs())
-    ContrastiveLoss(similarity, 0.02)(speech, text, torch.tensor(GROUP))["loss"].backward()
+    ContrastiveLoss(similarity, 0.02)(speech, text, torch.tensor(TRANSCRIPTS))["loss"].backward()
     assert speech.grad.isfinite().all() and text.grad.isfinite().all()
 
 
 def test_half_precision_embeddings_are_compared_in_float32():
     speech, text = (t.bfloat16() for t in pairs())
     module = ContrastiveLoss("cosine", 0.05)
-    exact = module(speech.float(), text.float(), torch.tensor(GROUP))["loss"]
-    assert torch.equal(module(speech, text, torch.tensor(GROUP))["loss"], exact)
+    exact = module(speech.float(), text.float(), torch.tensor(TRANSCRIPTS))["loss"]
+    assert torch.equal(module(speech, text, torch.tensor(TRANSCRIPTS))["loss"], exact)
 
 
 def test_learned_temperature_is_trained_and_bounded():
@@ -105,12 +108,12 @@ def test_learned_temperature_is_trained_and_bounded():
     speech, text = pairs()
     for wrong in (False, True):  # aligned pairs ask for a higher scale, misaligned ones for a lower one
         module.zero_grad()
-        module(speech, speech.roll(1, 0) if wrong else speech, torch.arange(6))["loss"].backward()
+        module(speech, speech.roll(1, 0) if wrong else speech, torch.arange(6)[:, None])["loss"].backward()
         assert (module.log_scale.grad > 0) == wrong
     with torch.no_grad():
         module.log_scale.fill_(10.0)
     module.zero_grad()
-    module(speech, text, torch.arange(6))["loss"].backward()
+    module(speech, text, torch.arange(6)[:, None])["loss"].backward()
     assert float(module.scale.detach()) == pytest.approx(100.0)
     assert module.log_scale.grad.abs() > 0, "at the bound it must be able to come back"
 

@@ -44,7 +44,7 @@ def step(wrap, parts, dropout=0.0, autocast=False, batch=10, **options):
     speech, text, loss = Encoder(dropout=dropout), Encoder(dropout=dropout), ContrastiveLoss("cosine", 0.1, **options)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         embeddings = [in_buckets(wrap(one), parts, rows(batch, seed=i)) for i, one in enumerate((speech, text))]
-        value = loss(*embeddings, torch.arange(batch) % 7)["loss"]
+        value = loss(*embeddings, torch.arange(batch)[:, None] % 7)["loss"]
     value.backward()
     parameters = [p for module in (speech, text, loss) for p in module.parameters() if p.requires_grad]
     return [value.detach(), *(p.grad for p in parameters)]
@@ -112,7 +112,7 @@ def peak(batch, parts, wrap):
     inputs.mask[:] = True
     with Peak() as memory:
         embeddings = in_buckets(wrap(model), parts, inputs)
-        ContrastiveLoss()(embeddings, embeddings.roll(1, 0), torch.arange(batch))["loss"].backward()
+        ContrastiveLoss()(embeddings, embeddings.roll(1, 0), torch.arange(batch)[:, None])["loss"].backward()
     return memory.peak
 
 
@@ -123,17 +123,24 @@ def test_memory_is_that_of_one_part():
 
 
 @pytest.mark.parametrize(
-    "group", [None, torch.arange(11) % 7, torch.zeros(11, dtype=torch.int64)], ids=["all", "some", "none"]
+    "meaning",
+    [
+        None,
+        torch.arange(11)[:, None] % 7,
+        torch.arange(33).reshape(11, 3) * 5 % 17,
+        torch.zeros(11, 1, dtype=torch.int64),
+    ],
+    ids=["all", "some", "across columns", "none"],
 )
-def test_blocks_give_the_loss_and_gradients_of_the_whole_matrix(monkeypatch, group):
+def test_blocks_give_the_loss_and_gradients_of_the_whole_matrix(monkeypatch, meaning):
     results = []
     for block in (1024, 4):
         for module in (gradcache, contrastive, spread_out):
             monkeypatch.setattr(module, "BLOCK", block)
         torch.manual_seed(0)
         speech, text = (torch.randn(11, 5, requires_grad=True) for _ in range(2))
-        loss = ContrastiveLoss("cosine", 0.1, learn_temperature=True, mask_duplicates=group is not None)
-        out = loss(speech, text, torch.arange(11) if group is None else group)
+        loss = ContrastiveLoss("cosine", 0.1, learn_temperature=True, mask_duplicates=meaning is not None)
+        out = loss(speech, text, torch.arange(11)[:, None] if meaning is None else meaning)
         out["loss"].backward()
         results.append([*out.values(), speech.grad, text.grad, loss.log_scale.grad])
     for one, other in zip(*results, strict=True):

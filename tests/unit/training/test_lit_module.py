@@ -21,7 +21,7 @@ from speechde.training.lit_module import LitDualEncoder
 from speechde.types import Batch, Translations
 
 TEXTS = [np.array([1, 40, 41]), np.array([1, 50]), np.array([1, 60, 61, 62])]
-GROUP = [2, 0, 2, 1]
+ROWS = [2, 0, 2, 1]  # of the transcripts
 
 
 def batch():
@@ -29,8 +29,9 @@ def batch():
     return Batch(
         speech=pad_sequences([draw.integers(0, 12, n).astype(np.int32) for n in (9, 14, 5, 7)]),
         speech_prefix=pad_sequences([np.array([1, 30])] * 4),
-        text=pad_sequences([TEXTS[group] for group in GROUP]),
-        group=torch.tensor(GROUP),
+        text=pad_sequences([TEXTS[row] for row in ROWS]),
+        meaning=torch.tensor(ROWS)[:, None].expand(-1, 2),
+        text_row=torch.tensor(ROWS),
     )
 
 
@@ -97,7 +98,7 @@ def test_micro_batches_give_the_plain_gradients(make, freeze, translated):
         one, module = batch(), make(freeze, dropout=0.4, drop=0.3, texts=None, micro_batch=micro_batch)
         if translated:
             pairs = pad_sequences([np.array([1, 70 + i]) for i in range(4)])
-            one.translations = Translations(pairs, pairs, torch.arange(4) + 9)
+            one.translations = Translations(pairs, pairs, torch.arange(8).reshape(4, 2) + 9)
         module.log_dict = lambda *a, **k: None
         module.on_train_epoch_start()
         module.on_train_batch_start(one, 0)
@@ -224,18 +225,39 @@ def test_warmup_is_a_share_of_the_steps(make):
     assert {group["initial_lr"] for group in options["optimizer"].param_groups} == {1e-2}
 
 
+def left_out(ids, i, j):
+    """Whether either side of row i and either side of row j have one id."""
+    return i != j and any(one == other for one in ids[i] for other in ids[j])
+
+
+@pytest.mark.parametrize("mask", [True, False])
 @pytest.mark.parametrize("freeze", [(), ("*",)])
-def test_translations_are_further_pairs_of_the_batch(make, freeze):
-    """The loss is that of one batch whose queries are speech, then text, and whose targets are text, then English."""
-    one, source, english = batch(), [np.array([1, 70]), np.array([1, 71, 72])], [np.array([1, 80]), TEXTS[0]]
-    one.translations = Translations(pad_sequences(source), pad_sequences(english), torch.tensor([7, 0]))
+def test_translations_are_further_pairs_of_the_batch(make, freeze, mask):
+    """Queries are speech, then texts; targets are transcripts, then English. No text meets its own copy as a negative.
+
+    Row 4 translates the transcript of row 1 (0), and row 5 another text into the English of row 4.
+    """
+    source, english = [TEXTS[0], np.array([1, 71, 72])], [np.array([1, 80]), np.array([1, 80])]
+    ids = [*((row, row) for row in ROWS), (0, 7), (8, 7)]
+    one = batch()
+    one.translations = Translations(pad_sequences(source), pad_sequences(english), torch.tensor(ids[4:]))
     module = make(freeze, texts=TEXTS if freeze else None)
     module.log_dict = module.log = lambda *a, **k: None
+    module.loss = ContrastiveLoss("cosine", 0.5, spread_out_weight=0.0, mask_duplicates=mask)
     module.on_fit_start()
     model = module.model.eval()
-    queries = torch.cat([model.encode_speech(one.speech, one.speech_prefix), model.encode_text(pad_sequences(source))])
-    targets = model.encode_text(pad_sequences([TEXTS[group] for group in GROUP] + english))
-    expected = module.loss(queries, targets, torch.tensor([*GROUP, 7, 0]))["loss"]
+    with torch.no_grad():
+        speech = model.encode_speech(one.speech, one.speech_prefix)
+        queries = torch.cat([speech, model.encode_text(pad_sequences(source))])
+        targets = model.encode_text(pad_sequences([TEXTS[row] for row in ROWS] + english))
+    expected = 0.0
+    for left, right in ((queries, targets), (targets, queries)):
+        for i in range(6):
+            scores = [2 * torch.cosine_similarity(left[i], right[j], dim=0)
+                      for j in range(6) if not (mask and left_out(ids, i, j))]  # fmt: skip
+            own = 2 * torch.cosine_similarity(left[i], right[i], dim=0)
+            expected += float(torch.logsumexp(torch.stack(scores), 0) - own) / 12
+    assert [left_out(ids, 4, j) for j in range(6)] == [False, True, False, False, False, True]
     with_pairs = module.training_step(one, 0)
-    torch.testing.assert_close(with_pairs, expected, atol=1e-4, rtol=1e-4)
+    assert float(with_pairs.detach()) == pytest.approx(expected, rel=1e-4)
     assert with_pairs != module.training_step(batch(), 0)
