@@ -211,6 +211,8 @@ def _lines(path: Path) -> Iterator[str | None]:
                 yield line
     except FileNotFoundError as error:
         raise DataError(f"bitext {path} does not exist") from error
+    except PermissionError:
+        raise
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"bitext {path} cannot be read ({error}); get the file again") from error
 

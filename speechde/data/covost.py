@@ -257,5 +257,7 @@ def _shard_clips(shard: Path, split: str) -> Iterator[_Clip]:
                     audio = locator(shard, str(number))
                     yield _Clip(clip, split, _sentence(sentence), translation, client, audio)
                     number += 1
+    except PermissionError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{shard} is not a readable Parquet file ({error}); get it again") from error

@@ -159,6 +159,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
+    except PermissionError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"manifest {path} is not a readable Parquet file: {error}") from error
 

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
 
-from speechde.cache import atomic_directory
+from speechde.cache import atomic_directory, atomic_write, check_readable
 from speechde.errors import AssetError, DataError, SpeechdeError
 from speechde.export import card
 from speechde.frontends.continuous import ContinuousFrontend
@@ -77,7 +77,8 @@ class TrainedModel:
         """Write what ``load`` reads into an existing folder."""
         merge_lora(self.model.backbone)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(self.model).items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        with atomic_write(folder / "model.safetensors") as temporary:
+            save_file(state, temporary, metadata={"format": "pt"})
         self.model.backbone.config.save_pretrained(folder)
         self.write_inputs(folder)
 
@@ -97,6 +98,7 @@ class TrainedModel:
 
         Raises:
             AssetError: the folder is not such a model, is damaged, or was written by a newer version.
+            PermissionError: this user may not read one of its files.
         """
         folder = Path(folder)
         settings = read_settings(folder)
@@ -118,6 +120,7 @@ class TrainedModel:
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:
             if isinstance(error, SpeechdeError):
                 raise
+            check_readable(*folder.iterdir())
             raise AssetError(f"{folder} is incomplete or damaged: {error}; fetch it again") from error
         missing = [name for name in missing if name in _state(model)]
         if missing or unexpected:

@@ -239,7 +239,7 @@ class SearchIndex:
             index = faiss.read_index(str(paths["vectors"]))
             rows = pq.read_table(paths["rows"])
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
-            if isinstance(error, AssetError):
+            if isinstance(error, AssetError | PermissionError):
                 raise
             raise AssetError(f"{folder} is damaged ({error}); build it again, or restore a copy") from error
         if not info.count == index.ntotal == len(rows) or info.dim != index.d:
@@ -318,6 +318,8 @@ def _named(folder: Path) -> list[str]:
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
+    except PermissionError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
         raise AssetError(
             f"{path.parent} is no index: {path.name} cannot be read; make one with speechde index build"

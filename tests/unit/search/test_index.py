@@ -256,3 +256,11 @@ def test_what_is_written_down(tmp_path):
     assert stated == {"kind": "hnsw", "dim": DIM, "count": 30, "model": "tiny", "fingerprint": "f1",
                       "metric": "inner_product", "format": 1}  # fmt: skip
     assert set(files) == {"vectors", "rows"} and all(len(file["sha256"]) == 64 for file in files.values())
+
+
+@pytest.mark.parametrize("part", ["index.json", "index-*", "rows-*"])
+def test_files_that_may_not_be_read_are_not_damaged(tmp_path, another_user, part):
+    build(3).save(tmp_path / "i")
+    next((tmp_path / "i").glob(part)).chmod(0)
+    with another_user(), pytest.raises(PermissionError):
+        SearchIndex.load(tmp_path / "i")
