@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 # UTF-32 comes first: its little-endian mark begins with that of UTF-16
 _MARKS = {
@@ -44,10 +44,10 @@ class BadLine:
     detail: str
 
 
-def read_lines(source: str | Path | BinaryIO) -> Iterator[tuple[int, str | BadLine]]:
+def read_lines(source: str | Path | Iterable[bytes]) -> Iterator[tuple[int, str | BadLine]]:
     """Number (from 1) and text of every line, without its end; blank lines too.
 
-    ``source`` is a path (``.gz`` is decompressed) or an open binary file, which is read as it comes.
+    ``source`` is a path (``.gz`` is decompressed), an open binary file, or lines of bytes; read as it comes.
 
     Raises:
         OSError, EOFError, zlib.error: the file cannot be opened or decompressed.
@@ -89,15 +89,26 @@ def unquoted(field: str) -> str:
 
 
 def quoted(field: str) -> str:
-    """A field as ``read_rows`` reads it back: between quotation marks where it holds one."""
-    return '"' + field.replace('"', '""') + '"' if '"' in field else field
+    """A field as ``read_rows`` and pandas read it back: quoted where it holds a ``"``, a tab or a line break."""
+    return '"' + field.replace('"', '""') + '"' if set(field) & set('"\t\r\n') else field
+
+
+def storable(name: str) -> str:
+    r"""A name of the file system as text that can be stored: bytes that are no UTF-8 are spelled ``\xff``.
+
+    Python keeps such bytes as lone surrogates, which neither UTF-8 nor Parquet can hold.
+    """
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _freed(field: str) -> str:
     return field[1:-1].replace('""', '"') if field.startswith('"') else field
 
 
-def _open(path: Path) -> BinaryIO:
+def _open(path: Path) -> IO[bytes]:
     return gzip.open(path) if path.suffix == ".gz" else path.open("rb")
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
@@ -60,6 +61,11 @@ def language_code(tag: str | None) -> str | None:
     return None if tag is None else languages.resolve(tag)
 
 
+def standard_input() -> BinaryIO | None:
+    """The bytes of standard input; None where it was closed (``<&-``, cron)."""
+    return None if sys.stdin is None else sys.stdin.buffer
+
+
 def print_json(value: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
@@ -70,7 +76,7 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Seq
 
     ``numbers`` are the columns that are aligned on the right.
     """
-    cells = [[" ".join(str(cell).split()) for cell in row] for row in rows]
+    cells = [[re.sub(r"[\t\r\n]+", " ", str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         print("\n".join("\t".join(row) for row in [list(head), *cells]))
         return
