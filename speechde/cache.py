@@ -19,16 +19,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechde.errors import AssetError
+
 if TYPE_CHECKING:
     import numpy as np
 
 
 def cache_root() -> Path:
-    """Folder of all cached files: ``SPEECHDE_CACHE``, else ``XDG_CACHE_HOME/speechde``, else ``~/.cache/speechde``."""
+    """Folder of all cached files: ``SPEECHDE_CACHE``, else ``XDG_CACHE_HOME/speechde``, else ``~/.cache/speechde``.
+
+    Raises:
+        AssetError: none of them is set, and this user has no home.
+    """
     if own := os.environ.get("SPEECHDE_CACHE"):
         return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "speechde"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base).expanduser() if base else Path.home() / ".cache") / "speechde"
+    except RuntimeError as error:
+        raise AssetError("this user has no home folder to keep files in; set SPEECHDE_CACHE to a folder") from error
 
 
 def fingerprint(obj: object) -> str:

@@ -11,18 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from speechde.cli.options import (
-    Device,
-    Dtype,
-    Json,
-    Language,
-    Model,
-    Overwrite,
-    language_code,
-    open_model,
-    print_json,
-    standard_input,
-)
+from speechde.cli.options import Device, Dtype, Json, Language, Model, Overwrite, language_code, open_model, print_json
 from speechde.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -75,7 +64,7 @@ def embed(
     if out.suffix.lower() != ".parquet":
         raise ConfigError(f"--out {out} is written as Parquet; give a name that ends in .parquet")
     share = parse_shard(shard)
-    items, dropped = collect(inputs, language_code(language), texts=texts, stdin=standard_input())
+    items, dropped = collect(inputs, language_code(language), texts=texts, stdin=sys.stdin.buffer)
     encoder = open_model(model, device, dtype)
     report = embed_items(encoder, items, out, model=model, dropped=dropped, shard=share, overwrite=overwrite)
     list_dropped(report.dropped)

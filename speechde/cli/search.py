@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,6 @@ from speechde.cli.options import (
     open_model,
     print_json,
     print_table,
-    standard_input,
 )
 from speechde.errors import ConfigError, DataError
 
@@ -61,7 +61,7 @@ def search(
     if text and audio:
         raise ConfigError("--text and --audio exclude each other; give one, or none")
     only = TEXT if text else SPEECH if audio else None
-    items, dropped = collect(queries, language_code(language), stdin=standard_input(), only=only)
+    items, dropped = collect(queries, language_code(language), stdin=sys.stdin.buffer, only=only)
     opened = SearchIndex.load(index)
     encoder = open_model(model, device, dtype)
     opened.check_model(encoder.fingerprint)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ def find_model(name: str | Path) -> Path:
     Raises:
         AssetError: there is no such folder, or it cannot be fetched.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # as it stands where there is no such home
     if folder.is_dir():
         return model_folder(folder)
     if folder.is_absolute() or str(name).startswith("."):
