@@ -12,22 +12,32 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from speechde.errors import AssetError
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 def cache_root() -> Path:
-    """Folder of all cached files: ``SPEECHDE_CACHE``, else ``XDG_CACHE_HOME/speechde``, else ``~/.cache/speechde``."""
+    """Folder of all cached files: ``SPEECHDE_CACHE``, else ``XDG_CACHE_HOME/speechde``, else ``~/.cache/speechde``.
+
+    Raises:
+        AssetError: none of them is set, and this user has no home.
+    """
     if own := os.environ.get("SPEECHDE_CACHE"):
         return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "speechde"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base).expanduser() if base else Path.home() / ".cache") / "speechde"
+    except RuntimeError as error:
+        raise AssetError("this user has no home folder to keep files in; set SPEECHDE_CACHE to a folder") from error
 
 
 def fingerprint(obj: object) -> str:
@@ -54,12 +64,15 @@ def sha256_file(path: str | Path) -> str:
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` to write to; it replaces ``path`` when the block succeeds.
 
-    Parent folders are made. When the block raises, the temporary file is removed and ``path`` is untouched.
+    Parent folders are made. When the block raises, the temporary file is removed and ``path`` is untouched. The file
+    gets the mode that ``open`` would give it, whatever wrote it: safetensors makes files that only their owner reads.
     """
     path = Path(path)
     temporary = _temporary(path)
+    mode = _mode_of_open(temporary)
     try:
         yield temporary
+        _set_mode(temporary, path.stat().st_mode if path.exists() else mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -71,12 +84,16 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
     When ``path`` already holds files, those stay and the new ones are dropped: entries are addressed by what made
     them, so whichever process finished first wrote the same content. When the block raises, nothing is left behind.
+    Files get the mode that ``open`` would give them.
     """
     path = Path(path)
     temporary = _temporary(path)
+    mode = _mode_of_open(temporary)
     temporary.mkdir()
     try:
         yield temporary
+        for file in [file for file in temporary.rglob("*") if file.is_file()]:
+            _set_mode(file, mode)
         try:
             os.replace(temporary, path)
         except OSError:
@@ -113,6 +130,30 @@ def atomic_rows(path: str | Path, dim: int) -> Iterator[Callable[[np.ndarray], N
         yield append
         if write_header() != start:  # numpy leaves room for the number of rows to grow
             raise RuntimeError("the header of a .npy has changed its length")
+
+
+def check_readable(*paths: str | Path) -> None:
+    """Raise ``PermissionError`` for the first that is there and that this user may not read.
+
+    For what is about to be called damaged: safetensors says of such a file that it does not exist, others that they
+    cannot decode it.
+    """
+    for path in paths:
+        with suppress(FileNotFoundError, IsADirectoryError):
+            open(path, "rb").close()
+
+
+def _mode_of_open(path: Path) -> int:
+    # the umask cannot be read without setting it, for all threads
+    with open(path, "xb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+    path.unlink()
+    return mode
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    if path.stat().st_mode != mode:  # not every file system lets its modes be set
+        path.chmod(stat.S_IMODE(mode))
 
 
 def _temporary(path: Path) -> Path:

@@ -38,14 +38,14 @@ def build(
     auto takes flat up to 50,000 vectors, hnsw up to a million, ivfpq above. The last two find nearly all of what flat
     finds, in less time; ivfpq also needs an eighth to a sixteenth of the memory, and its scores are approximate.
     """
-    from speechde.search.index import SearchIndex
+    from speechde.search.index import SearchIndex, unfinished
     from speechde.search.vectors import read_vectors
 
-    if out.exists() and not overwrite:
+    if out.exists() and not overwrite and not unfinished(out):
         raise DataError(f"{out} is there; add to it (speechde index add), name another folder, or give --overwrite")
     found = read_vectors(vectors)
     index = SearchIndex.build(found.vectors, found.rows, model=found.model, fingerprint=found.fingerprint, kind=kind)
-    index.save(out)
+    index.save(out, overwrite)
     _show(out, json)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import inspect
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -22,11 +23,14 @@ from speechde import __version__
 from speechde.cli import compare, data, demo, doctor, embed, export, index, mine, mteb, report, results, search, units
 from speechde.errors import ConfigError, SpeechdeError
 
-OK, FAILURE, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+OK, FAILURE, USAGE, INTERRUPTED, PIPE_CLOSED, TERMINATED = 0, 1, 2, 130, 141, 143
 EXIT_CODES = """
 Exit codes: 0 all is well (bad clips among good ones are counted and listed); 1 it failed, and the last line says why;
-2 a wrong option or value; 130 interrupted (Ctrl-C). Files appear whole or not at all, whenever a command is stopped.
+2 a wrong option or value; 130 interrupted (Ctrl-C); 141 nobody reads its output any more (| head). Files appear whole
+or not at all, whenever a command is stopped.
 """
+# click's exception, or that of the copy which newer versions of typer hold
+UsageProblem = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 USE, EVALUATE, SETUP = "Use a model", "Evaluate", "Data and set-up"
 
 app = typer.Typer(
@@ -93,15 +97,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     An error that nobody foresaw is a bug, and passes with its traceback.
     """
+    _prepare_streams()
     _log_to_stderr()
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that temporary files are removed
     try:
-        app(arguments if arguments is None else list(arguments), prog_name="speechde")
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else FAILURE
+        code = app(arguments if arguments is None else list(arguments), prog_name="speechde", standalone_mode=False)
         if code == INTERRUPTED:
             _say("interrupted")
-        return OK if end.code is None else code
+        sys.stdout.flush()
+        return code or OK
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # which typer turns into exit code 1
+            return _pipe_closed()
+        return OK if end.code is None else end.code if isinstance(end.code, int) else FAILURE
+    except UsageProblem as error:
+        return _wrong_usage(error)
+    except typer.Abort:
+        _say("error: stopped; the input that was asked for has ended")
+        return FAILURE
+    except BrokenPipeError:
+        return _pipe_closed()
     except SpeechdeError as error:
         _say(f"error: {error}")
         return USAGE if isinstance(error, ConfigError) else FAILURE
@@ -122,12 +137,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
-    return OK
 
 
 def entry() -> None:
     """What the installed script runs."""
     sys.exit(main())
+
+
+def _prepare_streams() -> None:
+    """Streams that take everything: closed ones (cron, ``>&-``) lead nowhere, and no character is an error."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in the order of their file descriptors
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as standard error does
+
+
+def _pipe_closed() -> int:
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # so that nothing is left to be written at the end
+    return PIPE_CLOSED
+
+
+def _wrong_usage(error: UsageProblem) -> int:
+    """Say what is wrong with the command line, how it should be, and the error last; help where it was empty."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return error.exit_code
+    if context := getattr(error, "ctx", None):
+        _say(context.get_usage())
+        _say(f"Try '{context.command_path} --help'.")
+    _say(f"error: {error.format_message()}")
+    return error.exit_code
 
 
 def _say(line: str) -> None:

@@ -12,6 +12,7 @@ import typer
 from speechde.cache import atomic_write
 from speechde.cli.options import Json, Overwrite, print_json
 from speechde.errors import DataError
+from speechde.text import quoted
 
 if TYPE_CHECKING:
     from speechde.search.mining import Pair
@@ -38,8 +39,9 @@ def mine(
 
     The margin of a pair is its cosine compared with those of its k nearest neighbours on both sides. Pairs are mutual:
     each is the other's best. They are written as TSV, best first: score, then id, kind, language, text and audio of
-    both sides. With ratio, 1 is no better than the neighbours; a useful threshold is 1.03 to 1.1, and depends on the
-    model: look at some pairs.
+    both sides; a field with a quotation mark, a tab or a line break is quoted, as pandas and spreadsheets read it. With
+    ratio, 1 is no better than the neighbours; a useful threshold is 1.03 to 1.1, and depends on the model: look at some
+    pairs.
     """
     from speechde.search.mining import mine as find
     from speechde.search.vectors import read_headers, read_vectors
@@ -68,8 +70,13 @@ def _known(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in COLUMNS}
 
 
+def _cell(value: str | None, name: str) -> str:
+    """Texts are for reading and have their spaces made plain; ids and paths name files and stay as they are."""
+    return " ".join((value or "").split()) if name == "text" else value or ""
+
+
 def _tsv(found: Sequence[tuple[Pair, dict, dict]]) -> Iterator[str]:
     yield "\t".join(["score", *(f"{name}_{side}" for side in "ab" for name in COLUMNS)]) + "\n"
     for pair, *rows in found:
-        cells = [" ".join((row[name] or "").split()) for row in rows for name in COLUMNS]
+        cells = [quoted(_cell(row[name], name)) for row in rows for name in COLUMNS]
         yield "\t".join([f"{pair.score:.6f}", *cells]) + "\n"

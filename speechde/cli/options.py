@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -61,8 +62,9 @@ def language_code(tag: str | None) -> str | None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """One JSON document on standard output, in ASCII where that cannot take all of Unicode."""
+    unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(value, indent=2, ensure_ascii=not unicode, allow_nan=False))
 
 
 def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Sequence[int] = ()) -> None:
@@ -70,7 +72,7 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Seq
 
     ``numbers`` are the columns that are aligned on the right.
     """
-    cells = [[" ".join(str(cell).split()) for cell in row] for row in rows]
+    cells = [[re.sub(r"[\t\r\n]+", " ", str(cell)) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         print("\n".join("\t".join(row) for row in [list(head), *cells]))
         return

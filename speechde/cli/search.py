@@ -20,7 +20,7 @@ from speechde.cli.options import (
     print_json,
     print_table,
 )
-from speechde.errors import DataError
+from speechde.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from speechde.search.index import Hit
@@ -43,17 +43,25 @@ def search(
     device: Device = None,
     dtype: Dtype = "float32",
     json: Json = False,
+    text: Annotated[bool, typer.Option("--text", help="Take queries as texts, whatever they look like.")] = False,
+    audio: Annotated[bool, typer.Option("--audio", help="Take queries as names of files.")] = False,
 ) -> None:
     """Find what is nearest to a query, in any language of the index, by voice or by text.
+
+    A query that names a file is that file, and any other is a text; one that ends as an audio file does (b.ogg) and
+    names none is an error.
 
     The model must be the one that made the index. The score is the dot product of the two vectors. The language of the
     query is optional.
     """
     from speechde.search.embed import embed
     from speechde.search.index import SearchIndex
-    from speechde.search.items import collect
+    from speechde.search.items import SPEECH, TEXT, collect
 
-    items, dropped = collect(queries, language_code(language), stdin=sys.stdin.buffer)
+    if text and audio:
+        raise ConfigError("--text and --audio exclude each other; give one, or none")
+    only = TEXT if text else SPEECH if audio else None
+    items, dropped = collect(queries, language_code(language), stdin=sys.stdin.buffer, only=only)
     opened = SearchIndex.load(index)
     encoder = open_model(model, device, dtype)
     opened.check_model(encoder.fingerprint)
@@ -71,7 +79,7 @@ def search(
         return
     for item, some in zip(asked.items, hits, strict=True):
         if len(asked.items) > 1:
-            print(f"# {item.text or item.audio}")
+            print(f"# {item.text or item.id}")
         rows = (
             (rank, f"{hit.score:.4f}", hit.row.get("language") or "", *_what(hit)) for rank, hit in enumerate(some, 1)
         )

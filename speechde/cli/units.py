@@ -13,6 +13,7 @@ from speechde.cache import atomic_write
 from speechde.cli.embed import list_dropped
 from speechde.cli.options import Device, Model, Overwrite, open_model
 from speechde.errors import ConfigError, DataError, unknown_value
+from speechde.text import quoted
 
 SUFFIXES = (".tsv", ".jsonl")
 EXAMPLES = (
@@ -64,4 +65,4 @@ def units(
 def _line(id_: str, units: list[int], as_json: bool) -> str:
     if as_json:
         return json_format.dumps({"id": id_, "units": units}, ensure_ascii=False) + "\n"
-    return f"{' '.join(id_.split())}\t{' '.join(map(str, units))}\n"
+    return f"{quoted(id_)}\t{' '.join(map(str, units))}\n"

@@ -6,7 +6,8 @@ Layouts, each plain or gzip-compressed:
   of ``b``. The two codes are in alphabetical order, so English is on either side (``de-en`` but ``en-fr``) and the name
   says which. Lines are sorted by falling score. Its authors recommend a threshold of 1.04 for most language pairs.
   The data are CC BY-SA.
-- Two-column TSV: text, English; ``.en-<b>.`` in the name swaps the columns. No quoting.
+- Two-column TSV: text, English; ``.en-<b>.`` in the name swaps the columns. Plain, or quoted as pandas and
+  spreadsheets do (``speechde.text``); WikiMatrix has no quoting.
 - Moses: two files aligned by line, ``name.<xx>`` and ``name.en``.
 
 A limit keeps the pairs with the smallest hash of seed and content (bottom-k sampling; Cohen and Kaplan 2007). Unlike a
@@ -16,7 +17,6 @@ pairs meet in it, so that memory is bounded by the limit.
 
 from __future__ import annotations
 
-import gzip
 import math
 import re
 import zlib
@@ -27,15 +27,19 @@ from hashlib import blake2b
 from heapq import heappop, heappush
 from itertools import zip_longest
 from pathlib import Path
+from typing import TypeVar
 from unicodedata import east_asian_width
 
 from speechde.data.manifest import clean_text
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.metrics import CHARACTER_LANGS, normalise_text
 from speechde.languages import get, resolve
+from speechde.text import BadLine, read_lines, read_rows
 
 ENGLISH = "en_us"
 _END = object()
+_Row = tuple[float | None, str, str]
+_Read = TypeVar("_Read")
 _TSV_NAME = re.compile(r"(?:.*\.)?([a-z_]+)-([a-z_]+)\.tsv")
 # Width of an average word where words are not separated: on some 200 translated sentences each, Thai and Khmer take 4
 # characters per English word, Japanese and Chinese 2.2 and 1.4 characters of two columns.
@@ -116,7 +120,7 @@ def read_bitext(
     excluded = {normalise_text(text) for text in exclude}
     sample = _Sample(limit, seed)
     dropped: Counter[str] = Counter()
-    for number, row in enumerate(_rows(path, lang), 1):
+    for number, row in _rows(path, lang):
         if isinstance(row, str):
             dropped[row] += 1
             continue
@@ -161,56 +165,54 @@ class _Sample:
         return "over the limit"
 
 
-def _rows(path: Path, lang: str) -> Iterator[tuple[float | None, str, str] | str]:
-    """``(score, text, English)`` of every line, or the reason why it is none."""
+def _rows(path: Path, lang: str) -> Iterator[tuple[int, _Row | str]]:
+    """Number and ``(score, text, English)`` of every line, or the reason why it is none."""
     if _plain(path.name).endswith(".tsv"):
         return _tsv_rows(path, _english_column(path, lang))
     return _moses_rows(path, _english_file(path, lang))
 
 
-def _tsv_rows(path: Path, english: int) -> Iterator[tuple[float | None, str, str] | str]:
+def _tsv_rows(path: Path, english: int) -> Iterator[tuple[int, _Row | str]]:
     scored = path.name.startswith("WikiMatrix.")
-    for line in _lines(path):
-        if line is None:
-            yield "not UTF-8"
+    for number, fields in _whole(path, read_rows(path, quoting=False if scored else None)):
+        if isinstance(fields, BadLine):
+            yield number, fields.reason
             continue
-        fields = line.split("\t")
         if len(fields) != 2 + scored:
-            yield "wrong column count"
+            yield number, "wrong column count"
             continue
         try:
             score = float(fields[0]) if scored else None
         except ValueError:
             score = math.nan
         if score is not None and not math.isfinite(score):
-            yield "bad score"
+            yield number, "bad score"
         else:
-            yield score, fields[scored + 1 - english], fields[scored + english]
+            yield number, (score, fields[scored + 1 - english], fields[scored + english])
 
 
-def _moses_rows(path: Path, english: Path) -> Iterator[tuple[None, str, str] | str]:
-    for number, sides in enumerate(zip_longest(_lines(path), _lines(english), fillvalue=_END), 1):
+def _moses_rows(path: Path, english: Path) -> Iterator[tuple[int, _Row | str]]:
+    both = (_whole(side, read_lines(side)) for side in (path, english))
+    for number, found in enumerate(zip_longest(*both, fillvalue=(0, _END)), 1):
+        sides = [line for _, line in found]
         if _END in sides:
             longer = (path, english)[sides[0] is _END]
             raise DataError(
                 f"bitext {path} and {english} are not aligned: line {number} exists only in {longer.name}; "
                 f"get both files again"
             )
-        yield "not UTF-8" if None in sides else (None, *sides)
+        bad = [side.reason for side in sides if isinstance(side, BadLine)]
+        yield number, bad[0] if bad else (None, *sides)
 
 
-def _lines(path: Path) -> Iterator[str | None]:
-    """Lines without their end, None for one that is not UTF-8. Only LF and CRLF end a line."""
+def _whole(path: Path, lines: Iterator[_Read]) -> Iterator[_Read]:
+    """What a reader gives, with a missing or damaged file as a ``DataError``."""
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(file):
-                try:
-                    line = raw.decode("utf-8" if number else "utf-8-sig").rstrip("\r\n")
-                except UnicodeDecodeError:
-                    line = None
-                yield line
+        yield from lines
     except FileNotFoundError as error:
         raise DataError(f"bitext {path} does not exist") from error
+    except PermissionError:
+        raise
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"bitext {path} cannot be read ({error}); get the file again") from error
 

@@ -62,6 +62,7 @@ def read_member(audio: str) -> bytes:
     Raises:
         MissingMemberError: the container or the member does not exist.
         DataError: it is no locator, the container is damaged before the member, or the member is refused.
+        PermissionError: this user may not read the container.
     """
     located = split_locator(audio)
     if located is None:
@@ -87,7 +88,7 @@ class _Parquet:
         try:
             with self._lock:
                 value = self._value(column, int(row))
-        except MissingMemberError:
+        except (MissingMemberError, PermissionError):
             raise
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self._path} is damaged or no Parquet file ({error}); fetch it again") from error

@@ -36,6 +36,7 @@ from speechde.data.manifest import clean_text
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
 from speechde.languages import resolve
+from speechde.text import BadLine, read_lines, unquoted
 from speechde.types import SPLITS, Corpus, Dropped, Utterance
 
 # FLEURS code → the corpus's own tag.
@@ -190,43 +191,39 @@ def _official_clips(folder: Path, tag: str, splits: Sequence[str], dropped: list
 
 
 def _read_tsv(path: Path, columns: Sequence[str], dropped: list[Dropped]) -> Iterator[list[str]]:
-    """The values of some columns, row by row. Only LF and CRLF end a row: U+2028 and the like belong to the text."""
+    """The values of some columns, row by row."""
     header: list[str] = []
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if not raw.strip():
-                continue
-            try:
-                fields = _split(raw.decode("utf-8" if header else "utf-8-sig").rstrip("\r\n"))
-            except (UnicodeDecodeError, csv.Error) as error:
-                dropped.append(Dropped(f"{path.name}:{number}", "unreadable row", str(error)))
-                continue
-            if not header:
-                header = fields
-                if missing := [column for column in columns if column not in header]:
-                    raise DataError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header)}")
-                places = [header.index(column) for column in columns]
-            elif len(fields) <= max(places):
-                dropped.append(Dropped(f"{path.name}:{number}", "too few columns", f"{len(fields)} of {len(header)}"))
-            elif len(fields) > len(header):
-                dropped.append(Dropped(f"{path.name}:{number}", "too many columns", f"{len(fields)} of {len(header)}"))
-            else:
-                yield [fields[place] for place in places]
+    for number, line in read_lines(path):
+        fields = line if isinstance(line, BadLine) else _split(line)
+        if isinstance(fields, BadLine):
+            dropped.append(Dropped(f"{path.name}:{number}", "unreadable row", fields.detail))
+        elif not any(map(str.strip, fields)):
+            continue
+        elif not header:
+            header = fields
+            if missing := [column for column in columns if column not in header]:
+                raise DataError(f"{path} lacks the columns {', '.join(missing)}; it has {', '.join(header)}")
+            places = [header.index(column) for column in columns]
+        elif len(fields) <= max(places):
+            dropped.append(Dropped(f"{path.name}:{number}", "too few columns", f"{len(fields)} of {len(header)}"))
+        elif len(fields) > len(header):
+            dropped.append(Dropped(f"{path.name}:{number}", "too many columns", f"{len(fields)} of {len(header)}"))
+        else:
+            yield [fields[place] for place in places]
 
 
-def _split(line: str) -> list[str]:
+def _split(line: str) -> list[str] | BadLine:
     if "\\" not in line:
         return line.split("\t")
-    return next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\"))
+    try:
+        return next(csv.reader([line], delimiter="\t", quoting=csv.QUOTE_NONE, escapechar="\\"))
+    except csv.Error as error:
+        return BadLine("unreadable row", str(error))
 
 
 def _sentence(text: str) -> str:
     """A transcript as it is stored, without the CSV quotation that Common Voice left around it."""
-    text = clean_text(text)
-    inner = text[1:-1]
-    if len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inner.replace('""', ""):
-        return clean_text(inner.replace('""', '"'))
-    return text
+    return clean_text(unquoted(clean_text(text)))
 
 
 def _parquet_clips(folder: Path, splits: Sequence[str]) -> Iterator[_Clip]:
@@ -257,5 +254,7 @@ def _shard_clips(shard: Path, split: str) -> Iterator[_Clip]:
                     audio = locator(shard, str(number))
                     yield _Clip(clip, split, _sentence(sentence), translation, client, audio)
                     number += 1
+    except PermissionError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{shard} is not a readable Parquet file ({error}); get it again") from error

@@ -29,6 +29,7 @@ from speechde.data.manifest import clean_text
 from speechde.errors import AssetError, ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
 from speechde.languages import resolve
+from speechde.text import BadLine, read_rows
 from speechde.types import SPLITS, Corpus, Dropped, Utterance
 
 REPO = "google/fleurs"
@@ -173,19 +174,15 @@ def _missing_message(root: str | Path, absent: Sequence[tuple[str, str]]) -> str
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, list[str] | str]]:
-    """Yield ``("line 3", columns)``, or the reason why that line is no row. Only LF and CRLF end a line."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if not raw.strip():
-                continue
-            try:
-                columns = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n").split("\t")
-            except UnicodeDecodeError:
-                yield f"{path.name} line {number}", "not UTF-8"
-                continue
+    """Yield ``("line 3", columns)``, or the reason why that line is no row."""
+    for number, columns in read_rows(path, quoting=False):
+        place = f"{path.name} line {number}"
+        if isinstance(columns, BadLine):
+            yield place, columns.reason
+        elif any(map(str.strip, columns)):
             good = len(columns) == _COLUMNS and columns[0].isdecimal() and columns[5].isdecimal()
             good = good and columns[1].endswith(".wav") and "/" not in columns[1]
-            yield f"{path.name} line {number}", columns if good else "malformed row"
+            yield place, columns if good else "malformed row"
 
 
 def _translations(folder: Path, text: str) -> dict[str, str]:

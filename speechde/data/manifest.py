@@ -3,8 +3,8 @@
 Columns ``id, lang, text, audio`` are required; ``audio`` is a path, relative to the manifest's folder or absolute, of
 a file or of ``CONTAINER::MEMBER`` (``speechde.data.containers``).
 ``sentence_id, split, translation, speaker, source, synthetic`` are optional and other columns are ignored. ``lang``
-may be any tag that ``speechde.languages.resolve`` knows. TSV is plain: UTF-8, a header row, tabs between fields, no
-quoting, so a quotation mark is only ever a character of the text.
+may be any tag that ``speechde.languages.resolve`` knows. TSV has a header row and tabs between fields; it is plain, or
+quoted as pandas and spreadsheets do (``speechde.text``).
 
 A bad row is listed in ``Corpus.dropped`` with its line and skipped; a manifest without one usable row is an error.
 Audio files are only looked for here; they are decoded, and checked again, when they are used.
@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
@@ -24,10 +22,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from speechde.cache import atomic_write
 from speechde.data.containers import split_locator
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
 from speechde.languages import resolve
+from speechde.text import BadLine, quoted, read_lines, read_rows
 from speechde.types import SPLITS, Corpus, Dropped, Utterance
 
 SUFFIXES = (".parquet", ".jsonl", ".tsv")
@@ -115,9 +115,7 @@ def write_manifest(utterances: Iterable[Utterance], path: str | Path) -> Path:
         audio = Path(utterance.audio).absolute()
         audio = audio.relative_to(folder) if audio.is_relative_to(folder) else audio
         rows.append({**asdict(utterance), "audio": audio.as_posix()})
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{path.name}.") as temporary:
-        part = Path(temporary) / path.name
+    with atomic_write(path) as part:
         if path.suffix == ".parquet":
             kinds = {"synthetic": pa.bool_()}
             schema = pa.schema([(column, kinds.get(column, pa.string())) for column in COLUMNS])
@@ -127,7 +125,6 @@ def write_manifest(utterances: Iterable[Utterance], path: str | Path) -> Path:
         else:
             lines = ["\t".join(COLUMNS), *(_tsv_line(row) for row in rows)]
             part.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-        os.replace(part, path)
     return path
 
 
@@ -136,7 +133,7 @@ def _tsv_line(row: dict) -> str:
     for column, value in zip(COLUMNS, values, strict=True):
         if set(value) & set("\t\n\r"):
             raise DataError(f"utterance {row['id']!r}: {column} has a tab or line break; use .jsonl or .parquet")
-    return "\t".join(values)
+    return "\t".join(map(quoted, values))
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
@@ -159,53 +156,40 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
+    except PermissionError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"manifest {path} is not a readable Parquet file: {error}") from error
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
-    for place, line in _read_lines(path):
-        if isinstance(line, _BadRow):
-            yield place, line
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            yield place, _BadRow("malformed line", str(error))
-            continue
-        yield place, row if isinstance(row, dict) else _BadRow("malformed line", "not a JSON object")
+    for number, line in read_lines(path):
+        place = f"line {number}"
+        if isinstance(line, BadLine):
+            yield place, _BadRow(line.reason, line.detail)
+        elif line.strip():
+            try:
+                row = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                yield place, _BadRow("malformed line", str(error))
+                continue
+            yield place, row if isinstance(row, dict) else _BadRow("malformed line", "not a JSON object")
 
 
 def _read_tsv(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
-    lines = _read_lines(path)
-    _, header = next(lines, ("", ""))
-    if isinstance(header, _BadRow):
-        raise DataError(f"manifest {path}: the header is {header.reason}; save the file as UTF-8")
-    names = header.split("\t")
+    rows = read_rows(path)
+    _, names = next(rows, (0, []))
+    if isinstance(names, BadLine):
+        raise DataError(f"manifest {path}: the header is no text ({names.reason}: {names.detail})")
     _require_columns(path, names)
-    for place, line in lines:
-        if isinstance(line, _BadRow):
-            yield place, line
-            continue
-        values = line.split("\t")
-        if len(values) == len(names):
+    for number, values in rows:
+        place = f"line {number}"
+        if isinstance(values, BadLine):
+            yield place, _BadRow(values.reason, values.detail)
+        elif len(values) == len(names):
             yield place, dict(zip(names, values, strict=True))
-        else:
+        elif any(map(str.strip, values)):
             yield place, _BadRow("malformed line", f"{len(values)} fields, the header has {len(names)}")
-
-
-def _read_lines(path: Path) -> Iterator[tuple[str, str | _BadRow]]:
-    """Lines that are not blank. Only LF and CRLF end a line: U+2028 and the like belong to the text."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            place = f"line {number}"
-            try:
-                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                yield place, _BadRow("not UTF-8", str(error))
-                continue
-            if line.strip():
-                yield place, line
 
 
 def _require_columns(path: Path, names: Sequence[str]) -> None:

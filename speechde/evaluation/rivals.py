@@ -6,6 +6,7 @@ named: ``pip install 'speechde[mteb]'``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -72,7 +73,7 @@ class Rival:
             from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
         except ImportError as error:
             raise AssetError(f"rival {name!r} needs mteb: pip install 'speechde[mteb]'") from error
-        local, device = Path(name).expanduser(), "cuda" if torch.cuda.is_available() else "cpu"
+        local, device = Path(os.path.expanduser(name)), "cuda" if torch.cuda.is_available() else "cpu"
         try:
             if local.is_dir():
                 safe = {"use_safetensors": True}

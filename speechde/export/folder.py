@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
 
-from speechde.cache import atomic_directory
+from speechde.cache import atomic_directory, atomic_write, check_readable
 from speechde.errors import AssetError, DataError, SpeechdeError
 from speechde.export import card
 from speechde.frontends.continuous import ContinuousFrontend
@@ -77,7 +78,8 @@ class TrainedModel:
         """Write what ``load`` reads into an existing folder."""
         merge_lora(self.model.backbone)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(self.model).items()}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        with atomic_write(folder / "model.safetensors") as temporary:
+            save_file(state, temporary, metadata={"format": "pt"})
         self.model.backbone.config.save_pretrained(folder)
         self.write_inputs(folder)
 
@@ -97,6 +99,7 @@ class TrainedModel:
 
         Raises:
             AssetError: the folder is not such a model, is damaged, or was written by a newer version.
+            PermissionError: this user may not read one of its files.
         """
         folder = Path(folder)
         settings = read_settings(folder)
@@ -118,6 +121,7 @@ class TrainedModel:
         except (OSError, RuntimeError, SafetensorError, ValueError) as error:
             if isinstance(error, SpeechdeError):
                 raise
+            check_readable(*folder.iterdir())
             raise AssetError(f"{folder} is incomplete or damaged: {error}; fetch it again") from error
         missing = [name for name in missing if name in _state(model)]
         if missing or unexpected:
@@ -162,7 +166,7 @@ def find_model(name: str | Path) -> Path:
     Raises:
         AssetError: there is no such folder, or it cannot be fetched.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # as it stands where there is no such home
     if folder.is_dir():
         return model_folder(folder)
     if folder.is_absolute() or str(name).startswith("."):

@@ -32,6 +32,7 @@ class Piece:
 
         Raises:
             AssetError: its files are damaged.
+            PermissionError: this user may not read them.
         """
         self.folder = Path(folder)
         try:
@@ -40,6 +41,8 @@ class Piece:
             self.ids: list[str] = self.index["ids"]
             self.seconds: list[float] = self.index["seconds"]
             stored = len(self.map())
+        except PermissionError:
+            raise
         except (OSError, ValueError, KeyError) as error:
             raise self._damaged(error) from error
         if self.rows != stored or not len(self.ids) == len(self.lengths) == len(self.seconds):

@@ -24,10 +24,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from speechde.api import SpeechTextEncoder
 from speechde.cache import fingerprint
 from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform
+from speechde.data.containers import split_locator
 from speechde.data.inputs import read_clip
 from speechde.errors import DataError
 from speechde.search.items import Item
 from speechde.search.vectors import FORMAT, Header, join, read_header, write_vectors
+from speechde.text import storable
 from speechde.types import SAMPLE_RATE, Dropped
 
 PART = 256  # items that a kill can cost
@@ -169,7 +171,8 @@ def _key(encoder: SpeechTextEncoder, part: Sequence[Item]) -> str:
 
 def _version(item: Item) -> tuple[int, ...]:
     try:
-        status = os.stat((item.audio or "").split("::")[0])
+        audio = item.audio or ""
+        status = os.stat((split_locator(audio) or (audio,))[0])
     except (OSError, ValueError):
         return ()
     return status.st_size, status.st_mtime_ns
@@ -193,8 +196,8 @@ def _embed_part(encoder: SpeechTextEncoder, part: Sequence[Item], path: Path, mo
     made = embed(encoder, part)
     header = Header(encoder.dim, model, encoder.fingerprint, dropped=made.dropped, noted=made.noted)
     rows = [
-        {"id": item.id, "kind": item.kind, "language": item.language, "text": item.text, "audio": item.audio,
-         "seconds": seconds}
+        {"id": item.id, "kind": item.kind, "language": item.language, "text": item.text,
+         "audio": item.audio and storable(item.audio), "seconds": seconds}
         for item, seconds in zip(made.items, made.seconds, strict=True)
     ]  # fmt: skip
     write_vectors(path, header, rows, made.vectors)
@@ -210,7 +213,7 @@ def _decoded(items: Sequence[Item], dropped: list[Dropped]) -> Iterator[tuple[li
         try:
             waveform = check_waveform(read_clip(item.audio), max_seconds=np.inf)
         except AudioError as error:
-            dropped.append(Dropped(item.id, error.reason, error.detail))
+            dropped.append(Dropped(item.id, error.reason, storable(error.detail)))
             continue
         rows.append(row)
         waveforms.append(waveform)

@@ -7,7 +7,8 @@ A folder with three files:
     rows-<key>.parquet    one row per vector, in order: column ``id`` (unique), and any others
 
 A save writes both data files under new names, and then replaces ``index.json``, which is what names them. Killed at
-any moment, it leaves the old index or the new one, whole; a folder cannot be replaced that way by renaming it.
+any moment, it leaves the old index or the new one, whole; a folder cannot be replaced that way by renaming it. Of a
+first save it leaves what is no index yet: files of those names without ``index.json``, which the next save takes over.
 
 Scores are dot products, as in evaluation. ``flat`` compares all vectors and is exact; ``hnsw`` (Malkov and Yashunin
 2018) walks a graph and may miss some; ``ivfpq`` (Jégou et al. 2011) stores a code of ``dim / 4`` bytes for each vector,
@@ -166,19 +167,24 @@ class SearchIndex:
             hits.append([Hit(score, row["id"], row) for score, row in pairs])
         return hits
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, overwrite: bool = True) -> None:
         """Write the folder, replacing an index that is there; whatever stops it, an old index stays whole.
+
+        Args:
+            overwrite: False refuses to replace an index.
 
         Raises:
             DataError: the folder holds something else, or another process has changed the index since it was loaded.
             OSError: it cannot be written.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / INFO).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and not (folder / INFO).is_file() and not unfinished(folder):
             raise DataError(f"{folder} is there and is no index; give a new folder")
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(folder / LOCK, timeout=WAIT):
+                if not overwrite and (folder / INFO).is_file():
+                    raise DataError(f"{folder} is there; add to it, name another folder, or overwrite it")
                 self._save(folder)
         except Timeout as error:
             raise DataError(f"{folder} has been written to by another process for {WAIT} s; try again later") from error
@@ -205,9 +211,9 @@ class SearchIndex:
                 temporary.write_text(text, encoding="utf-8")
             self._origin = folder.resolve(), text
         finally:  # what failed, or else the older index and whatever a killed save left
-            kept = set(_named(folder))
+            kept = _named(folder)
             for path in [path for pattern in _PATTERNS for path in folder.glob(pattern)]:
-                if path.name not in kept:
+                if kept is not None and path.name not in kept:
                     path.unlink()
 
     @classmethod
@@ -239,7 +245,7 @@ class SearchIndex:
             index = faiss.read_index(str(paths["vectors"]))
             rows = pq.read_table(paths["rows"])
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
-            if isinstance(error, AssetError):
+            if isinstance(error, AssetError | PermissionError):
                 raise
             raise AssetError(f"{folder} is damaged ({error}); build it again, or restore a copy") from error
         if not info.count == index.ntotal == len(rows) or info.dim != index.d:
@@ -308,17 +314,31 @@ def _table(rows: Rows, count: int) -> pa.Table:
     return table
 
 
-def _named(folder: Path) -> list[str]:
-    """The files that ``index.json`` names; none where there is no index."""
+def unfinished(folder: Path) -> bool:
+    """Whether a folder holds nothing, or nothing but what a first save left that was killed."""
+    if not folder.is_dir():
+        return False
+    return all(path.name == LOCK or any(path.match(pattern) for pattern in _PATTERNS) for path in folder.iterdir())
+
+
+def _named(folder: Path) -> set[str] | None:
+    """The files that ``index.json`` names; none where there is no index, and None where it cannot be read."""
     if not (folder / INFO).is_file():
-        return []
-    return [file["name"] for file in json.loads(_read_text(folder / INFO))["files"].values()]
+        return set()
+    try:
+        return {file["name"] for file in json.loads(_read_text(folder / INFO))["files"].values()}
+    except (AssetError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
+    except PermissionError:
+        raise
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError) and unfinished(path.parent):
+            raise AssetError(f"{path.parent} is no index yet: its making was stopped; build it again") from error
         raise AssetError(
             f"{path.parent} is no index: {path.name} cannot be read; make one with speechde index build"
         ) from error

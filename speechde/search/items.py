@@ -1,8 +1,8 @@
-"""What the arguments of a command name: clips and texts, from files, folders, patterns, manifests and standard input.
+r"""What the arguments of a command name: clips and texts, from files, folders, patterns, manifests and standard input.
 
 | argument | gives |
 | --- | --- |
-| a folder | every audio file below it |
+| a folder | every audio file below it; what it passes over is listed, linked folders among it |
 | a pattern (``clips/*.ogg``, ``**`` too) | what each match gives |
 | ``.tsv``, ``.jsonl``, ``.parquet`` | the clips of a manifest (or its texts) |
 | ``.txt`` | a text a line |
@@ -10,13 +10,17 @@
 | any other file | a clip |
 | anything else | the argument itself, as a text |
 
-A name that looks like a file and is none is an error, and not a text.
+A name that looks like a file and is none is an error, and not a text: one with the suffix of one (``b.ogg``), and one
+without spaces that starts or ends as a path does, is a pattern of one, or lies in a folder that is there. ``AC/DC`` is
+a text. The id of a clip is its name; bytes in it that are no UTF-8 are spelled ``\xff``.
 """
 
 from __future__ import annotations
 
 import glob
+import logging
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +28,15 @@ from typing import BinaryIO
 
 from speechde.data import manifest
 from speechde.errors import DataError
+from speechde.text import BadLine, read_lines, storable
 from speechde.types import Dropped
 
 SPEECH, TEXT = "speech", "text"
 # what a folder is searched for; libsndfile decodes nothing from .amr on: it is there to be counted, not passed over
 AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64",
          ".rf64", ".sph", ".amr", ".m4a", ".aac", ".mp4", ".webm", ".wma")  # fmt: skip
+PATH_STARTS = ("/", "./", "../", "~/")
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,12 @@ class Item:
 
 
 def collect(
-    arguments: Sequence[str], language: str | None = None, *, texts: bool = False, stdin: BinaryIO | None = None
+    arguments: Sequence[str],
+    language: str | None = None,
+    *,
+    texts: bool = False,
+    stdin: BinaryIO | None = None,
+    only: str | None = None,
 ) -> tuple[list[Item], list[Dropped]]:
     """The items that ``arguments`` name, in order, and what was left out.
 
@@ -58,6 +70,7 @@ def collect(
         language: FLEURS code of all of them; None takes that of a manifest's rows, and no language elsewhere.
         texts: take the texts of a manifest, and not its clips.
         stdin: what ``-`` reads.
+        only: ``TEXT`` takes every argument as a text, whatever it looks like, and ``SPEECH`` as the name of files.
 
     Raises:
         DataError: an argument that names nothing, two items of one id, or nothing at all.
@@ -65,7 +78,13 @@ def collect(
     dropped: list[Dropped] = []
     items: dict[str, Item] = {}
     for number, argument in enumerate(arguments, 1):
-        for item in _named(argument, number, language, texts, stdin, dropped):
+        if only == TEXT:
+            found = _lines([os.fsencode(argument)], f"argument {number}", language, dropped)
+        elif only == SPEECH and not _names_a_file(argument):
+            raise DataError(f"{argument} names no file; leave --audio out to search for it as a text")
+        else:
+            found = _named(argument, number, language, texts, stdin, dropped)
+        for item in found:
             if items.setdefault(item.id, item) != item:
                 raise DataError(f"two inputs have the id {item.id!r}; ids name one clip or text, so embed them apart")
     if not items:
@@ -75,10 +94,17 @@ def collect(
 
 
 def looks_like_file(argument: str) -> bool:
-    """Whether an argument that names no file was meant to: by its suffix, or a path without spaces."""
-    suffix = os.path.splitext(argument)[1].lower()
-    path = os.sep in argument and not any(c.isspace() for c in argument)
-    return path or suffix in (*AUDIO, ".txt", *manifest.SUFFIXES)
+    """Whether an argument that names no file was meant to (see the module)."""
+    if os.path.splitext(argument)[1].lower() in (*AUDIO, ".txt", *manifest.SUFFIXES):
+        return True
+    if os.sep not in argument or any(c.isspace() for c in argument):
+        return False
+    path = argument.startswith(PATH_STARTS) or argument.endswith(os.sep) or glob.has_magic(argument)
+    return path or os.path.isdir(os.path.dirname(argument))
+
+
+def _names_a_file(argument: str) -> bool:
+    return os.path.exists(argument) or bool(glob.has_magic(argument) and glob.glob(argument, recursive=True))
 
 
 def _named(
@@ -87,27 +113,64 @@ def _named(
     if argument == "-" and stdin is not None:
         yield from _lines(stdin, "stdin", language, dropped)
     elif os.path.isdir(argument):
-        found = sorted(path for path in Path(argument).rglob("*") if path.suffix.lower() in AUDIO and path.is_file())
+        before = len(dropped)
+        found = _below(argument, dropped)
         if not found:
-            raise DataError(f"{argument} holds no audio file; files end in {' '.join(AUDIO)}")
-        yield from (_clip(str(path), language) for path in found)
+            passed = "".join(f"; {item.id}: {item.reason}" for item in dropped[before : before + 3])
+            raise DataError(f"{argument} holds no audio file; files end in {' '.join(AUDIO)}{passed}")
+        yield from (_clip(path, language) for path in found)
     elif os.path.exists(argument):
         yield from _file(argument, language, texts, dropped)
     elif glob.has_magic(argument) and (found := sorted(glob.glob(argument, recursive=True))):
         for path in found:
-            yield from _named(path, number, language, texts, None, dropped)
+            if os.path.exists(path):
+                yield from _named(path, number, language, texts, None, dropped)
+            else:
+                dropped.append(Dropped(storable(path), "dangling link"))
     elif looks_like_file(argument):
         what = "matches no file" if glob.has_magic(argument) else "does not exist"
-        raise DataError(f"{argument} {what}; a text that looks like a path can be given on standard input (-)")
+        raise DataError(
+            f"{argument} {what}; a text that looks like a path can be given on standard input (-), or with --text to "
+            "speechde search"
+        )
     else:
-        yield from _lines([argument.encode("utf-8", "surrogateescape")], f"argument {number}", language, dropped)
+        if os.sep in argument:
+            log.info("%r names no file and is taken as a text", argument)
+        yield from _lines([os.fsencode(argument)], f"argument {number}", language, dropped)
+
+
+def _below(folder: str, dropped: list[Dropped]) -> list[str]:
+    """The audio files below a folder, in order. What is passed over is listed, files of no audio suffix together."""
+
+    def unreadable(error: OSError) -> None:
+        dropped.append(Dropped(storable(error.filename), "unreadable folder", error.strerror))
+
+    found: list[str] = []
+    others: dict[str, list[str]] = defaultdict(list)
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
+        for name in sorted(folders):
+            if os.path.islink(path := os.path.join(parent, name)):
+                dropped.append(Dropped(storable(path), "linked folder", "name it too, for the clips in it"))
+        for name in sorted(names):
+            path, suffix = os.path.join(parent, name), os.path.splitext(name)[1].lower()
+            if not os.path.exists(path):
+                dropped.append(Dropped(storable(path), "dangling link"))
+            elif suffix not in AUDIO:
+                others[suffix].append(path)
+            elif os.path.isfile(path):
+                found.append(str(Path(path)))
+            else:
+                dropped.append(Dropped(storable(path), "not a file"))
+    for suffix, paths in sorted(others.items()):
+        called = storable(os.path.join(folder, f"**/*{suffix}"))
+        dropped.append(Dropped(called, "not an audio suffix", f"{len(paths)} files, the first: {storable(paths[0])}"))
+    return sorted(found, key=Path)
 
 
 def _file(path: str, language: str | None, texts: bool, dropped: list[Dropped]) -> Iterator[Item]:
     suffix = os.path.splitext(path)[1].lower()
     if suffix == ".txt":
-        with open(path, "rb") as lines:
-            yield from _lines(lines, path, language, dropped)
+        yield from _lines(path, storable(path), language, dropped)
     elif suffix in manifest.SUFFIXES:
         corpus = manifest.read_manifest(path)
         dropped += corpus.dropped
@@ -118,18 +181,15 @@ def _file(path: str, language: str | None, texts: bool, dropped: list[Dropped]) 
 
 
 def _clip(path: str, language: str | None) -> Item:
-    return Item(path, language, None, os.path.abspath(path))
+    return Item(storable(path), language, None, os.path.abspath(path))
 
 
-def _lines(lines: Iterable[bytes], name: str, language: str | None, dropped: list[Dropped]) -> Iterator[Item]:
-    for number, line in enumerate(lines, 1):
+def _lines(source: str | Iterable[bytes], name: str, language: str | None, dropped: list[Dropped]) -> Iterator[Item]:
+    for number, text in read_lines(source):
         id_ = name if name.startswith("argument ") else f"{name}:{number}"
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            dropped.append(Dropped(id_, "not UTF-8", str(error)))
-            continue
-        if text.strip():
+        if isinstance(text, BadLine):
+            dropped.append(Dropped(id_, text.reason, text.detail))
+        elif text.strip():
             yield Item(id_, language, text, None)
         else:
             dropped.append(Dropped(id_, "empty text"))

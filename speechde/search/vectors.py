@@ -93,6 +93,8 @@ def read_header(path: Path) -> Header:
         raise DataError(f"{path} does not exist; give a file that speechde embed wrote") from error
     except (KeyError, TypeError) as error:
         raise DataError(f"{path} does not say which model made its vectors; write it with speechde embed") from error
+    except PermissionError:
+        raise
     except (pa.ArrowException, ValueError, OSError) as error:
         if isinstance(error, DataError):
             raise

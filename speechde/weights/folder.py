@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import PretrainedConfig
 
-from speechde.cache import sha256_file
+from speechde.cache import atomic_write, check_readable, sha256_file
 from speechde.errors import AssetError
 
 SOURCE_FILE = "speechde_source.json"
@@ -25,7 +25,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def check_folder(folder: Path, weights: bool = True) -> Path:
     """Return ``folder`` if it holds config.json and safetensors weights; ``AssetError`` with the fix otherwise.
 
-    ``weights=False`` asks for config.json alone.
+    ``weights=False`` asks for config.json alone. Raises ``PermissionError`` for a file that may not be read.
     """
     if not (folder / "config.json").is_file():
         raise AssetError(f"{folder} holds no config.json; give a folder written by save_pretrained.")
@@ -36,6 +36,7 @@ def check_folder(folder: Path, weights: bool = True) -> Path:
             f"{folder} holds {found}; *.safetensors is required. Convert a checkpoint you trust with "
             "AutoModel.from_pretrained(...).save_pretrained(folder, safe_serialization=True)."
         )
+    check_readable(folder / "config.json", *folder.glob("*.safetensors"))
     return folder
 
 
@@ -77,11 +78,9 @@ def save_model(folder: Path, config: PretrainedConfig, tensors: dict[str, torch.
     says float32, because a half-precision forward pass must be asked for: Gemma's activations overflow float16.
     """
     config.dtype = torch.float32
-    described, weights = folder / "config.json", folder / "model.safetensors"
-    config.to_json_file(described, use_diff=False)
-    save_file({name: _half(tensor) for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
-    # safetensors makes its file readable by the owner only, which a shared cache cannot use.
-    weights.chmod(described.stat().st_mode)
+    config.to_json_file(folder / "config.json", use_diff=False)
+    with atomic_write(folder / "model.safetensors") as temporary:
+        save_file({name: _half(tensor) for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
 
 
 def _half(tensor: torch.Tensor) -> torch.Tensor:

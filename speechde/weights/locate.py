@@ -39,7 +39,7 @@ def resolve(
         if short not in PACKAGED:
             raise unknown_value("packaged checkpoint", name, [PREFIX + known for known in PACKAGED])
         return materialise(short, Path(cache_dir) if cache_dir else cache_root(), offline)
-    local = Path(name).expanduser()
+    local = Path(os.path.expanduser(name))
     if local.is_dir():
         return check_folder(local, weights)
     if match := _HUB_ID.fullmatch(name):

@@ -7,7 +7,9 @@ LLM and a tiny Whisper encoder: all that is asked of them is that every way to t
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -37,6 +39,26 @@ def float32_everywhere():
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
             patch.setattr(torch.cpu, name, lambda: False)
         yield
+
+
+@pytest.fixture
+def another_user(tmp_path):
+    """``with another_user():`` files of mode 0 cannot be read, also where tests run as root, who may read all."""
+
+    @contextmanager
+    def become():
+        root = os.geteuid() == 0
+        for folder in [folder for folder in (tmp_path, *tmp_path.parents) if root and not folder.stat().st_mode & 1]:
+            folder.chmod(0o755)
+        if root:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            if root:
+                os.seteuid(0)
+
+    return become
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from speechde.cache import atomic_directory, atomic_rows, atomic_write, cache_root, fingerprint, sha256_file
+from speechde.cache import (
+    atomic_directory,
+    atomic_rows,
+    atomic_write,
+    cache_root,
+    check_readable,
+    fingerprint,
+    sha256_file,
+)
 
 
 def test_cache_root_order(monkeypatch, tmp_path):
@@ -74,6 +83,46 @@ def test_atomic_write_failure_keeps_the_old_file(tmp_path):
 def test_atomic_write_without_a_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a"):
         pass
+
+
+@pytest.fixture
+def umask():
+    """Files are made for all to read and for the group to write."""
+    before = os.umask(0o002)
+    yield
+    os.umask(before)
+
+
+def mode(path):
+    return oct(path.stat().st_mode & 0o777)
+
+
+def test_files_get_the_mode_of_open(tmp_path, umask):
+    """Whatever wrote them: safetensors makes files that only their owner reads, and so does tempfile."""
+
+    def private(path):
+        path.write_text("x")
+        path.chmod(0o600)
+
+    with atomic_write(tmp_path / "a") as temporary:
+        private(temporary)
+    with atomic_directory(tmp_path / "d") as temporary:
+        (temporary / "below").mkdir()
+        private(temporary / "below/x")
+    assert (mode(tmp_path / "a"), mode(tmp_path / "d/below/x"), mode(tmp_path / "d")) == ("0o664", "0o664", "0o775")
+    private(tmp_path / "kept")
+    with atomic_write(tmp_path / "kept") as temporary:
+        temporary.write_text("y")
+    assert mode(tmp_path / "kept") == "0o600", "a file that is replaced keeps its own"
+
+
+def test_a_file_that_may_not_be_read(tmp_path, another_user):
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "secret").chmod(0)
+    with another_user():
+        check_readable(tmp_path, tmp_path / "absent")
+        with pytest.raises(PermissionError, match="secret"):
+            check_readable(tmp_path / "absent", tmp_path / "secret")
 
 
 def test_atomic_directory_appears_whole(tmp_path):

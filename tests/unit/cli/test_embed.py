@@ -277,3 +277,24 @@ def test_interrupted(embed, folder, tmp_path, monkeypatch, sent, code):
     assert done.err.endswith("interrupted\n") == (sent == signal.SIGINT)
     (part,) = (tmp_path / "out.parquet.parts").iterdir()
     assert not part.name.startswith(".tmp") and not (tmp_path / "out.parquet").exists()
+
+
+def test_a_name_that_is_not_utf_8(embed, folder, tmp_path):
+    for name in (b"\xff.wav", b"\xfe.wav"):
+        shutil.copy(folder / "a.wav", os.fsencode(folder) + b"/" + name)
+    with open(os.fsencode(folder) + b"/\xfe.wav", "wb") as file:
+        file.write(b"no")
+    done = embed(folder, "--json")
+    assert done.code == 0, done.err
+    clean = str(folder) + r"/\xff.wav"
+    assert rows(tmp_path / "out.parquet")[-1]["id"] == rows(tmp_path / "out.parquet")[-1]["audio"] == clean
+    assert [item["id"] for item in done.json["dropped"]] == [str(folder) + r"/\xfe.wav"]
+
+
+def test_a_changed_clip_with_colons_in_its_name(embed, folder, tmp_path, monkeypatch, make_tone):
+    shutil.move(folder / "a.wav", folder / "a::b.wav")
+    monkeypatch.setattr(module, "PART", 1)
+    embed(folder / "a::b.wav", "x", "--shard", "1/2")
+    soundfile.write(folder / "a::b.wav", make_tone(0.9, 700), SAMPLE_RATE)
+    assert embed(folder / "a::b.wav", "x").code == 0
+    assert rows(tmp_path / "out.parquet")[0]["seconds"] == pytest.approx(0.9)

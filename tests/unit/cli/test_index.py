@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+
+import pytest
 
 from speechde.search import index as module
 
@@ -48,6 +52,53 @@ def test_an_index_is_not_replaced_unasked(run, vectors, index):
     done = run("index", "build", vectors, "--out", index)
     assert done.code == 1 and "speechde index add" in done.err and (index / "index.json").read_bytes() == before
     assert run("index", "build", vectors, "--out", index, "--overwrite").code == 0
+
+
+@pytest.mark.parametrize(
+    ("owner", "step", "time"),
+    [(module.faiss, "write_index", 1), (os, "replace", 1), (module.pq, "write_table", 1), (os, "replace", 2),
+     (module, "sha256_file", 1), (os, "replace", 3)],
+)  # fmt: skip
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_while_an_index_is_first_saved(run, vectors, tmp_path, owner, step, time, after):
+    """By SIGKILL before and after each step of the save: the same command makes the index, and all others say so."""
+    out, calls, real = tmp_path / "i", [], getattr(owner, step)
+
+    def dying(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == time and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        made = real(*arguments, **options)
+        if len(calls) == time:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return made
+
+    if not (child := os.fork()):
+        signal.alarm(60)
+        setattr(owner, step, dying)
+        run("index", "build", vectors, "--out", out)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    left = {path.name for path in out.iterdir()}
+    if time == 3 and after:
+        assert run("index", "info", out).code == 0, "it was whole"
+        return
+    assert left and "index.json" not in left
+    for command in (["index", "info", out], ["index", "add", out, vectors]):
+        done = run(*command)
+        assert done.code == 1 and "is no index yet: its making was stopped; build it again" in done.err
+    built = run("index", "build", vectors, "--out", out)
+    assert built.code == 0 and "count\t5" in built.out, built.err
+    assert len(list(out.iterdir())) == 4, "nothing of the killed one is left"
+
+
+def test_a_folder_of_something_else(run, vectors, tmp_path):
+    for name in (".tmp-x", "notes.txt"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).touch()
+    for options in ([], ["--overwrite"]):
+        assert run("index", "build", vectors, "--out", tmp_path / "mine", *options).code == 1
+    assert len(list((tmp_path / "mine").iterdir())) == 2
 
 
 def test_bad_vectors(run, tmp_path, vectors):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
+import json
 import logging
+import os
+import pwd
 import re
 import shlex
 import signal
@@ -105,6 +109,81 @@ def test_errors_are_one_line_and_a_code(failing, error, code, message):
     done = failing(error)
     assert (done.code, done.err, done.out) == (code, message, "")
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "last"),
+    [
+        (["embed", "a", "--frobnicate"], "No such option: --frobnicate"),
+        (["embed", "a"], "Missing option '--model' / '-m'."),
+        (["frobnicate"], "No such command 'frobnicate'."),
+        (["mine", "a", "b", "-k", "x"], "Invalid value for '-k'"),
+        (["index", "serch"], "No such command 'serch'"),
+    ],
+)
+def test_the_last_line_is_the_error(run, arguments, last):
+    done = run(*arguments)
+    assert done.code == 2 and done.out == "" and "─" not in done.err
+    usage, *_, error = done.err.splitlines()
+    assert usage.startswith("Usage: speechde") and error.startswith(f"error: {last}")
+
+
+def shell(arguments, redirect):
+    """A command in a process of its own, started by a shell that closes or redirects its streams."""
+    command = f"exec {shlex.quote(sys.executable)} -m speechde {arguments} {redirect}"
+    return subprocess.run(["bash", "-c", command], capture_output=True, timeout=120)
+
+
+def test_closed_streams(run, index, monkeypatch):
+    assert shell(f"index info {index}", "<&- >&- 2>&-").returncode == 0
+    for name in ("stdin", "stdout", "stderr"):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, name, None)
+            assert cli.main(["index", "info", str(index)]) == 0
+            assert cli.main(["index", "info", f"{index}x"]) == 1
+            assert cli.main(["embed", "-", "-m", "x", "-o", "x.parquet"]) == 1
+
+
+def test_nobody_reads(index):
+    """As the shell's other tools: no message, and the exit code of SIGPIPE."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "speechde", "index", "info", str(index)]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=120)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (cli.PIPE_CLOSED, b"")
+
+
+def test_nobody_reads_on(failing):
+    """Found while a command writes, where typer would make it exit code 1."""
+    assert failing(BrokenPipeError(errno.EPIPE, "Broken pipe")).code == cli.PIPE_CLOSED
+
+
+def test_a_full_disk_behind_standard_output(index):
+    done = shell(f"index info {index}", "> /dev/full")
+    assert (done.returncode, done.stderr) == (1, b"error: the disk is full\n")
+
+
+def test_an_encoding_that_lacks_a_character(models, tmp_path, run, monkeypatch):
+    run("embed", "автобус 🚌", "-m", models.continuous, "-o", tmp_path / "a.parquet")
+    run("embed", "автобус 🚌", "кот", "-m", models.continuous, "-o", tmp_path / "b.parquet")
+    printed = []
+    for options in ([], ["--json"]):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="cp1252"))
+            assert cli.main(["mine", str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet"), *options]) == 0
+            printed.append(sys.stdout.buffer.getvalue())
+    assert rb"\u0430\u0432" in printed[0] and json.loads(printed[1])[0]["a"]["text"] == "автобус 🚌"
+
+
+def test_no_home(run, index, monkeypatch):
+    """Neither HOME nor a user of that number; what needs no folder of its own works."""
+    for name in ("HOME", "XDG_CACHE_HOME", "SPEECHDE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: {}[uid])
+    assert run("index", "info", index).code == 0
+    assert run("doctor").err == "error: this user has no home folder to keep files in; set SPEECHDE_CACHE to a folder\n"
+    assert "neither a folder nor a hub id" in run("search", index, "a", "--model", "~nobody-here/m").err
 
 
 def test_a_bug_keeps_its_traceback(failing):

@@ -30,6 +30,19 @@ def sides(tmp_path):
     return paths
 
 
+def test_ids_are_those_of_the_files(run, sides, tmp_path):
+    """Spaces of every kind, and what would break a row, as pandas reads it back."""
+    names = ["a  b", "a\u00a0b", "a\tb", "a\nb", 'a "b"', '"a"']
+    for path in sides:
+        found = read_vectors([path])
+        rows = [{**row, "id": names[n] if n < 6 else str(n)} for n, row in enumerate(found.rows.to_pylist())]
+        write_vectors(path, Header(16, "tiny", "f1"), rows, found.vectors)
+    assert run("mine", *sides, "--out", tmp_path / "pairs.tsv").code == 0
+    with (tmp_path / "pairs.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t", strict=True))
+    assert {(row["id_a"], row["id_b"]) for row in rows} >= {(name, name) for name in names}
+
+
 @pytest.mark.parametrize("margin", ["ratio", "distance"])
 def test_pairs_are_those_of_the_library(run, sides, tmp_path, margin):
     out = tmp_path / "pairs.tsv"

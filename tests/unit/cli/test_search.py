@@ -35,6 +35,8 @@ def test_search_without_a_language(run, models, index):
     [
         (["none.ogg"], 1, "none.ogg does not exist"),
         (["bad.ogg"], 1, "none of 1 queries could be used"),
+        (["AC/DC", "--audio"], 1, "AC/DC names no file"),
+        (["a", "--text", "--audio"], 2, "exclude each other"),
         (["a", "-l", "xx"], 2, "'xx' is not known"),
         (["a", "-k", "0"], 2, "Invalid value for '-k'"),
     ],
@@ -44,3 +46,10 @@ def test_bad_queries(run, models, index, tmp_path, monkeypatch, query, code, mes
     (tmp_path / "bad.ogg").write_bytes(b"no")
     done = run("search", index, *query, "-m", models.continuous)
     assert done.code == code and message in done.err and done.out == ""
+
+
+def test_a_text_that_looks_like_a_path(run, models, index, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for query in (["AC/DC"], ["none.ogg", "--text"]):
+        done = run("search", index, *query, "-m", models.continuous, "--json")
+        assert done.code == 0 and done.json[0]["text"] == query[0], done.err

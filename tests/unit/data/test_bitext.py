@@ -231,3 +231,18 @@ def test_find_bitext(tmp_path):
     assert found("fr_fr") == ["WikiMatrix.en-fr.tsv"] and found("ru_ru") == []
     with pytest.raises(DataError, match=r"bitext folder .*nowhere does not exist"):
         find_bitext(tmp_path / "nowhere", "de_de")
+
+
+def test_a_table_of_pandas(tmp_path):
+    """Two columns, quoted; of WikiMatrix, which has no quoting, a text keeps its quotation marks."""
+    (tmp_path / "x.tsv").write_text('"un ""urs"" mare"\ta "big" bear\n', "utf-8")
+    (pair,) = read_bitext(tmp_path / "x.tsv", "ro").pairs
+    assert (pair.text, pair.english) == ('un "urs" mare', 'a "big" bear')
+    (tmp_path / "x.tsv").write_text(
+        '"un ""urs"" mare"\t"a\nbig ""bear"""\nun urs foarte mic\ta very small bear\n', "utf-16"
+    )
+    pairs = {pair.source: (pair.text, pair.english) for pair in read_bitext(tmp_path / "x.tsv", "ro").pairs}
+    assert pairs == {"x.tsv:1": ('un "urs" mare', 'a big "bear"'),
+                     "x.tsv:3": ("un urs foarte mic", "a very small bear")}  # fmt: skip
+    (tmp_path / "WikiMatrix.en-ro.tsv").write_text('1.2\t"a ""big"" bear"\tun urs mare\n', "utf-8")
+    assert read_bitext(tmp_path / "WikiMatrix.en-ro.tsv", "ro").pairs[0].english == '"a ""big"" bear"'

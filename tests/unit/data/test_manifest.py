@@ -1,3 +1,4 @@
+import csv
 import json
 from dataclasses import replace
 
@@ -153,6 +154,25 @@ def test_tsv_with_byte_order_mark_quotes_and_bad_bytes(folder):
     corpus = read_manifest(path)
     assert [(u.id, u.text) for u in corpus.utterances] == [("q", '"Un urs'), ("sep", "Un urs")]
     assert [(d.id, d.reason) for d in corpus.dropped] == [("line 3", "not UTF-8"), ("line 4", "malformed line")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tsv_as_pandas_and_spreadsheets_write_it(folder, encoding):
+    rows = [GOOD | {"id": str(i), "text": text} for i, text in enumerate(('Un "urs", da', "două\nrânduri\tși", "da"))]
+    with (folder / "m.tsv").open("w", encoding=encoding, newline="") as file:
+        writer = csv.DictWriter(file, list(GOOD), delimiter="\t", lineterminator="\r\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    corpus = read_manifest(folder / "m.tsv")
+    assert [u.text for u in corpus.utterances] == ['Un "urs", da', "două rânduri și", "da"] and not corpus.dropped
+
+
+def test_jsonl_in_utf_16(folder):
+    (folder / "m.jsonl").write_text(json.dumps(GOOD), "utf-16")
+    assert [u.text for u in read_manifest(folder / "m.jsonl").utterances] == ["Un urs."]
+    (folder / "m.tsv").write_text("id\tlang\ttext\taudio\n", "utf-16-le")
+    with pytest.raises(DataError, match=r"the header is no text \(NUL character: UTF-16 without a byte order mark"):
+        read_manifest(folder / "m.tsv")
 
 
 def test_parquet_with_other_columns_and_types(folder):

@@ -238,3 +238,16 @@ def test_prefixes_are_those_of_training(make, tmp_path):
     assert loaded.prompt.prefixes() == table
     path.unlink()
     assert TrainedModel.load(tmp_path / "m").prompt.prefix("speech", "fr_fr") == "[French Speech] "
+
+
+def test_a_shared_folder_is_read_by_others(tiny_model, tmp_path, another_user):
+    """safetensors writes files that only their owner reads. Of one that may not be read, the error says just that."""
+    folder = shutil.copytree(tiny_model("discrete"), tmp_path / "model")
+    (tmp_path / "opened").touch()
+    modes = {path.stat().st_mode for path in tiny_model("discrete").iterdir()}
+    assert modes == {(tmp_path / "opened").stat().st_mode}
+    for name in ("model.safetensors", "kmeans.safetensors", "tokenizer.json", "speechde.json"):
+        (folder / name).chmod(0)
+        with another_user(), pytest.raises(PermissionError, match=name):
+            TrainedModel.load(folder)
+        (folder / name).chmod(0o644)

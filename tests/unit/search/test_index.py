@@ -221,6 +221,29 @@ def test_killed_while_saving(tmp_path, step):
     assert len(list(tmp_path.iterdir())) == 4 and len(SearchIndex.load(tmp_path)) == 32
 
 
+def test_two_first_saves_at_once(tmp_path):
+    """Both were told that there is no index; the one that comes second replaces nothing unasked."""
+    build(30).save(tmp_path / "i", overwrite=False)
+    with pytest.raises(DataError, match="is there; add to it"):
+        build(20).save(tmp_path / "i", overwrite=False)
+    assert len(SearchIndex.load(tmp_path / "i")) == 30
+
+
+def test_a_failed_save_over_a_damaged_index(tmp_path, monkeypatch):
+    build(30).save(tmp_path)
+    (tmp_path / INFO).write_text("[", "utf-8")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(module, "_write_faiss", full)
+        build(20).save(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
+    build(20).save(tmp_path)
+    assert len(SearchIndex.load(tmp_path)) == 20 and len(list(tmp_path.iterdir())) == 4
+
+
 def test_two_processes_that_add(tmp_path):
     """The second would lose what the first added, so it is refused."""
     build(30).save(tmp_path)
@@ -256,3 +279,11 @@ def test_what_is_written_down(tmp_path):
     assert stated == {"kind": "hnsw", "dim": DIM, "count": 30, "model": "tiny", "fingerprint": "f1",
                       "metric": "inner_product", "format": 1}  # fmt: skip
     assert set(files) == {"vectors", "rows"} and all(len(file["sha256"]) == 64 for file in files.values())
+
+
+@pytest.mark.parametrize("part", ["index.json", "index-*", "rows-*"])
+def test_files_that_may_not_be_read_are_not_damaged(tmp_path, another_user, part):
+    build(3).save(tmp_path / "i")
+    next((tmp_path / "i").glob(part)).chmod(0)
+    with another_user(), pytest.raises(PermissionError):
+        SearchIndex.load(tmp_path / "i")
