@@ -14,6 +14,7 @@ from speechde.cli.options import Device, Dtype, Model, open_model
 EXAMPLES = (
     "speechde demo --model runs/quickstart/default-s0 --index speech.index",
     "speechde demo --model M --index I --host 0.0.0.0 --port 8080 --max-seconds 10 --max-mb 2",
+    "speechde demo --model M --index I --name search.example.org",
 )
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,9 @@ def demo(
     index: Annotated[Path, typer.Option("--index", "-i", help="Folder of an index that this model made.")],
     host: Annotated[str, typer.Option(help="Address to serve from; 0.0.0.0 lets the network in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to serve from.")] = 7860,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Name of a proxy in front of it; give the option once for each.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=50, help="Results that are shown first.")] = 10,
     max_seconds: Annotated[float, typer.Option(help="Longest clip that is taken.")] = 30.0,
     max_mb: Annotated[float, typer.Option(help="Largest file that is taken.")] = 10.0,
@@ -31,19 +35,20 @@ def demo(
 ) -> None:
     """Serve a page on which an index is searched by voice or by text, and what is found is played.
 
-    It is for this machine alone unless --host says otherwise; it has no password. Nothing is sent anywhere, and uploads
-    are deleted after an hour.
+    It is for this machine alone unless --host says otherwise; it has no password. It answers under the names that it
+    is started with, and to its own pages only. Nothing is sent anywhere, and uploads are deleted after an hour.
     """
     from speechde.demo.answers import Answers
     from speechde.demo.clips import Limits
-    from speechde.demo.page import build_page, serve
+    from speechde.demo.guard import Names
+    from speechde.demo.page import application, build_page, serve
     from speechde.search.index import SearchIndex
 
-    limits, opened = Limits(max_seconds, max_mb), SearchIndex.load(index)
+    limits, opened, names = Limits(max_seconds, max_mb), SearchIndex.load(index), Names.of(host, name or ())
     page = build_page(Answers(open_model(model, device, dtype), opened, limits), k)
     if not is_loopback(host):
         log.warning("everybody who can reach %s:%d can search this index and hear its clips", host, port)
-    serve(page, limits.megabytes, host, port)
+    serve(application(page, limits.megabytes, names), host, port)
 
 
 def is_loopback(host: str) -> bool:

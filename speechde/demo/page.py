@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 from speechde.demo.answers import Answers, Found, language_choices, problem_html, results_html
 from speechde.demo.clips import FORMATS, MEGABYTE
@@ -16,6 +20,11 @@ try:
     import gradio as gr
 except ModuleNotFoundError as error:
     raise AssetError(f"{error}; install the page with: pip install 'speechde[demo]'") from error
+
+import uvicorn
+from fastapi import FastAPI
+
+from speechde.demo.guard import Guard, Names
 
 TITLE = "speechde: search by voice or text"
 COUNTS = (1, 50)  # fewest and most results that can be asked for
@@ -33,6 +42,11 @@ STYLE = """
 .hits audio { grid-column: 2 / -1; width: 100%; height: 2.25rem; }
 .problem { border-left: 4px solid #c00; padding: .5rem 1rem; background: var(--background-fill-secondary); }
 """
+# Where the columns stack, as on a phone, results are below the question
+SHOW_RESULTS = """() => {
+  const found = document.getElementById("results");
+  if (found.getBoundingClientRect().top > innerHeight / 3) found.scrollIntoView();
+}"""
 
 
 def build_page(answers: Answers, count: int) -> gr.Blocks:
@@ -59,30 +73,64 @@ def build_page(answers: Answers, count: int) -> gr.Blocks:
             with gr.Column():
                 results = gr.HTML(elem_id="results", value="<p>Results appear here.</p>")
         options = {"outputs": results, "api_visibility": "private"}
-        ask_clip.click(_shown(answers.by_speech), [clip, language, number], **options)
+        asked = [ask_clip.click(_shown(answers.by_speech), [clip, language, number], **options)]
         for trigger in (ask_text.click, text.submit):
-            trigger(_shown(answers.by_text), [text, language, number], **options)
+            asked.append(trigger(_shown(answers.by_text), [text, language, number], **options))
+        for answer in asked:
+            answer.then(None, js=SHOW_RESULTS)
     return page
 
 
-def serve(page: gr.Blocks, megabytes: float, host: str, port: int, wait: bool = True) -> str:
-    """Serve the page until it is interrupted (``wait=False``: go on at once), and return its address.
+def application(page: gr.Blocks, megabytes: float, names: Names) -> Guard:
+    """The page as an ASGI application that answers under ``names``; files of up to ``megabytes`` can be uploaded."""
+    return Guard(gr.mount_gradio_app(
+        FastAPI(openapi_url=None), page, path="/", ssr_mode=False, mcp_server=False, pwa=False, run_history=False,
+        enable_monitoring=False, footer_links=[], show_error=False, max_file_size=int(megabytes * MEGABYTE),
+        theme=THEME, css=STYLE,
+    ), names)  # fmt: skip
+
+
+@contextmanager
+def served(app: Guard, host: str, port: int) -> Iterator[str]:
+    """Serve it from a thread while the context lasts; gives the address.
 
     Raises:
         AssetError: host and port cannot be bound.
     """
     try:
-        _, address, _ = page.launch(
-            server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True, ssr_mode=False,
-            mcp_server=False, pwa=False, run_history=False, enable_monitoring=False, footer_links=[], show_error=False,
-            max_file_size=int(megabytes * MEGABYTE), theme=THEME, css=STYLE,
-        )  # fmt: skip
+        family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(place)
     except OSError as error:
         raise AssetError(f"{host}:{port} cannot be served from ({error}); choose another --port or --host") from error
-    print(f"page: {address} (Ctrl-C ends it)", flush=True)
-    if wait:
-        page.block_thread()
-    return address
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=1))
+    thread = Thread(target=server.run, args=([bound],), daemon=True)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        shown = f"[{host}]" if ":" in host else host
+        yield f"http://{shown}:{bound.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join()
+        bound.close()
+
+
+def serve(app: Guard, host: str, port: int) -> None:
+    """Serve it until Ctrl-C, and print its address.
+
+    Raises:
+        AssetError: host and port cannot be bound.
+    """
+    with served(app, host, port) as address:
+        print(f"page: {address} (Ctrl-C ends it)", flush=True)
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            pass
 
 
 def _shown(answer: Callable[..., list[Found]]) -> Callable[..., str]:

@@ -3,11 +3,20 @@
 Nothing is truncated. Other adapters cut clips at some seconds, which costs them the ends of long FLEURS recordings;
 here a clip is encoded whole, in windows where the speech encoder needs them, and ``max_tokens`` of the metadata is
 None. Speech goes through the very steps of ``evaluate.py``: silence trimmed, frames, pooling, mean normalisation,
-units. The language of a prefix is that of mteb's subset (``ro_ro``), or of a task in one language; else it is unknown.
+units.
+
+The language of a prefix is that of the side which is encoded. mteb lists the languages of each subset, and says whether
+queries or documents are encoded, but no convention says which of two languages is whose: ``acm_Arab-eng_Latn`` of
+Belebele has English questions and ``deu-fra`` of CLSD German ones. So the order is known for the tasks of ``ORDERS``
+alone. Everywhere else a subset of several languages gets the prefix of an unknown language, on both sides; so do both
+columns of bitext mining and of STS, where nothing tells an encoder which one it is given.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +25,7 @@ from mteb.models import ModelMeta
 from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.modality_collators import AudioCollator
 from mteb.models.model_meta import ScoringFunction
+from mteb.types import PromptType
 
 from speechde import languages
 from speechde.api import SpeechTextEncoder
@@ -23,6 +33,19 @@ from speechde.errors import ConfigError, DataError
 from speechde.export.folder import TrainedModel
 from speechde.types import SAMPLE_RATE
 from speechde.weights import weights_hash
+
+# cross-lingual tasks whose loader was read: the sides that the languages of a subset belong to, in their order
+_QUERY_FIRST, _DOCUMENT_FIRST = ("query", "document"), ("document", "query")
+ORDERS = {
+    "BelebeleRetrieval": _DOCUMENT_FIRST,
+    "MLQARetrieval": _DOCUMENT_FIRST,
+    "XPQARetrieval": _DOCUMENT_FIRST,
+    "CUREv1": _QUERY_FIRST,
+    "CrossLingualSemanticDiscriminationWMT19": _QUERY_FIRST,
+    "CrossLingualSemanticDiscriminationWMT21": _QUERY_FIRST,
+    "mFollowIRCrossLingual": _QUERY_FIRST,
+}
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -54,7 +77,7 @@ class MtebEncoder(AbsEncoder):
         task_metadata: TaskMetadata,
         hf_split: str,
         hf_subset: str,
-        prompt_type: Any = None,
+        prompt_type: PromptType | None = None,
         **_: Any,
     ) -> np.ndarray:
         """Rows of audio or of text → ``(n, dim)`` float32, in order.
@@ -62,12 +85,9 @@ class MtebEncoder(AbsEncoder):
         Raises:
             DataError: the rows hold neither, or both: a vector is of speech or of text.
         """
-        kinds = {"audio", "text"} & set(inputs.dataset.features)
-        if len(kinds) != 1:
-            found = ", ".join(inputs.dataset.features)
-            raise DataError(f"{task_metadata.name} has rows of {found}; this model embeds audio or text, one of them")
-        lang = language_of(task_metadata, hf_subset)
-        if kinds == {"text"}:
+        kind = _modality(inputs.dataset.features, task_metadata, prompt_type)
+        lang = language_of(task_metadata, hf_subset, prompt_type)
+        if kind == "text":
             return self.encoder.encode_text([text for batch in inputs for text in batch["text"]], lang)
         inputs.collate_fn = AudioCollator(target_sampling_rate=SAMPLE_RATE, max_samples=None)
         clips = ((row["array"] for row in batch["audio"]) for batch in inputs)
@@ -77,14 +97,60 @@ class MtebEncoder(AbsEncoder):
         )  # fmt: skip
 
 
-def language_of(task: TaskMetadata, subset: str) -> str | None:
-    """The FLEURS code of what a task asks in: its subset, or its only language; None where neither names one."""
-    for tag in (subset, *(task.languages if len(task.languages) == 1 else ())):
-        try:
-            return languages.resolve(tag)
-        except ConfigError:
-            continue
+def language_of(task: TaskMetadata, subset: str, side: PromptType | None = None) -> str | None:
+    """The FLEURS code of what is encoded; None where it is not known, or is none of FLEURS.
+
+    Args:
+        subset: of the task; bitext mining of parallel columns gives the name of a column, which is a language.
+        side: query or document, where mteb says so.
+    """
+    listed = task.hf_subsets_to_langscripts.get(subset)
+    if listed is None and len(parts := subset.split("-")) == 2 and None not in map(_resolved, parts):
+        listed = [subset] if _is_region(parts[1]) else parts
+    langs = [_resolved(tag) for tag in listed or [subset]]
+    own = _resolved(subset) if "-" not in subset else None
+    if own and set(langs) <= {own, None}:  # varieties that the table of languages lacks, such as ar_x_gulf
+        return own
+    if len(set(langs)) == 1:
+        return langs[0]
+    order = ORDERS.get(task.name, ())
+    if side is not None and len(langs) == len(order):
+        return langs[order.index(PromptType(side).value)]
+    _warn_unknown(task.name)
     return None
+
+
+def _resolved(tag: str) -> str | None:
+    try:
+        return languages.resolve(tag)
+    except ConfigError:
+        return None
+
+
+def _is_region(part: str) -> bool:
+    """Of a locale such as ``fr-CA``, where ``CA`` is Canada and not Catalan."""
+    return len(part) == 2 and part.isupper()
+
+
+@lru_cache  # once for a task: some have 40,000 subsets
+def _warn_unknown(task: str) -> None:
+    log.warning("%s has subsets of several languages and no known side: they get the prefix of none", task)
+
+
+def _modality(features: Iterable[str], task: TaskMetadata, side: PromptType | None) -> str:
+    """Of audio and text the one that rows hold; where they hold both, the one that this side of the task is about.
+
+    Tasks without sides (classification) call what they encode the left one; their labels come in rows of text alone.
+    """
+    found = {"audio", "text"} & set(features)
+    asked = found & set(task.get_modalities(side or PromptType.query)) if len(found) > 1 else found
+    if len(asked) != 1:
+        what = "audio and text in one row, and a vector is of one of them" if found else "neither audio nor text"
+        raise DataError(
+            f"{task.name} has rows of {', '.join(features)}: {what}; choose a task with one letter on each side of "
+            f"its category, such as a2t, t2a, a2a or t2t (this one is {task.category})"
+        )
+    return asked.pop()
 
 
 def _metadata(trained: TrainedModel, weights: str) -> ModelMeta:

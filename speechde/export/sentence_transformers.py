@@ -4,7 +4,11 @@
     from sentence_transformers import SentenceTransformer
     model = SentenceTransformer("runs/quickstart/default-s0/model")
     model.encode(["un autobuz cu etaj"], language="ro")
-    model.encode(["clip.ogg", {"array": waveform, "sampling_rate": 16_000}])
+    model.encode([{"audio": "clip.ogg"}, {"array": waveform, "sampling_rate": 16_000}])
+
+What an input is, its type says: ``{"audio": …}`` is a clip, whether its file is there or not, and ``{"text": …}`` is a
+text, whatever it looks like. A bare string is a text unless it is the path of an audio file: as with the models of
+sentence-transformers, one that exists is a clip. One that does not is refused, as its vector would be that of its name.
 
 ``modules.json`` names the module below. Since version 6 sentence-transformers refuses a class that is not its own
 without ``trust_remote_code``, because the name stands in a file that may come from anywhere. This class comes from an
@@ -14,13 +18,13 @@ installed package that the user imports, so ``import speechde`` enters it in the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 import torch
-from sentence_transformers.base.modality import infer_modality
 from sentence_transformers.base.model import BaseModel
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
@@ -30,6 +34,7 @@ from speechde.api import SpeechTextEncoder
 from speechde.errors import ConfigError, DataError
 from speechde.export.folder import MODULE, TrainedModel
 from speechde.frontends.base import pad_sequences
+from speechde.search.items import AUDIO
 from speechde.types import SAMPLE_RATE, Sequences
 
 MODALITIES = ["text", "audio"]
@@ -38,9 +43,10 @@ MODALITIES = ["text", "audio"]
 class SpeechTextModule(InputModule):
     """The only module of such a model: texts or clips in, ``sentence_embedding`` out.
 
-    A string is a clip when it is the path of an audio file that exists, and a text otherwise; a dict with ``array`` and
-    ``sampling_rate``, an array at 16 kHz, a decoder of torchcodec and all else that ``speechde.data.inputs`` reads are
-    clips. ``encode(…, language="ro")`` sets the prefix. Gradients flow, so it can be trained further.
+    ``{"audio": clip}`` takes all that ``speechde.data.inputs`` reads: a path, bytes, an array at 16 kHz, a decoder of
+    torchcodec. Clips also go in bare, dicts with ``array`` and ``sampling_rate`` among them; a bare string is a text,
+    or the path of an audio file that exists. ``encode(…, language="ro")`` sets the prefix. Gradients flow, so it can be
+    trained further.
     """
 
     forward_kwargs = frozenset({"language"})
@@ -122,19 +128,20 @@ class SpeechTextModule(InputModule):
         """Texts, or clips, → what ``forward`` takes. ``prompt`` goes between the prefix and a text.
 
         Raises:
-            AudioError, DataError: an input that cannot be used, or texts and clips in one batch.
+            AudioError, DataError: an input that cannot be used, a bare path without a file, or texts and clips in one
+                batch.
             ConfigError: an unknown language, or a prompt for clips.
         """
         lang = None if language is None else languages.resolve(language)
-        inputs = [_unwrapped(item) for item in inputs]
-        kinds = {_kind(item) for item in inputs}
+        typed = [_typed(item) for item in inputs]
+        kinds, inputs = {kind for kind, _ in typed}, [content for _, content in typed]
         if len(kinds) != 1:
             raise DataError("a batch has texts and clips; encode them in two calls")
         if kinds == {"audio"}:
             if prompt:
                 raise ConfigError(f"prompt={prompt!r} cannot be put before speech; a clip has no text")
             return self._speech(inputs, lang)
-        if empty := [text for text in inputs if not text.strip()]:
+        if empty := [text for text in inputs if not isinstance(text, str) or not text.strip()]:
             raise DataError(f"a text is {empty[0]!r}; give a string that is not empty")
         encode = self._encoder.trained.prompt.text_ids
         text = pad_sequences([encode((prompt or "") + item, lang) for item in inputs])
@@ -173,16 +180,30 @@ def register(_: ModuleType | None = None) -> None:
     BaseModel._module_classes = MappingProxyType({**BaseModel._module_classes, MODULE: SpeechTextModule})
 
 
-def _unwrapped(item: Any) -> Any:
-    """``{"audio": clip}`` → clip, and ``{"text": text}`` → text."""
+def _typed(item: Any) -> tuple[str, Any]:
+    """``audio`` or ``text``, and the clip or text itself."""
     if isinstance(item, Mapping) and len(item) == 1 and next(iter(item)) in MODALITIES:
-        return next(iter(item.values()))
-    return item
-
-
-def _kind(item: Any) -> str:
+        return next(iter(item.items()))
     if isinstance(item, str):
-        return infer_modality(item, supported_modalities=MODALITIES)
+        return ("audio" if _is_clip(item) else "text"), item
     if isinstance(item, (list, tuple)):
         raise DataError(f"a {type(item).__name__} is not one input; a vector is of one text or of one clip")
-    return "audio"
+    return "audio", item
+
+
+def _is_clip(text: str) -> bool:
+    """Whether a bare string is the path of an audio file.
+
+    Raises:
+        DataError: it is evidently meant to be one, and there is no such file.
+    """
+    if not text.casefold().endswith(AUDIO):
+        return False
+    if os.path.isfile(text):
+        return True
+    if any(map(str.isspace, text)) and not any(separator in text for separator in "/\\"):
+        return False  # a sentence that ends with the name of a file
+    raise DataError(
+        f"{text!r} looks like the path of a clip, and is no file; give {{'audio': path}} for clips, which are files of "
+        "this machine, or {'text': …} to embed the words themselves"
+    )

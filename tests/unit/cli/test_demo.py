@@ -8,13 +8,19 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
 import soundfile
+from starlette.responses import PlainTextResponse
 
 from speechde.cli.demo import is_loopback
 from speechde.data.manifest import write_manifest
+from speechde.demo import page
+from speechde.demo.guard import Guard, Names
 from speechde.types import SAMPLE_RATE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -22,6 +28,9 @@ DRIVER = shutil.which("chromedriver")
 FLAGS = ("--headless=new", "--no-sandbox", "--no-zygote", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
          "--disable-sync", "--disable-extensions", "--disable-background-networking", "--disable-component-update",
          "--window-size=1200,900")  # fmt: skip
+NO_BROWSER = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="Chromium and chromedriver are not both there"
+)
 WAIT = 120  # seconds that the page may take on a busy machine
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -42,9 +51,37 @@ def test_loopback(host, own):
     assert is_loopback(host) == own
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_the_address_is_printed_and_ctrl_c_ends_it(host, capsys, monkeypatch):
+    with socket.socket(socket.AF_INET6 if host == "::1" else socket.AF_INET) as free:
+        try:
+            free.bind((host, 0))
+        except OSError:
+            pytest.skip(f"this machine has no {host}")
+        port = free.getsockname()[1]
+    names = Names.of(host)
+
+    def ask(_):
+        printed = capsys.readouterr().out
+        address = printed.split()[1]
+        assert printed == f"page: {address} (Ctrl-C ends it)\n" and address.endswith(f":{port}/")
+        assert httpx.get(address, trust_env=False).text == "the page"
+        raise KeyboardInterrupt
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            await PlainTextResponse("the page")(scope, receive, send)
+
+    monkeypatch.setattr(page, "time", SimpleNamespace(sleep=lambda s: ask(s) if s > 1 else time.sleep(s)))
+    page.serve(Guard(app, names), host, port)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://{'[::1]' if host == '::1' else host}:{port}/", trust_env=False)
+
+
 def test_what_is_refused_before_anything_is_served(run, models, index, tmp_path):
     ask = ("demo", "--index", index, "--model", models.continuous)
     assert run(*ask, "--max-seconds", 0).err.splitlines()[-1] == "error: the limit of seconds is 0; give a positive one"
+    assert "--name='a:1' is not the name of a host" in run(*ask, "--name", "a:1").err
     assert "is no index" in run("demo", "--index", tmp_path, "--model", models.continuous).err
     done = run("demo", "--index", index, "--model", models.another)
     assert done.code == 1 and "the index holds vectors of the model" in done.err
@@ -89,10 +126,12 @@ def browser(tmp_path):
 
 
 class Page:
-    """What a visitor does and sees."""
+    """What a visitor does and sees, on a screen of a given size."""
 
-    def __init__(self, driver, address):
+    def __init__(self, driver, address, width=1280, height=800):
         self.driver = driver
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         driver.get(address)
         self.wait(lambda: self.all("#ask-speech"))
 
@@ -125,6 +164,11 @@ class Page:
         field.send_keys(Keys.ENTER)
         self.wait(lambda: not self.all("[role=option]"))
 
+    def tops(self, selector):
+        """Where elements begin, in pixels from the upper edge of what is seen."""
+        script = "return arguments[0].getBoundingClientRect().top"
+        return [self.driver.execute_script(script, element) for element in self.all(selector)]
+
     def results(self):
         return self.all("#results")[0].text
 
@@ -134,7 +178,7 @@ class Page:
         return [message for message in messages if "upload_progress" not in message]
 
 
-@pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="Chromium and chromedriver are not both installed")
+@NO_BROWSER
 def test_a_visitor(served, browser, models, clips, tmp_path, make_tone):
     page = Page(browser, served)
     model = Path(models.continuous)
@@ -165,3 +209,36 @@ def test_a_visitor(served, browser, models, clips, tmp_path, make_tone):
     page.all("#ask-speech")[0].click()
     page.wait(lambda: "words.wav" in page.results())
     assert page.results() == "words.wav is not audio that can be read here; use WAV, FLAC, Ogg or MP3."
+
+
+@NO_BROWSER
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (1280, 800)])
+def test_results_are_on_the_screen(served, browser, clips, width, height):
+    page = Page(browser, served, width, height)
+    page.upload(next(u.audio for u in clips if u.split == "test"))
+    page.all("#ask-speech")[0].click()
+    page.wait(lambda: page.all(".hits li"))
+    page.wait(lambda: 0 <= page.tops(".hits li")[0] < height / 4)
+    assert page.tops(".hits li")[2] < height * 0.8, "three results at least are seen without scrolling"
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    assert page.errors() == []
+
+
+@NO_BROWSER
+def test_pages_of_other_sites(served, browser, tmp_path):
+    """A name that another site lets point here, a page that frames this one, and one that posts to it."""
+    port = served.rpartition(":")[2].strip("/")
+    assert httpx.get(served, headers={"Host": f"evil.example:{port}"}, trust_env=False).status_code == 421
+    upload = httpx.post(f"{served}gradio_api/upload", files={"files": ("a.wav", b"RIFF")}, trust_env=False,
+                        headers={"Origin": "https://evil.example"})  # fmt: skip
+    assert upload.status_code == 403 and "access-control-allow-origin" not in upload.headers
+    evil = tmp_path / "evil.html"
+    script = f"fetch('{served}config').then(() => document.title = 'read', () => document.title = 'refused')"
+    evil.write_text(f"<iframe src={served}></iframe><script>{script}</script>", encoding="utf-8")
+    browser.get(evil.as_uri())
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    WebDriverWait(browser, WAIT).until(lambda _: browser.title in ("read", "refused"))
+    assert browser.title == "refused"
+    frames = lambda: [m["message"] for m in browser.get_log("browser") if "frame-ancestors" in m["message"]]  # noqa: E731
+    WebDriverWait(browser, WAIT).until(lambda _: frames())

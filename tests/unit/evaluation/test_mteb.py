@@ -18,6 +18,7 @@ from mteb.mocks import (
     MockMultilingualRetrievalTask,
 )
 from mteb.models.models_protocols import EncoderProtocol
+from mteb.types import PromptType
 from typer.testing import CliRunner
 
 from speechde.cli import mteb as command
@@ -37,10 +38,10 @@ DECODED = {"path": datasets.Value("string"), "array": datasets.List(datasets.Val
            "sampling_rate": datasets.Value("int64")}  # fmt: skip
 
 
-@pytest.fixture
-def run(tiny_run):
-    """A trained model in its run directory."""
-    return trained(tiny_run("stamps_continuous", frontend__mean_norm=0.5))
+@pytest.fixture(params=["stamps", "stamps_continuous"])
+def run(request, tiny_run):
+    """A trained model in its run directory: one of units, and one of frames."""
+    return trained(tiny_run(request.param, frontend__mean_norm=0.5))
 
 
 def trained(config):
@@ -106,24 +107,95 @@ class Loader(list):
         self.dataset = SimpleNamespace(features=features)
 
 
-def test_no_clip_is_cut_and_no_row_is_of_both_kinds(run):
+def rows_of(clips):
+    return [{"array": clip, "sampling_rate": SAMPLE_RATE} for clip in clips]
+
+
+def test_rows_of_both_kinds(run):
+    encoder = adapter.MtebEncoder(str(run[1]))
+    batch = {"audio": rows_of(np.random.default_rng(0).normal(size=(2, SAMPLE_RATE)).astype(np.float32)),
+             "text": ["a", "b"]}  # fmt: skip
+    options = {"hf_split": "test", "hf_subset": "ro_ro"}
+
+    def encode(task, features, **more):
+        rows = Loader([{key: batch[key] for key in features}], *features)
+        return encoder.encode(rows, task_metadata=mteb.get_task(task).metadata, **options, **more)
+
+    for task, modality in (("FleursA2TRetrieval.v2", "audio"), ("FleursT2ARetrieval.v2", "text")):
+        alone = encode(task, [modality], prompt_type=PromptType.query)
+        np.testing.assert_array_equal(encode(task, ["audio", "text"], prompt_type=PromptType.query), alone)
+    samples = encode("SpeechCommandsZeroshotv0.02", ["audio", "text"])
+    np.testing.assert_array_equal(samples, encode("SpeechCommandsZeroshotv0.02", ["audio"]))
+    with pytest.raises(DataError, match=r"rows of audio, text: .* in one row.*\(this one is at2a\)"):
+        encode("CLDAT2ARetrieval", ["audio", "text"], prompt_type=PromptType.query)
+    with pytest.raises(DataError, match="rows of image: neither"):
+        encoder.encode(Loader([], "image"), task_metadata=mteb.get_task("CLDAT2ARetrieval").metadata, **options)
+
+
+def test_each_side_has_its_language(run):
+    """Questions and documents of a cross-lingual subset, in prefixes and not only in ``language_of``."""
+    encoder = adapter.MtebEncoder(str(run[1]))
+    task = mteb.get_task("BelebeleRetrieval").metadata
+    for side, lang in ((PromptType.query, "en_us"), (PromptType.document, "hi_in"), (None, None)):
+        found = encoder.encode(
+            Loader([{"text": ["a few words"]}], "text"), task_metadata=task, hf_split="test",
+            hf_subset="hin_Deva-eng_Latn", prompt_type=side,
+        )  # fmt: skip
+        np.testing.assert_array_equal(found, encoder.encoder.encode_text(["a few words"], lang))
+    langs, prompt = ("en_us", "hi_in", None), encoder.encoder.trained.prompt
+    texts = {encoder.encoder.encode_text("a few words", lang).tobytes() for lang in langs}
+    assert len(texts) == len({prompt.prefix("text", lang) for lang in langs})  # E5's own prefix names no language
+
+
+def test_no_clip_is_cut(run):
     encoder = adapter.MtebEncoder(str(run[1]))
     options = {"task_metadata": mteb.get_task("FleursA2TRetrieval.v2").metadata, "hf_split": "test"}
     clips = np.random.default_rng(0).normal(size=(2, 3 * SAMPLE_RATE)).astype(np.float32)
     clips[1, : 2 * SAMPLE_RATE] = clips[0, : 2 * SAMPLE_RATE]  # the last second differs
-    rows = [{"array": clip, "sampling_rate": SAMPLE_RATE} for clip in clips]
-    first, second = encoder.encode(Loader([{"audio": rows}], "audio"), hf_subset="ro_ro", **options)
+    loader = Loader([{"audio": rows_of(clips)}], "audio")
+    first, second = encoder.encode(loader, hf_subset="ro_ro", **options)
     assert np.abs(first - second).max() > 1e-4
     assert encoder.mteb_model_meta.max_tokens is None
-    with pytest.raises(DataError, match="rows of audio, text"):
-        encoder.encode(Loader([], "audio", "text"), hf_subset="ro_ro", **options)
 
 
-def test_language_of_a_subset():
-    fleurs_task, text_task = (mteb.get_task(n).metadata for n in ("FleursA2TRetrieval.v2", "SciFact"))
-    assert adapter.language_of(fleurs_task, "ro_ro") == "ro_ro"
-    assert adapter.language_of(fleurs_task, "default") is None
-    assert adapter.language_of(text_task, "default") == "en_us"
+SIDES = (PromptType.query, PromptType.document, None)
+
+
+@pytest.mark.parametrize(
+    ("task", "subset", "query", "document", "neither"),
+    [
+        ("FleursA2TRetrieval.v2", "ro_ro", "ro_ro", "ro_ro", "ro_ro"),
+        ("FleursA2TRetrieval.v2", "default", None, None, None),
+        ("GoogleSVQA2TRetrieval", "ar_x_gulf", "ar_eg", "ar_eg", "ar_eg"),
+        ("SciFact", "default", "en_us", "en_us", "en_us"),
+        ("MKQARetrieval", "no", "nb_no", "nb_no", "nb_no"),
+        ("BelebeleRetrieval", "hin_Deva-eng_Latn", "en_us", "hi_in", None),
+        ("BelebeleRetrieval", "acm_Arab-eng_Latn", "en_us", None, None),
+        ("BelebeleRetrieval", "fra_Latn-fra_Latn", "fr_fr", "fr_fr", "fr_fr"),
+        ("MLQARetrieval", "ara-deu", "de_de", "ar_eg", None),
+        ("CUREv1", "es", "es_419", "en_us", None),
+        ("CrossLingualSemanticDiscriminationWMT19", "deu-fra", "de_de", "fr_fr", None),
+        ("XModBenchAT2TReranking", "at2t", None, None, None),  # both languages on both sides
+        ("STS17", "en-de", None, None, None),
+        ("Tatoeba", "deu-eng", None, None, None),
+        ("FloresBitextMining", "deu_Latn", "de_de", "de_de", "de_de"),  # a column of parallel ones
+        ("FleursA2TRetrieval.v2", "hi-en", None, None, None),  # not listed by the task
+        ("FleursA2TRetrieval.v2", "fr-CA", "fr_fr", "fr_fr", "fr_fr"),
+    ],
+)
+def test_language_of_a_subset_and_a_side(task, subset, query, document, neither):
+    metadata = mteb.get_task(task).metadata
+    assert [adapter.language_of(metadata, subset, side) for side in SIDES] == [query, document, neither]
+
+
+def test_every_fleurs_subset_is_its_own_language():
+    metadata = mteb.get_task("FleursA2TRetrieval.v2").metadata
+    assert [adapter.language_of(metadata, subset) for subset in metadata.hf_subsets] == metadata.hf_subsets
+
+
+def test_tasks_whose_order_is_known_exist():
+    for name in adapter.ORDERS:
+        assert any(len(set(langs)) == 2 for langs in mteb.get_task(name).metadata.eval_langs.values())
 
 
 def test_the_command_can_be_registered():

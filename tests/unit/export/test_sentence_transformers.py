@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -61,6 +62,32 @@ def test_every_form_of_a_clip(pair, paths):
     for form in forms:
         np.testing.assert_allclose(model.encode([form])[0], expected, atol=2e-6, err_msg=str(type(form)))
     np.testing.assert_allclose(model.encode([{"text": TEXTS[0]}])[0], encoder.encode_text(TEXTS[0]), atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["clips/missing.wav", "missing.WAV", "a b/missing.opus", "C:\\clips\\a.mp3",
+                                  "https://example.org/a.ogg", "~/a.flac"])  # fmt: skip
+def test_a_path_without_a_file_is_no_text(pair, name):
+    model, _ = pair
+    with pytest.raises(DataError, match=r"is no file; give \{'audio': path\}"):
+        model.encode([name])
+    with pytest.raises(AudioError, match=r"missing file: clip 0: .*" + re.escape(name)):
+        model.encode([{"audio": name}])
+
+
+def test_what_an_input_is_its_type_says(pair, paths, make_wav, tmp_path):
+    model, encoder = pair
+    for text in ("clips/missing.wav", paths[0], "a.", "please play song.mp3", "roșu.ogg"):
+        np.testing.assert_allclose(model.encode([{"text": text}])[0], encoder.encode_text(text), atol=2e-6)
+    np.testing.assert_allclose(
+        model.encode("please play song.mp3"), encoder.encode_text("please play song.mp3"), atol=2e-6
+    )
+    other = tmp_path / "clip.snd"  # a suffix that sentence-transformers does not know
+    other.write_bytes(open(paths[0], "rb").read())
+    for clip in (str(other), {"audio": str(other)}, {"audio": other}, other):
+        np.testing.assert_allclose(model.encode([clip])[0], encoder.encode_speech(paths[0]), atol=2e-6)
+    for wrong in ({"text": 3}, {"text": None}, {"text": "  "}):
+        with pytest.raises(DataError, match="not empty"):
+            model.encode([wrong])
 
 
 def test_long_clips_are_means_of_parts(pair, paths, monkeypatch):
