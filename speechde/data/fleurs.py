@@ -28,7 +28,7 @@ from speechde.data.containers import locator
 from speechde.data.manifest import clean_text
 from speechde.errors import AssetError, ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
-from speechde.languages import resolve
+from speechde.languages import resolve, resolve_roles
 from speechde.types import SPLITS, Corpus, Dropped, Utterance
 
 REPO = "google/fleurs"
@@ -66,9 +66,7 @@ def read_fleurs(
         ConfigError: an unknown language, split, ``text`` or ``missing``, or a language that is seen and zero-shot.
         DataError: files of a language are missing, or none of its recordings in a split can be used.
     """
-    seen, zero_shot = (tuple(dict.fromkeys(map(resolve, langs))) for langs in (seen, zero_shot))
-    if both := set(seen) & set(zero_shot):
-        raise ConfigError(f"languages {sorted(both)} are both seen and zero-shot; list each once")
+    seen, zero_shot = resolve_roles(seen, zero_shot)
     if text not in TEXTS:
         raise unknown_value("FLEURS text", text, TEXTS)
     if missing not in ("error", "skip"):

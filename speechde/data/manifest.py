@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from speechde.data.containers import split_locator
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
-from speechde.languages import resolve
+from speechde.languages import resolve, resolve_roles
 from speechde.types import SPLITS, Corpus, Dropped, Utterance
 
 SUFFIXES = (".parquet", ".jsonl", ".tsv")
@@ -67,11 +67,7 @@ def read_manifest(
     path = Path(path)
     if split not in SPLITS:
         raise unknown_value("split", split, SPLITS)
-    seen_codes = tuple(dict.fromkeys(map(resolve, seen)))
-    zero_codes = None if zero_shot is None else tuple(dict.fromkeys(map(resolve, zero_shot)))
-    if both := set(seen_codes) & set(zero_codes or ()):
-        raise ConfigError(f"languages {sorted(both)} are both seen and zero-shot; list each once")
-
+    seen_codes, zero_codes = resolve_roles(seen, zero_shot)
     utterances: list[Utterance] = []
     dropped: list[Dropped] = []
     ids: set[str] = set()

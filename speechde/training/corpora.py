@@ -13,7 +13,7 @@ from speechde.data.bitext import ENGLISH, Bitext, TextPair, find_bitext, read_bi
 from speechde.data.manifest import read_manifest
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.metrics import normalise_text
-from speechde.languages import LANGUAGES, resolve
+from speechde.languages import LANGUAGES
 from speechde.types import Corpus
 
 # leading articles of the seen languages and English (Russian has none)
@@ -26,9 +26,6 @@ def load_corpus(config: DataConfig, cache: Path) -> Corpus:
     Raises:
         ConfigError: a setting that this corpus needs is missing.
     """
-    overlap = set(config.seen) & set(config.zero_shot or ())
-    if overlap:
-        raise ConfigError(f"{', '.join(sorted(overlap))} is both in data.seen and in data.zero_shot; keep it in one")
     corpus = _READERS[config.name](config, cache)
     if config.limit is not None:
         sentences = sorted({u.sentence_id for u in corpus.utterances})
@@ -104,7 +101,7 @@ def _breadth(config: DataConfig, cache: Path) -> Corpus:
 def _roles(config: DataConfig, default: list[str]) -> tuple[list[str], list[str]]:
     """Seen and zero-shot languages; what is not set is the corpus's own, and every FLEURS language not trained on."""
     seen = config.seen or default
-    heard = {*seen, *map(resolve, config.synthetic.langs)}
+    heard = {*seen, *config.synthetic.langs}
     return seen, [code for code in LANGUAGES if code not in heard] if config.zero_shot is None else config.zero_shot
 
 
@@ -130,7 +127,7 @@ def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | 
         ConfigError: one of the latter is evaluated, or ``data.synthetic.share`` is 0.
     """
     s = config.synthetic
-    further = [lang for lang in map(resolve, s.langs) if lang not in corpus.seen]
+    further = [lang for lang in s.langs if lang not in corpus.seen]
     if s.share <= 0:
         if further:
             raise ConfigError("data.synthetic.langs needs synthetic speech: set data.synthetic.share=0.4, say")

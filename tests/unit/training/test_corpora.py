@@ -70,8 +70,8 @@ def test_languages_of_synthetic_speech_alone(tiny_run, tmp_path, monkeypatch):
     for langs, share, message in ((["ro"], 0.5, r"ro_ro would be evaluated as never heard"),
                                   (["de_de"], 0.0, r"set data\.synthetic\.share=0\.4"),
                                   (["xx"], 0.5, r"'xx' is not known")):  # fmt: skip
-        config = tiny_run(data__synthetic={"share": share, "langs": langs}).data
         with pytest.raises(ConfigError, match=message):
+            config = tiny_run(data__synthetic={"share": share, "langs": langs}).data
             corpora.load_synthetic(config, corpora.load_corpus(config, tmp_path), tmp_path)
 
 
@@ -190,3 +190,23 @@ def test_translation_errors(tiny_run, clips, tmp_path, monkeypatch, overrides, e
     config.translations = replace(config.translations, **overrides)
     with pytest.raises(error, match=said):
         corpora.load_translations(config, corpus)
+
+
+def test_every_corpus_takes_any_language_tag(readers, tmp_path, monkeypatch):
+    """One way for all: what one corpus calls fr, no other refuses or counts as zero-shot beside fr_fr."""
+    given = {}
+    monkeypatch.setattr(corpora.breadth, "find_texts", lambda *a: None)
+    monkeypatch.setattr(corpora.breadth, "breadth_corpus", lambda *a, **k: given.update(k))
+    monkeypatch.setattr(corpora.stamps, "find_archive", lambda *a: None)
+    monkeypatch.setattr(corpora.stamps, "unpack", lambda *a: None)
+    monkeypatch.setattr(corpora.stamps, "read_stamps", lambda root, *roles, **k: given.update(stamps=roles))
+    corpora.load_corpus(DataConfig(name="breadth", seen=["fr", "French"]), tmp_path)
+    assert given["seen"] == ["fr_fr"] and "fr_fr" not in given["zero_shot"]
+    corpora.load_corpus(DataConfig(name="stamps", seen=["fr"], zero_shot=["ro"]), tmp_path)
+    assert given["stamps"] == (["fr_fr"], ["ro_ro"])
+    for name in ("fleurs", "covost"):
+        corpus = corpora.load_corpus(DataConfig(name=name, seen=["fr"], root="r", covost="c"), tmp_path)
+        assert corpus.seen == ("fr_fr",) and "fr_fr" not in corpus.zero_shot
+    with pytest.raises(ConfigError, match="both"):
+        DataConfig(seen=["fr"], zero_shot=["fra"])
+    assert SyntheticConfig(langs=["de", "de_de"]).langs == ["de_de"]
