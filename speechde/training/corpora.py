@@ -11,13 +11,20 @@ from speechde.config import DataConfig
 from speechde.data import breadth, covost, fleurs, stamps, synthetic
 from speechde.data.bitext import ENGLISH, Bitext, TextPair, find_bitext, read_bitext
 from speechde.data.manifest import read_manifest
-from speechde.errors import ConfigError, DataError
+from speechde.errors import AssetError, ConfigError, DataError
 from speechde.evaluation.metrics import normalise_text
 from speechde.languages import LANGUAGES
 from speechde.types import Corpus
 
 # leading articles of the seen languages and English (Russian has none)
 ARTICLE = re.compile(r"^(?:(?:an?|the|une?|una|un[oea]s|uns|des|el|els|la|las|le|les|los)\s+|l['’])", re.IGNORECASE)
+
+# where FLEURS cannot be fetched; by the corpus that the way leads to
+_WAYS = {
+    "root": "  data.root=FOLDER                                  FLEURS lies in FOLDER/data/<code>/ (docs/data.md)",
+    "covost": "  data=covost data.covost=FOLDER data.root=FOLDER   trained on CoVoST-2, as in the paper; FLEURS tests",
+    "breadth": "  data=breadth                                      synthetic speech in these languages; needs no hub",
+}
 
 
 def load_corpus(config: DataConfig, cache: Path) -> Corpus:
@@ -110,8 +117,11 @@ def _read_fleurs(
 ) -> Corpus:
     root = config.root
     if root is None:
-        for split, langs in splits.items():
-            root = fleurs.fetch_fleurs(langs, [split])
+        try:
+            root = fleurs.fetch_fleurs(splits)
+        except AssetError as error:
+            ways = [way for name, way in _WAYS.items() if name != config.name]
+            raise AssetError("\n".join([f"{error}. Ways on, each to be added to the same command:", *ways])) from error
     return fleurs.read_fleurs(root, seen, zero_shot, cache_dir=cache, splits=splits, missing=config.missing)
 
 

@@ -66,6 +66,22 @@ def test_composes_into_the_typed_configuration(recipe_values, name):
     assert build(asdict(config)) == config
 
 
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("fleurs21")])
+@pytest.mark.parametrize(
+    ("overrides", "settings"),
+    [
+        ([], {"name": "fleurs"}),
+        (["data.root=f"], {"name": "fleurs", "root": "f"}),
+        (["data=covost", "data.covost=c"], {"name": "covost", "covost": "c"}),
+        (["data=breadth"], {"name": "breadth"}),
+    ],
+)
+def test_fleurs21_needs_nothing_and_takes_each_corpus(recipe_values, name, overrides, settings):
+    data = build(recipe_values(name, *overrides)).data
+    found = {key: getattr(data, key) for key in ("name", "root", "covost", "seen", "zero_shot")}
+    assert found == {"root": None, "covost": None, "seen": [], "zero_shot": None} | settings
+
+
 def test_breadth_is_fleurs21_on_other_data(recipe_values):
     breadth, fleurs21 = (recipe_values(name) for name in ("breadth", "fleurs21"))
     assert {key for key in fleurs21 if breadth[key] != fleurs21[key]} == {"data", "recipe_name"}

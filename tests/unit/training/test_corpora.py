@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from speechde.config import BreadthConfig, DataConfig, SyntheticConfig
-from speechde.errors import ConfigError, DataError
+from speechde.errors import AssetError, ConfigError, DataError
 from speechde.languages import LANGUAGES
 from speechde.training import corpora
 from speechde.types import Corpus, Utterance
@@ -93,8 +93,8 @@ def readers(monkeypatch):
         calls["covost"] = SimpleNamespace(root=root, langs=langs)
         return Corpus("covost2", [clip(lang, split, "covost") for lang in langs for split in splits], tuple(langs))
 
-    def fetch(langs, splits):
-        calls.setdefault("fetched", []).append((list(langs), list(splits)))
+    def fetch(wanted):
+        calls.setdefault("fetched", []).append(wanted)
         return "fetched"
 
     monkeypatch.setattr(corpora.fleurs, "read_fleurs", read_fleurs)
@@ -113,10 +113,23 @@ def test_fleurs_is_trained_on_the_21_and_evaluated_on_all_102(readers, tmp_path)
     assert set(corpus.zero_shot) - set(heard.zero_shot) == {"pl_pl"} and heard.seen == corpus.seen
 
 
-def test_fleurs_without_a_folder_is_fetched_split_by_split(readers, tmp_path):
+def test_fleurs_without_a_folder_is_fetched_in_one_call(readers, tmp_path):
     corpora.load_corpus(DataConfig(name="fleurs", seen=["fr_fr"], zero_shot=["ro_ro"]), tmp_path)
-    wanted = [(["fr_fr"], ["train"]), (["fr_fr"], ["dev"]), (["fr_fr", "ro_ro"], ["test"])]
-    assert readers["fetched"] == wanted and readers["fleurs"].root == "fetched"
+    wanted = {"train": ["fr_fr"], "dev": ["fr_fr"], "test": ["fr_fr", "ro_ro"]}
+    assert readers["fetched"] == [wanted] and readers["fleurs"].root == "fetched"
+
+
+@pytest.mark.parametrize("name", ["fleurs", "covost"])
+def test_without_the_hub_the_error_gives_the_ways_on(readers, tmp_path, monkeypatch, name):
+    def fetch(wanted):
+        raise AssetError("no network")
+
+    monkeypatch.setattr(corpora.fleurs, "fetch_fleurs", fetch)
+    with pytest.raises(AssetError, match="no network") as caught:
+        corpora.load_corpus(DataConfig(name=name, covost="there"), tmp_path)
+    text = str(caught.value)
+    assert "data.root=FOLDER" in text and "data=breadth" in text and "python" not in text
+    assert ("data=covost data.covost=FOLDER" in text) is (name == "fleurs")
 
 
 def test_covost_trains_and_fleurs_only_tests(readers, tmp_path):
