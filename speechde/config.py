@@ -270,6 +270,8 @@ class EvalConfig:
 
     split: str = choice("test", "dev", "test")
     languages: str = choice("all", "all", "seen")  # seen: those trained on alone, as decisions may look at
+    # sentences of each language, drawn with data.split_seed, and all recordings of these; None: all sentences
+    per_language: int | None = bounded(None, "[1, ∞)")
     baselines: list[str] = field(default_factory=list)  # of BASELINES, or KIND:MODEL; docs/protocol.md
     asr: str = "packaged:whisper-base"  # the Whisper model that transcribes for the cascades
 

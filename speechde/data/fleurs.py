@@ -29,7 +29,7 @@ from speechde.data.manifest import clean_text
 from speechde.errors import AssetError, ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
 from speechde.languages import resolve, resolve_roles
-from speechde.types import SPLITS, Corpus, Dropped, Utterance
+from speechde.types import SAMPLE_RATE, SPLITS, Corpus, Dropped, Utterance
 from speechde.weights import hub
 
 REPO = "google/fleurs"
@@ -249,6 +249,7 @@ def _read_part(
                     split=split,
                     translation=translations.get(row[0], ""),
                     source="fleurs",
+                    seconds=int(row[5]) / SAMPLE_RATE,
                 )
             )
     dropped += [

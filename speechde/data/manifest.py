@@ -2,9 +2,10 @@
 
 Columns ``id, lang, text, audio`` are required; ``audio`` is a path, relative to the manifest's folder or absolute, of
 a file or of ``CONTAINER::MEMBER`` (``speechde.data.containers``).
-``sentence_id, split, translation, speaker, source, synthetic`` are optional and other columns are ignored. ``lang``
-may be any tag that ``speechde.languages.resolve`` knows. TSV is plain: UTF-8, a header row, tabs between fields, no
-quoting, so a quotation mark is only ever a character of the text.
+``sentence_id, split, translation, speaker, source, synthetic, seconds`` are optional and other columns are ignored.
+``lang`` may be any tag that ``speechde.languages.resolve`` knows. ``seconds`` saves the plan from reading headers; what
+is decoded decides all else. TSV is plain: UTF-8, a header row, tabs between fields, no quoting, so a quotation mark is
+only ever a character of the text.
 
 A bad row is listed in ``Corpus.dropped`` with its line and skipped; a manifest without one usable row is an error.
 Audio files are only looked for here; they are decoded, and checked again, when they are used.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 import unicodedata
@@ -115,7 +117,7 @@ def write_manifest(utterances: Iterable[Utterance], path: str | Path) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix=f".{path.name}.") as temporary:
         part = Path(temporary) / path.name
         if path.suffix == ".parquet":
-            kinds = {"synthetic": pa.bool_()}
+            kinds = {"synthetic": pa.bool_(), "seconds": pa.float64()}
             schema = pa.schema([(column, kinds.get(column, pa.string())) for column in COLUMNS])
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
         elif path.suffix == ".jsonl":
@@ -128,7 +130,7 @@ def write_manifest(utterances: Iterable[Utterance], path: str | Path) -> Path:
 
 
 def _tsv_line(row: dict) -> str:
-    values = [str(row[column]).lower() if column == "synthetic" else row[column] for column in COLUMNS]
+    values = ["" if row[column] is None else str(row[column]) for column in COLUMNS]
     for column, value in zip(COLUMNS, values, strict=True):
         if set(value) & set("\t\n\r"):
             raise DataError(f"utterance {row['id']!r}: {column} has a tab or line break; use .jsonl or .parquet")
@@ -227,6 +229,7 @@ def _utterance(row: dict, folder: Path, default_split: str) -> Utterance:
         raise _BadRow("bad split", f"{split!r}; allowed: {', '.join(SPLITS)}")
     if value["synthetic"].lower() not in _FLAGS:
         raise _BadRow("bad value", f"synthetic is {value['synthetic']!r}; allowed: true, false")
+    seconds = _seconds(value["seconds"])
     audio = folder / value["audio"]
     if not _is_file(audio) and not _is_file(Path(_container(str(audio)))):
         raise _BadRow("missing file", str(audio))
@@ -242,15 +245,28 @@ def _utterance(row: dict, folder: Path, default_split: str) -> Utterance:
         translation=clean_text(value["translation"]),
         source=value["source"],
         synthetic=_FLAGS[value["synthetic"].lower()],
+        seconds=seconds,
     )
+
+
+def _seconds(text: str) -> float | None:
+    """A length; None where the field is empty, or NaN as data frames write an empty field."""
+    try:
+        seconds = float(text or "nan")
+    except ValueError:
+        seconds = -1.0
+    if seconds <= 0 or math.isinf(seconds):
+        raise _BadRow("bad value", f"seconds is {text!r}; expected a positive number")
+    return None if math.isnan(seconds) else seconds
 
 
 def _text_value(row: dict, column: str) -> str:
     value = row.get(column)
     if value is None:
         return ""
-    # Typed formats may store ids as integers and the flag as a boolean; no other type can be meant.
-    if not isinstance(value, str | int) or (column == "text" and not isinstance(value, str)):
+    # Typed formats may store ids as integers, the flag as a boolean, seconds as a number; no other type can be meant.
+    kinds = {"text": str, "seconds": str | int | float}.get(column, str | int)
+    if not isinstance(value, kinds) or (column == "seconds" and isinstance(value, bool)):
         raise _BadRow("bad value", f"{column} is of type {type(value).__name__}; expected a string")
     value = str(value).strip()
     try:

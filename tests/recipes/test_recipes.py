@@ -128,6 +128,20 @@ def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
     assert again["audio_to_text"] == metrics["audio_to_text"]
 
 
+def test_a_sample_of_sentences_is_evaluated_and_said(tiny_run):
+    config = tiny_run(eval__per_language=2)
+    metrics = train(config)
+    directory = run_directory(config)
+    sample = {"sentences per language": 2, "of recordings": 9, "of transcripts": 9}
+    assert metrics["data"]["sample"] == sample and metrics["data"]["test"]["recordings"] == 6
+    assert {row["gallery"] for row in metrics["audio_to_text"]["per_language"].values()} == {2}
+    text = (directory / "results/table.md").read_text("utf-8")
+    assert "- data, sample sentences per language 2, of recordings 9, of transcripts 9" in text
+    again = evaluate(config, directory)
+    assert again["audio_to_text"] == metrics["audio_to_text"] and again["data"]["sample"] == sample
+    assert (directory / "evaluation-clips-test-2/results/metrics.json").is_file()
+
+
 def test_a_finished_run_without_results_is_evaluated_again_without_training(tiny_run):
     config = tiny_run()
     first = train(config)

@@ -98,6 +98,7 @@ def test_recordings_and_languages(root):
     assert len({u.id for u in corpus.utterances}) == len(corpus.utterances)
     first = corpus.select("test", ["fr_fr"])[0]
     assert (first.id, first.text, first.sentence_id) == ("fleurs:fr_fr:test:52", "phrase 5", "fleurs:5")
+    assert first.seconds == pytest.approx(load_audio(first.audio).size / 16_000)
     assert (first.translation, first.speaker, first.source, first.synthetic) == ("five", "", "fleurs", False)
     assert load_audio(first.audio).shape == (3200,)
 
