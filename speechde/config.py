@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from speechde import languages
 from speechde.errors import ConfigError, unknown_value
 
 
@@ -39,6 +40,9 @@ class SyntheticConfig:
     langs: list[str] = field(default_factory=list)  # further languages: heard as synthetic speech alone, never tested
     langs_share: float = bounded(0.5, "[0, 1)")  # of the training that is theirs
     archive: str | None = None  # the .deb of unicode-cldr-core, where apt-get does not exist
+
+    def __post_init__(self) -> None:
+        self.langs = list(dict.fromkeys(map(languages.resolve, self.langs)))
 
 
 @dataclass
@@ -69,7 +73,7 @@ class BreadthConfig:
 
 @dataclass
 class DataConfig:
-    """Where utterances come from, and the role of each language (FLEURS codes)."""
+    """Where utterances come from, and the role of each language: any tag is given, FLEURS codes are kept."""
 
     name: str = choice("stamps", "stamps", "manifest", "fleurs", "covost", "breadth")
     archive: str | None = None  # stamps: the .deb, where apt-get does not exist
@@ -85,6 +89,10 @@ class DataConfig:
     train_share: float = bounded(1.0, "(0, 1]")  # of the training sentences, to measure what data is worth
     synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
     translations: TranslationsConfig = field(default_factory=TranslationsConfig)
+
+    def __post_init__(self) -> None:  # refused before anything is fetched
+        seen, zero_shot = languages.resolve_roles(self.seen, self.zero_shot)
+        self.seen, self.zero_shot = list(seen), None if zero_shot is None else list(zero_shot)
 
 
 @dataclass
@@ -262,6 +270,8 @@ class EvalConfig:
 
     split: str = choice("test", "dev", "test")
     languages: str = choice("all", "all", "seen")  # seen: those trained on alone, as decisions may look at
+    # sentences of each language, drawn with data.split_seed, and all recordings of these; None: all sentences
+    per_language: int | None = bounded(None, "[1, ∞)")
     baselines: list[str] = field(default_factory=list)  # of BASELINES, or KIND:MODEL; docs/protocol.md
     asr: str = "packaged:whisper-base"  # the Whisper model that transcribes for the cascades
 

@@ -6,7 +6,7 @@ entry point can print the message without a traceback; the second base keeps ``e
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -26,13 +26,19 @@ class AssetError(SpeechdeError, RuntimeError):
     """A packaged asset (weights, corpus) is missing, damaged or cannot be fetched."""
 
 
-def unknown_value(what: str, value: object, allowed: Iterable[object], fix: str = "") -> ConfigError:
+def unknown_value(
+    what: str, value: object, allowed: Iterable[object], fix: str = "", spellings: Mapping[str, str] | None = None
+) -> ConfigError:
     """Build the error for a value outside an allowed set, with the nearest allowed value as a hint.
+
+    ``spellings`` are further names of allowed values, in lower case, that the nearest is looked for among.
 
     >>> str(unknown_value("model.pooling", "maen", ["mean", "last"]))
     "model.pooling: 'maen' is not known; allowed: last, mean. Did you mean 'mean'?"
     """
     names = sorted(str(item) for item in allowed)
     close = get_close_matches(str(value), names, n=1)
+    if not close and spellings and (near := get_close_matches(str(value).casefold(), spellings, n=1)):
+        close = [spellings[near[0]]]
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return ConfigError(f"{what}: {value!r} is not known; allowed: {', '.join(names)}.{hint}{' ' + fix if fix else ''}")

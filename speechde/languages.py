@@ -7,9 +7,11 @@ X->English (Wang et al. 2020, arXiv 2007.10310), the *seen* languages of the pap
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from speechde.errors import unknown_value
+from speechde.errors import ConfigError, unknown_value
 
 REGIONS = {
     "WE": "Western Europe",
@@ -171,9 +173,9 @@ LANGUAGES: dict[str, Language] = _parse()
 # Tags that neither a FLEURS code, its first part, an ISO 639-3 code nor an English name of the table covers:
 # retired and macrolanguage codes, ISO 639-2/B, single varieties of a macrolanguage, second names.
 _ALIASES = {
-    "cmn_hans_cn": "zh zho chi chinese",
-    "yue_hant_hk": "zh_hk zh_hant_hk",
-    "nb_no": "no nor nn_no bokmål",
+    "cmn_hans_cn": "zh zho chi chinese zh_guoyu",
+    "yue_hant_hk": "zh_hk zh_hant_hk zh_mo zh_hant_mo",
+    "nb_no": "no nor nn nno no_bok no_nyn bokmål nynorsk",
     "fil_ph": "tl tgl tagalog",
     "ar_eg": "arb arz",
     "az_az": "azj",
@@ -238,17 +240,58 @@ def get(code: str) -> Language:
 
 
 def resolve(tag: str) -> str:
-    """The FLEURS code of a language tag: FLEURS code, ISO 639-1/-2/-3 code, locale or English name.
+    """The FLEURS code of a language tag: FLEURS code, ISO 639-1/-2/-3 code, BCP 47 tag, locale or English name.
 
-    FLEURS has one variety of each language, so the region of a locale is ignored: ``pt_BR``, ``pt-PT`` and
-    ``Portuguese`` all give ``pt_br``. Raises ``ConfigError`` for a language that FLEURS does not have.
+    FLEURS has one variety of each language, so script and region are ignored: ``pt_BR``, ``pt-PT`` and ``Portuguese``
+    all give ``pt_br``, ``sr-Latn`` gives ``sr_rs``. An extended language subtag (RFC 5646, 2.2.2) is not: it names a
+    language of its own, so ``zh-yue`` is Cantonese and ``zh-min-nan`` is refused, as is every other language that
+    FLEURS does not have.
 
-    >>> resolve("es"), resolve("ron"), resolve("zh-CN"), resolve("Romanian")
-    ('es_419', 'ro_ro', 'cmn_hans_cn', 'ro_ro')
+    Raises:
+        ConfigError: no such language; the message names the nearest.
+
+    >>> resolve("es"), resolve("ron"), resolve("zh-CN"), resolve("Romanian"), resolve("zh-yue")
+    ('es_419', 'ro_ro', 'cmn_hans_cn', 'ro_ro', 'yue_hant_hk')
     """
     key = tag.strip().casefold()
-    locale = key.replace("-", "_")
-    for candidate in (key, locale, locale.split("_")[0]):
-        if candidate in _INDEX:
-            return _INDEX[candidate]
-    raise unknown_value("language", tag, LANGUAGES, "Give a FLEURS code, an ISO 639 code or an English name.")
+    locale, *_ = re.split("[.@]", key.replace("-", "_"))  # ca_ES.UTF-8@valencia, as POSIX writes it
+    code = _INDEX.get(key) or _INDEX.get(locale) or _of_subtags(locale)
+    if code is None:
+        fix = "Give a FLEURS code, an ISO 639 code or an English name."
+        raise unknown_value("language", tag, LANGUAGES, fix, spellings=_INDEX)
+    return code
+
+
+def resolve_roles(
+    seen: Iterable[str], zero_shot: Iterable[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...] | None]:
+    """The FLEURS codes of seen and zero-shot languages given by any tag, each once; ``zero_shot=None`` stays None.
+
+    Raises:
+        ConfigError: an unknown language, or one that is both.
+    """
+    seen = tuple(dict.fromkeys(map(resolve, seen)))
+    zero_shot = None if zero_shot is None else tuple(dict.fromkeys(map(resolve, zero_shot)))
+    if both := sorted(set(seen) & set(zero_shot or ())):
+        raise ConfigError(f"{', '.join(both)}: both seen and zero-shot (data.seen, data.zero_shot); list each once")
+    return seen, zero_shot
+
+
+# language, extended languages, script, region, variants, extensions; in lower case, with "_" for "-"
+_TAG = re.compile(
+    "(?P<language>[a-z]{2,3})(?P<extended>(?:_[a-z]{3}){0,3})(?:_[a-z]{4})?(?:_(?:[a-z]{2}|[0-9]{3}))?"
+    "(?P<variants>(?:_(?:[a-z0-9]{5,8}|[0-9][a-z0-9]{3}))*)(?:_[a-z0-9](?:_[a-z0-9]{2,8})+)*"
+)
+_OTHER_LANGUAGES = {"hakka", "xiang"}  # in the form of a variant, by tags older than RFC 5646
+
+
+def _of_subtags(locale: str) -> str | None:
+    """The language of a BCP 47 tag: an extended one must be the same language, or Cantonese under Chinese."""
+    match = _TAG.fullmatch(locale)
+    if not match or _OTHER_LANGUAGES & set(match["variants"].split("_")):
+        return None
+    code, extended = _INDEX.get(match["language"]), match["extended"].strip("_")
+    if code is None or not extended:
+        return code
+    named = _INDEX.get(extended)
+    return named if named == code or (named, code) == ("yue_hant_hk", "cmn_hans_cn") else None

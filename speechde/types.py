@@ -80,7 +80,8 @@ class Utterance:
 
     ``lang`` is a FLEURS code (``ca_es``). ``sentence_id`` names the *sentence*: all recordings of one sentence share
     it, in every language of a parallel corpus. ``translation`` is the English text, empty when the corpus has none.
-    ``source`` names the corpus part, and ``synthetic`` marks machine-made speech.
+    ``source`` names the corpus part, and ``synthetic`` marks machine-made speech. ``seconds`` is the length that the
+    corpus states; None where it states none.
     """
 
     id: str
@@ -93,6 +94,7 @@ class Utterance:
     translation: str = ""
     source: str = ""
     synthetic: bool = False
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,10 @@ def stats(
     covost: Annotated[str | None, typer.Option(help="covost: the folder of CoVoST-2.")] = None,
     archive: Annotated[str | None, typer.Option(help="stamps: the .deb, where apt-get does not exist.")] = None,
     missing: Annotated[str, typer.Option(help="error or skip: what a language of FLEURS without files is.")] = "error",
-    hours: Annotated[bool, typer.Option("--hours/--no-hours", help="Read the header of every clip.")] = True,
+    hours: Annotated[
+        bool,
+        typer.Option("--hours/--no-hours", help="Read headers where the corpus states no length."),
+    ] = True,
     json: Json = False,
 ) -> None:
     """Count the clips, hours, sentences and repeats of a corpus, by language and split, and what was dropped and why.

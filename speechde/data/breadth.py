@@ -45,7 +45,7 @@ from speechde.data.stamps import assign_split
 from speechde.data.texts import Sentence
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
-from speechde.languages import LANGUAGES
+from speechde.languages import LANGUAGES, resolve_roles
 from speechde.types import SAMPLE_RATE, SPLITS, Corpus, Dropped, Utterance
 
 SEEN = tuple(lang for lang, language in LANGUAGES.items() if language.covost and lang in NATIVE)
@@ -111,10 +111,10 @@ def breadth_corpus(
         DataError: a source is damaged, or there is no training text, or none that can be read.
         AssetError: espeak-ng is not installed, or its processes cannot be started.
     """
-    _check_options(seen, zero_shot, train_per_lang, dev_per_lang, test_per_lang, workers)
+    seen, zero_shot = resolve_roles(seen, zero_shot)
+    _check_options(seen, train_per_lang, dev_per_lang, test_per_lang, workers)
     covered, dropped = _covered((*seen, *zero_shot))
-    seen = tuple(lang for lang in dict.fromkeys(seen) if lang in covered)
-    zero_shot = tuple(lang for lang in dict.fromkeys(zero_shot) if lang in covered)
+    seen, zero_shot = (tuple(lang for lang in langs if lang in covered) for langs in (seen, zero_shot))
     counts = dict(zip(SPLITS, (train_per_lang, dev_per_lang, test_per_lang), strict=True))
     chosen, held_out = _choose(sources, seen, zero_shot, counts, max_words, seed)
     dropped += held_out
@@ -148,17 +148,10 @@ def breadth_corpus(
     return Corpus("breadth", utterances, seen, native, dropped, texts.LICENCE, proxy)
 
 
-def _check_options(
-    seen: Sequence[str], zero_shot: Sequence[str], train: int, dev: int, test: int, workers: int
-) -> None:
-    for lang in (*seen, *zero_shot):
-        if lang not in LANGUAGES:
-            raise unknown_value("breadth language", lang, LANGUAGES)
+def _check_options(seen: Sequence[str], train: int, dev: int, test: int, workers: int) -> None:
     for lang in seen:
         if lang not in NATIVE:
             raise unknown_value("breadth seen language", lang, NATIVE, "Only a voice of its own is trained on.")
-    if both := set(seen) & set(zero_shot):
-        raise ConfigError(f"languages {sorted(both)} are both seen and zero-shot; list each once")
     numbers = {"train_per_lang": train, "dev_per_lang": dev, "test_per_lang": test, "workers": workers}
     for name, value in numbers.items():
         if value < 1:

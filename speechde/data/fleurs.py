@@ -16,21 +16,22 @@ FLEURS retrieval tasks rank. ``text="raw"`` takes the raw transcription, with ca
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
 from speechde.data.archives import ArchiveIndex, index_archive
 from speechde.data.containers import locator
 from speechde.data.manifest import clean_text
 from speechde.errors import AssetError, ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
-from speechde.languages import resolve
+from speechde.languages import resolve, resolve_roles
 from speechde.text import BadLine, read_rows
-from speechde.types import SPLITS, Corpus, Dropped, Utterance
+from speechde.types import SAMPLE_RATE, SPLITS, Corpus, Dropped, Utterance
+from speechde.weights import hub
 
 REPO = "google/fleurs"
 # The commit that public projects pin together with the SHA-256 of its sv_se, vi_vn, ja_jp and en_us test archives.
@@ -67,9 +68,7 @@ def read_fleurs(
         ConfigError: an unknown language, split, ``text`` or ``missing``, or a language that is seen and zero-shot.
         DataError: files of a language are missing, or none of its recordings in a split can be used.
     """
-    seen, zero_shot = (tuple(dict.fromkeys(map(resolve, langs))) for langs in (seen, zero_shot))
-    if both := set(seen) & set(zero_shot):
-        raise ConfigError(f"languages {sorted(both)} are both seen and zero-shot; list each once")
+    seen, zero_shot = resolve_roles(seen, zero_shot)
     if text not in TEXTS:
         raise unknown_value("FLEURS text", text, TEXTS)
     if missing not in ("error", "skip"):
@@ -103,41 +102,46 @@ def read_fleurs(
     return Corpus("fleurs", utterances, seen, zero_shot, dropped, LICENCE, noted=noted)
 
 
-def fetch_fleurs(
-    codes: Sequence[str], splits: Sequence[str], root: str | Path | None = None, revision: str = REVISION
-) -> Path:
+def fetch_fleurs(wanted: Mapping[str, Sequence[str]], root: str | Path | None = None, revision: str = REVISION) -> Path:
     """Download languages from the hub and return the folder that ``read_fleurs`` takes; what is there is not fetched.
 
-    With ``root=None`` the files stay in the hub's own cache. The English transcripts of the splits (not the audio) come
-    along. A test archive has 0.3 to 0.5 GB, a train archive some four times that. ``REVISION`` was confirmed by what
-    other projects publish of it, not against the hub itself.
+    ``wanted`` lists the languages of each split. With ``root=None`` the files stay in the hub's own cache. The English
+    transcripts of the splits (not the audio) come along. A test archive has 0.3 to 0.5 GB, a train archive some four
+    times that. ``REVISION`` was confirmed by what other projects publish of it, not against the hub itself.
 
     Raises:
         ConfigError: an unknown language or split.
-        AssetError: a file cannot be fetched; the message says what to place where.
+        AssetError: a file cannot be fetched.
     """
-    codes = list(dict.fromkeys(map(resolve, codes)))
-    if not codes or not splits:
-        raise ConfigError(f"nothing to fetch: languages {codes}, splits {list(splits)}; name one of each at least")
     names = []
-    for split in dict.fromkeys(splits):
+    for split, langs in wanted.items():
         if split not in SPLITS:
             raise unknown_value("split", split, SPLITS)
+        codes = dict.fromkeys(map(resolve, langs))
         names += [path.as_posix() for code in codes for path in _files(Path("data"), code, split)]
-        names.append(_files(Path("data"), ENGLISH, split)[0].as_posix())
-    found = Path()
-    for name in dict.fromkeys(names):
-        try:
-            path = Path(hf_hub_download(REPO, name, repo_type="dataset", revision=revision, local_dir=root))
-            found = path.parents[name.count("/")]
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise AssetError(
-                f"{name} of the dataset {REPO}@{revision} could not be fetched ({reason}). Check the network "
-                f"(HF_HUB_OFFLINE), or place data/<code>/<split>.tsv and data/<code>/audio/<split>.tar.gz for "
-                f"{', '.join(codes)} under {root or 'a folder'} and give that folder to read_fleurs"
-            ) from error
-    return found
+        names += [_files(Path("data"), ENGLISH, split)[0].as_posix()] if codes else []
+    if not names:
+        raise ConfigError(f"nothing to fetch: {dict(wanted)}; name a split and a language of it at least")
+    names = list(dict.fromkeys(names))
+    absent = [name for name in names if _held(name, root, revision) is None]
+    what = f"{len(absent)} of {len(names)} files of the dataset {REPO}@{revision} could not be fetched"
+    if absent and (reason := hub.unreachable()):
+        raise AssetError(f"{what} ({reason}), e.g. {absent[0]}")
+    for name in absent:
+        with hub.calling(f"{name} of the dataset {REPO}@{revision} could not be fetched", "What is there is kept."):
+            hf_hub_download(REPO, name, repo_type="dataset", revision=revision, local_dir=root)
+    folders = {_held(name, root, revision) for name in names}
+    if len(folders) != 1 or None in folders:
+        raise AssetError(f"{REPO}@{revision} lies in several folders: {folders}; give fetch_fleurs one root")
+    return folders.pop()
+
+
+def _held(name: str, root: str | Path | None, revision: str) -> Path | None:
+    """The folder under which a file of the hub is here already."""
+    if root is not None:
+        return Path(root) if (Path(root) / name).is_file() else None
+    path = try_to_load_from_cache(REPO, name, repo_type="dataset", revision=revision)
+    return Path(path).parents[name.count("/")] if isinstance(path, str) else None
 
 
 def _plan(
@@ -166,10 +170,11 @@ def _files(folder: Path, lang: str, split: str) -> tuple[Path, Path]:
 def _missing_message(root: str | Path, absent: Sequence[tuple[str, str]]) -> str:
     langs = sorted({lang for _, lang in absent})
     parts = [split for split in SPLITS if any(split == other for other, _ in absent)]
+    wanted = " ".join(f"--include 'data/{lang}/*{split}*'" for split, lang in absent)
     return (
         f"FLEURS files of {len(langs)} language(s) ({', '.join(parts)}) are not under {Path(root) / 'data'}: "
-        f'{", ".join(langs)}. Fetch them with: python -c "from speechde.data.fleurs import fetch_fleurs; '
-        f"fetch_fleurs({langs}, {parts}, {str(root)!r})\", or skip them with missing='skip'"
+        f"{', '.join(langs)}. Fetch them with: hf download {REPO} --repo-type dataset --revision {REVISION} "
+        f"--local-dir {shlex.quote(str(root))} {wanted}; or go on without them: data.missing=skip"
     )
 
 
@@ -241,6 +246,7 @@ def _read_part(
                     split=split,
                     translation=translations.get(row[0], ""),
                     source="fleurs",
+                    seconds=int(row[5]) / SAMPLE_RATE,
                 )
             )
     dropped += [

@@ -2,9 +2,10 @@
 
 Columns ``id, lang, text, audio`` are required; ``audio`` is a path, relative to the manifest's folder or absolute, of
 a file or of ``CONTAINER::MEMBER`` (``speechde.data.containers``).
-``sentence_id, split, translation, speaker, source, synthetic`` are optional and other columns are ignored. ``lang``
-may be any tag that ``speechde.languages.resolve`` knows. TSV has a header row and tabs between fields; it is plain, or
-quoted as pandas and spreadsheets do (``speechde.text``).
+``sentence_id, split, translation, speaker, source, synthetic, seconds`` are optional and other columns are ignored.
+``lang`` may be any tag that ``speechde.languages.resolve`` knows. ``seconds`` saves the plan from reading headers; what
+is decoded decides all else. TSV has a header row and tabs between fields; it is plain, or quoted as pandas and
+spreadsheets do (``speechde.text``).
 
 A bad row is listed in ``Corpus.dropped`` with its line and skipped; a manifest without one usable row is an error.
 Audio files are only looked for here; they are decoded, and checked again, when they are used.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
@@ -26,7 +28,7 @@ from speechde.cache import atomic_write
 from speechde.data.containers import split_locator
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
-from speechde.languages import resolve
+from speechde.languages import resolve, resolve_roles
 from speechde.text import BadLine, quoted, read_lines, read_rows
 from speechde.types import SPLITS, Corpus, Dropped, Utterance
 
@@ -67,11 +69,7 @@ def read_manifest(
     path = Path(path)
     if split not in SPLITS:
         raise unknown_value("split", split, SPLITS)
-    seen_codes = tuple(dict.fromkeys(map(resolve, seen)))
-    zero_codes = None if zero_shot is None else tuple(dict.fromkeys(map(resolve, zero_shot)))
-    if both := set(seen_codes) & set(zero_codes or ()):
-        raise ConfigError(f"languages {sorted(both)} are both seen and zero-shot; list each once")
-
+    seen_codes, zero_codes = resolve_roles(seen, zero_shot)
     utterances: list[Utterance] = []
     dropped: list[Dropped] = []
     ids: set[str] = set()
@@ -117,7 +115,7 @@ def write_manifest(utterances: Iterable[Utterance], path: str | Path) -> Path:
         rows.append({**asdict(utterance), "audio": audio.as_posix()})
     with atomic_write(path) as part:
         if path.suffix == ".parquet":
-            kinds = {"synthetic": pa.bool_()}
+            kinds = {"synthetic": pa.bool_(), "seconds": pa.float64()}
             schema = pa.schema([(column, kinds.get(column, pa.string())) for column in COLUMNS])
             pq.write_table(pa.Table.from_pylist(rows, schema=schema), part)
         elif path.suffix == ".jsonl":
@@ -129,7 +127,7 @@ def write_manifest(utterances: Iterable[Utterance], path: str | Path) -> Path:
 
 
 def _tsv_line(row: dict) -> str:
-    values = [str(row[column]).lower() if column == "synthetic" else row[column] for column in COLUMNS]
+    values = ["" if row[column] is None else str(row[column]) for column in COLUMNS]
     for column, value in zip(COLUMNS, values, strict=True):
         if set(value) & set("\t\n\r"):
             raise DataError(f"utterance {row['id']!r}: {column} has a tab or line break; use .jsonl or .parquet")
@@ -215,6 +213,7 @@ def _utterance(row: dict, folder: Path, default_split: str) -> Utterance:
         raise _BadRow("bad split", f"{split!r}; allowed: {', '.join(SPLITS)}")
     if value["synthetic"].lower() not in _FLAGS:
         raise _BadRow("bad value", f"synthetic is {value['synthetic']!r}; allowed: true, false")
+    seconds = _seconds(value["seconds"])
     audio = folder / value["audio"]
     if not _is_file(audio) and not _is_file(Path(_container(str(audio)))):
         raise _BadRow("missing file", str(audio))
@@ -230,15 +229,28 @@ def _utterance(row: dict, folder: Path, default_split: str) -> Utterance:
         translation=clean_text(value["translation"]),
         source=value["source"],
         synthetic=_FLAGS[value["synthetic"].lower()],
+        seconds=seconds,
     )
+
+
+def _seconds(text: str) -> float | None:
+    """A length; None where the field is empty, or NaN as data frames write an empty field."""
+    try:
+        seconds = float(text or "nan")
+    except ValueError:
+        seconds = -1.0
+    if seconds <= 0 or math.isinf(seconds):
+        raise _BadRow("bad value", f"seconds is {text!r}; expected a positive number")
+    return None if math.isnan(seconds) else seconds
 
 
 def _text_value(row: dict, column: str) -> str:
     value = row.get(column)
     if value is None:
         return ""
-    # Typed formats may store ids as integers and the flag as a boolean; no other type can be meant.
-    if not isinstance(value, str | int) or (column == "text" and not isinstance(value, str)):
+    # Typed formats may store ids as integers, the flag as a boolean, seconds as a number; no other type can be meant.
+    kinds = {"text": str, "seconds": str | int | float}.get(column, str | int)
+    if not isinstance(value, kinds) or (column == "seconds" and isinstance(value, bool)):
         raise _BadRow("bad value", f"{column} is of type {type(value).__name__}; expected a string")
     value = str(value).strip()
     try:

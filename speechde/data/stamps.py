@@ -27,6 +27,7 @@ from speechde.data import debian
 from speechde.data.manifest import clean_text
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
+from speechde.languages import resolve_roles
 from speechde.types import SPLITS, Corpus, Dropped, Utterance
 
 PACKAGE = "tuxpaint-stamps-default"
@@ -68,11 +69,10 @@ def read_stamps(
     one language may use a single transcript for several concepts. Raises ``ConfigError`` for a language that the
     package has no full set of recordings of, ``DataError`` when ``root`` holds no usable clip.
     """
+    seen, zero_shot = resolve_roles(seen, zero_shot)
     for lang in (*seen, *zero_shot):
         if lang not in LOCALES:
             raise unknown_value("stamps language", lang, LOCALES)
-    if both := set(seen) & set(zero_shot):
-        raise ConfigError(f"languages {sorted(both)} are both seen and zero-shot; list each once")
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ConfigError(f"fractions={fractions} must be three shares (train, dev, test) that sum to 1")
     folder = Path(root) / _STAMPS

@@ -13,8 +13,8 @@ from speechde.types import SPLITS, Corpus, Utterance
 
 
 def durations(utterances: Iterable[Utterance]) -> dict[str, float]:
-    """Seconds of each clip by id, from the headers of the files; clips whose header cannot be read have none."""
-    read = ((u.id, duration(u.audio)) for u in utterances)
+    """Seconds of each clip by id, as the corpus or else the header of its file states them; some may have neither."""
+    read = ((u.id, duration(u.audio) if u.seconds is None else u.seconds) for u in utterances)
     return {id_: seconds for id_, seconds in read if seconds is not None}
 
 

@@ -28,6 +28,7 @@ from speechde.data.espeak import NATIVE, Speaker, installed_version, read_missin
 from speechde.data.manifest import clean_text
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
+from speechde.languages import resolve
 from speechde.types import SAMPLE_RATE, Corpus, Dropped, Utterance
 
 PACKAGE = "unicode-cldr-core"
@@ -111,7 +112,7 @@ def synthetic_corpus(
     for name, value in (("limit", limit), ("workers", workers)):
         if value is not None and value < 1:
             raise ConfigError(f"synthetic {name}={value} must be at least 1")
-    langs = tuple(dict.fromkeys(langs))
+    langs = tuple(dict.fromkeys(map(resolve, langs)))
     chosen, dropped = _choose(root, langs, {normalise_text(text) for text in exclude}, kinds, limit, seed)
     if not chosen:
         raise DataError(f"no text of {', '.join(langs) or 'no language'} is left to read: {len(dropped)} were dropped")

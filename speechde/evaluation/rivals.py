@@ -20,6 +20,7 @@ from speechde.data.audio import load_audio
 from speechde.errors import AssetError
 from speechde.models.pooling import mean_pool
 from speechde.types import SAMPLE_RATE, Utterance
+from speechde.weights import hub
 
 BATCH = 32
 TASK = "FleursA2TRetrieval.v2"  # whose prompts a model of mteb gets, where it has any
@@ -79,6 +80,8 @@ class Rival:
                 safe = {"use_safetensors": True}
                 self.encoder = SentenceTransformerEncoderWrapper(str(local), device=device, model_kwargs=safe)
             else:
+                if (reason := hub.unreachable()) and not hub.offline():
+                    raise OSError(f"{reason}; HF_HUB_OFFLINE=1 takes what its cache holds")
                 self.encoder = mteb.get_model(name, device=device)
         except (OSError, KeyError, ValueError) as error:
             raise AssetError(f"rival {name!r} is no folder and cannot be had by name: {error}") from error

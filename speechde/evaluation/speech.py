@@ -7,6 +7,7 @@ What comes back are the numbers of ``metrics.json``: a row per language, and mea
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,30 @@ ONLY = {
 def clean(text: str) -> str:
     """Two transcripts are one gallery item when they are equal after NFC and stripping outer whitespace."""
     return unicodedata.normalize("NFC", text).strip()
+
+
+def sample_sentences(utterances: Sequence[Utterance], per_language: int | None, seed: int) -> list[Utterance]:
+    """All recordings of ``per_language`` transcripts of each language, in their order; None keeps everything.
+
+    Which are drawn depends on ``seed`` and sentence ids alone, so languages of a parallel corpus get the same sentences
+    where they have them, and a clip more in the corpus exchanges a sentence at most.
+    """
+    if per_language is None:
+        return list(utterances)
+    places: dict[str, dict[str, str]] = defaultdict(dict)
+    for u in utterances:
+        place, texts = hashlib.sha256(f"{seed}:{u.sentence_id}".encode()).hexdigest(), places[u.lang]
+        texts[clean(u.text)] = min(place, texts.get(clean(u.text), place))
+    kept = {lang: set(sorted(texts, key=texts.__getitem__)[:per_language]) for lang, texts in places.items()}
+    return [u for u in utterances if clean(u.text) in kept[u.lang]]
+
+
+def sample_counts(whole: Sequence[Utterance], per_language: int | None) -> dict[str, dict]:
+    """What is recorded beside the counts of a sample: its size, and what it was drawn from; nothing without one."""
+    if per_language is None:
+        return {}
+    of = {f"of {key}": value for key, value in data_counts(whole).items() if key in ("recordings", "transcripts")}
+    return {"sample": {"sentences per language": per_language, **of}}
 
 
 def data_counts(utterances: Sequence[Utterance]) -> dict:

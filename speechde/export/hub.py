@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
-from speechde.errors import AssetError
+from speechde.weights import hub
 from speechde.weights.folder import check_folder
 
 
@@ -35,17 +35,15 @@ def push_folder(
     """
     check_folder(Path(folder))
     api = HfApi(token=token)
-    try:
+    fix = "Give org/name, a token that may write there (hf auth login, or HF_TOKEN), and do not set HF_HUB_OFFLINE"
+    with hub.calling(f"{folder} was not pushed to {repo_id}", fix):
+        validate_repo_id(repo_id)
+        if reason := hub.unreachable():
+            raise OSError(reason)
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit = api.upload_folder(
             repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message, repo_type="model"
         )
-    except (HFValidationError, HfHubHTTPError, OSError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise AssetError(
-            f"{folder} was not pushed to {repo_id} ({reason}). Give org/name, a token that may write there (hf auth "
-            "login, or HF_TOKEN), and do not set HF_HUB_OFFLINE"
-        ) from error
     return commit.commit_url

@@ -32,7 +32,6 @@ from speechde.evaluation.run import evaluate_model, write_results
 from speechde.evaluation.speech import ROLES
 from speechde.export.folder import TrainedModel, assemble, check_encoder, find_model, read_settings
 from speechde.frontends.encoders import SpeechEncoder
-from speechde.languages import resolve
 from speechde.training.corpora import load_corpus
 from speechde.training.stages import choose_trained
 from speechde.types import Corpus, Utterance
@@ -134,10 +133,10 @@ def adapted_corpus(config: RunConfig, cache: Path) -> Corpus:
             raise DataError(f"{new.name} has no {split} clip in {lang}; adapting needs train and dev clips of it")
     if old is None:
         return new
-    seen = [resolve(lang) for lang in old.seen] or known
+    seen = old.seen or known
     if unknown := set(seen) - set(known):
         raise ConfigError(f"adapt.old.seen: {', '.join(sorted(unknown))} is new to the model; put it into data.seen")
-    rest = old.zero_shot and [lang for lang in old.zero_shot if resolve(lang) not in {*known, *new.seen}]
+    rest = old.zero_shot and [lang for lang in old.zero_shot if lang not in {*known, *new.seen}]
     return _joined(new, load_corpus(replace(old, seen=seen, zero_shot=rest), cache), known, config.adapt.replay > 0)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from speechde.config import RunConfig
 from speechde.data.sampler import LanguageBatches
-from speechde.languages import resolve
 from speechde.types import Utterance
 
 
@@ -20,10 +19,10 @@ def language_batches(
     """
     t, data = config.trainer, config.data
     if config.adapt.checkpoint:
-        group, share = {u.lang for u in training} - set(map(resolve, data.seen)), config.adapt.replay
+        group, share = {u.lang for u in training} - set(data.seen), config.adapt.replay
     else:
         recorded = {u.lang for u in training if not u.synthetic}
-        group, share = set(map(resolve, data.synthetic.langs)) - recorded, data.synthetic.langs_share
+        group, share = set(data.synthetic.langs) - recorded, data.synthetic.langs_share
     return LanguageBatches(
         training,
         batch_size=t.batch_size,

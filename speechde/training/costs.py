@@ -49,6 +49,7 @@ class Clips:
     texts: int  # different ones
     sampled: int = 0  # 0: stated and not read
     unreadable: int = 0  # of those sampled
+    guessed: int = 0  # of those sampled: lengths by the text
 
 
 @dataclass(frozen=True)

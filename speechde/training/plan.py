@@ -1,8 +1,9 @@
 """What a run will cost, printed before it starts: hours of speech, tokens, FLOPs, time, memory, disk, price.
 
 The models are built as shapes (device ``meta``), so that no weights are read and every count is that of the real model.
-Durations come from the headers of a sample of clips, transcripts of the same sample go through the real tokenizer, and
-``costs`` holds the arithmetic. Everything here is an estimate.
+Lengths of a sample of clips come from the corpus, else from headers, and inside archives, which are not opened for a
+plan, from the number of text tokens. Transcripts of the same sample go through the real tokenizer, and ``costs`` holds
+the arithmetic. Everything here is an estimate.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from transformers import AutoTokenizer
 from speechde.cache import atomic_write
 from speechde.config import RunConfig
 from speechde.data.audio import duration
+from speechde.data.containers import split_locator
 from speechde.errors import ConfigError, DataError
+from speechde.evaluation.protocol import sample_sentences
 from speechde.frontends.encoders import fast_dtype, load_speech_encoder
 from speechde.models.prompt import Prompt
 from speechde.training.batches import language_batches
@@ -31,8 +34,9 @@ from speechde.training.stages import model_shape
 from speechde.types import Utterance
 from speechde.weights import resolve
 
-SAMPLED = {"train": 200, "synthetic": 100, "dev": 100, "evaluation": 100}  # clips whose header and text are read
-TEXT_TOKENS_PER_SECOND = 4.0  # assumed where no text is read: 13 characters a second, 3 to 4 characters a token
+SAMPLED = {"train": 200, "synthetic": 100, "dev": 100, "evaluation": 100}  # clips whose length and text are read
+PER_LANGUAGE = 50  # sentences that a plan offers for a first evaluation
+TEXT_TOKENS_PER_SECOND = 4.0  # assumed where text or length is not read: 13 characters a second, 3 to 4 a token
 PREFIX_TOKENS = 6  # assumed where no tokenizer is read: "[French Speech] " and a start token
 
 
@@ -61,6 +65,7 @@ class Plan:
     disk: dict[str, float]
     usd: float | None  # for one device and hour
     epochs: dict[str, float]  # by language; empty when no corpus was read
+    per_language: dict[str, float]  # seconds of the evaluation by eval.per_language; empty when no corpus was read
 
     @property
     def device_hours(self) -> float:
@@ -71,7 +76,7 @@ class Plan:
 def survey(
     utterances: Sequence[Utterance], prompt: Prompt, count: int, seed: int, max_seconds: float = math.inf
 ) -> Clips:
-    """Read headers and texts of at most ``count`` clips, drawn with ``seed``, in corpus order.
+    """Lengths and texts of at most ``count`` clips, drawn with ``seed``, in corpus order; no archive is opened.
 
     Raises:
         DataError: none of them is readable.
@@ -80,7 +85,13 @@ def survey(
         return Clips(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0)
     rows = np.random.default_rng(seed).permutation(len(utterances))[:count]
     chosen = [utterances[row] for row in np.sort(rows)]
-    lengths = [duration(u.audio) for u in chosen]
+    tokens = [len(prompt.text_ids(u.text, u.lang)) for u in chosen]
+    prefix = [len(prompt.speech_ids(u.lang)) for u in chosen]
+    guessed = [u.seconds is None and split_locator(u.audio) is not None for u in chosen]
+    lengths = [
+        max(1, n - p) / TEXT_TOKENS_PER_SECOND if guess else duration(u.audio) if u.seconds is None else u.seconds
+        for u, n, p, guess in zip(chosen, tokens, prefix, guessed, strict=True)
+    ]
     known = [length for length in lengths if length is not None]
     if not known:
         raise DataError(f"none of {len(chosen)} sampled clips could be read, e.g. {chosen[0].audio}; check the paths")
@@ -90,11 +101,12 @@ def survey(
         hours=sum(known) / len(chosen) * len(utterances) / 3600,
         seconds=float(np.mean(short)),
         longest=max(short),
-        tokens=float(np.mean([len(prompt.text_ids(u.text, u.lang)) for u in chosen])),
-        prefix=float(np.mean([len(prompt.speech_ids(u.lang)) for u in chosen])),
+        tokens=float(np.mean(tokens)),
+        prefix=float(np.mean(prefix)),
         texts=len({(u.lang, u.text) for u in utterances}),
         sampled=len(chosen),
         unreadable=len(chosen) - len(known),
+        guessed=sum(guessed),
     )
 
 
@@ -159,8 +171,22 @@ def stated_sets(config: RunConfig) -> dict[str, Clips] | None:
     return sets
 
 
-def make_plan(config: RunConfig, sets: dict[str, Clips], epochs: dict[str, float] | None = None) -> Plan:
+def evaluated_clips(config: RunConfig, whole: Sequence[Utterance]) -> dict[str, int]:
+    """Clips by ``eval.per_language``: what is asked for, all of them, and where all are asked for a first look."""
+    asked = config.eval.per_language
+    sizes = {str(n): len(sample_sentences(whole, n, config.data.split_seed)) for n in {asked or PER_LANGUAGE}}
+    return sizes | {"null": len(whole)}
+
+
+def make_plan(
+    config: RunConfig,
+    sets: dict[str, Clips],
+    epochs: dict[str, float] | None = None,
+    evaluated: dict[str, int] | None = None,
+) -> Plan:
     """Everything that follows from configuration, hardware and sizes of the data.
+
+    ``evaluated`` is clips by ``eval.per_language``, to say what other values would cost.
 
     Raises:
         ConfigError: a layer, a rate or a device that does not exist.
@@ -179,6 +205,9 @@ def make_plan(config: RunConfig, sets: dict[str, Clips], epochs: dict[str, float
         raise ConfigError(f"plan.devices={config.plan.devices} and plan.utilisation={utilisation}: at least "
                           "one device, and a share above 0 up to 1")  # fmt: skip
     cost = Cost(config, encoder, model, sets, math.prod(processes(t.devices)))
+    stages = cost.stages(device.peak * utilisation, config.plan.devices)
+    evaluation = sum(stage.seconds for stage in stages if "evaluation" in stage.name)
+    each = evaluation / (sets["evaluation"].count or 1)
     return Plan(
         sets={name: clips for name, clips in sets.items() if clips.count},
         views=len(f.versions),
@@ -196,12 +225,30 @@ def make_plan(config: RunConfig, sets: dict[str, Clips], epochs: dict[str, float
         devices=config.plan.devices,
         processes=cost.processes,
         utilisation=utilisation,
-        stages=cost.stages(device.peak * utilisation, config.plan.devices),
+        stages=stages,
         memory=cost.memory(dtype),
         disk=cost.disk(),
         usd=config.plan.usd_per_device_hour,
         epochs=epochs or {},
+        per_language={value: each * clips for value, clips in (evaluated or {}).items()},
     )
+
+
+def plan_run(
+    config: RunConfig,
+    training: Sequence[Utterance],
+    dev: Sequence[Utterance],
+    whole: Sequence[Utterance],
+    translations: Sequence[str] = (),
+) -> Plan:
+    """The plan of a run on a corpus; ``whole`` is what ``eval.per_language`` draws from.
+
+    Raises:
+        ConfigError, DataError: as ``make_plan`` and ``read_sets``.
+    """
+    test = sample_sentences(whole, config.eval.per_language, config.data.split_seed)
+    sets, epochs = read_sets(config, training, dev, test), epochs_by_language(config, training, translations)
+    return make_plan(config, sets, epochs, evaluated_clips(config, whole))
 
 
 def save_plan(plan: Plan, path: Path) -> None:
@@ -214,9 +261,10 @@ def format_plan(plan: Plan) -> str:
     """The plan as plain text."""
     sampled = sum(clips.sampled for clips in plan.sets.values())
     unreadable = sum(clips.unreadable for clips in plan.sets.values())
+    guessed = sum(clips.guessed for clips in plan.sets.values())
     basis = (
-        f"headers and texts of {sampled} clips, {unreadable} unreadable" if sampled else "stated sizes, no clip read"
-    )
+        f"lengths and texts of {sampled} clips, {unreadable} unreadable" if sampled else "stated sizes, no clip read"
+    ) + (f"; {guessed} in archives, taken to last {1 / TEXT_TOKENS_PER_SECOND:g} s a token" if guessed else "")
     lines = [f"plan (estimates; from {basis})"]
     for name, clips in plan.sets.items():
         views = f" × {plan.views} versions" if name == "train" and plan.views > 1 else ""
@@ -245,6 +293,9 @@ def format_plan(plan: Plan) -> str:
         shared = f"  if {stage.devices} devices share it" if stage.devices > 1 else ""
         lines.append(f"    {stage.name:<24}{_flops(stage.flops):>13} {_duration(stage.seconds):>10}{shared}")
     lines.append(f"    {'together':<24}{'':>13} {_duration(sum(stage.seconds for stage in plan.stages)):>10}")
+    if plan.per_language:
+        costs = ", ".join(f"{_duration(seconds)} with {value}" for value, seconds in plan.per_language.items())
+        lines.append(f"  evaluation by eval.per_language: {costs} (null: all sentences)")
     memory = sum(plan.memory.values())
     where = " on each device" if plan.processes > 1 else ""
     verdict = "fits" if memory < 0.9 * device.memory else "does not fit"

@@ -31,7 +31,7 @@ from speechde.errors import ConfigError, DataError
 from speechde.evaluation.archive import archive_run
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.evaluation.scene import Request
-from speechde.evaluation.speech import data_counts
+from speechde.evaluation.speech import data_counts, sample_counts, sample_sentences
 from speechde.export.card import write_card
 from speechde.export.folder import TrainedModel, check_encoder, languages_heard, model_folder
 from speechde.frontends.encoders import SpeechEncoder, fast_dtype
@@ -46,10 +46,9 @@ from speechde.training.finished import archived, finished
 from speechde.training.lit_module import LitDualEncoder
 from speechde.training.plan import (
     Plan,
-    epochs_by_language,
     format_plan,
     make_plan,
-    read_sets,
+    plan_run,
     save_plan,
     stated_sets,
 )
@@ -86,7 +85,7 @@ def train(config: RunConfig) -> dict:
         corpus = adapt.adapted_corpus(config, cache) if adapting else load_corpus(config.data, cache)
         synthetic = load_synthetic(config.data, corpus, cache)
         translations = load_translations(config.data, corpus)
-    show(format_statistics(corpus_statistics(corpus, _durations(corpus))))
+    _show_corpus(corpus)
     seen_train = corpus.select("train", corpus.seen)
     training = seen_train + (synthetic.utterances if synthetic else [])
     dev = corpus.select("dev", corpus.seen)
@@ -94,11 +93,11 @@ def train(config: RunConfig) -> dict:
         found = f"{len(seen_train)} train and {len(dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
         raise ConfigError(f"{corpus.name} has {found}; training needs both: set data.seen, and split in a manifest")
     sets = stages.training_sets(config.frontend, training, dev)
-    test = corpus.select(config.eval.split, corpus.seen if config.eval.languages == "seen" else None)
+    whole = corpus.select(config.eval.split, corpus.seen if config.eval.languages == "seen" else None)
+    test = sample_sentences(whole, config.eval.per_language, config.data.split_seed)
     pairs = translations.pairs if translations else []
-    epochs = epochs_by_language(config, training, [pair.lang for pair in pairs])
-    plan = make_plan(config, read_sets(config, training, dev, test), epochs)
-    shown = _show(plan)
+    plan = rank_zero_only(plan_run)(config, training, dev, whole, [pair.lang for pair in pairs])
+    shown = _show(plan) if plan else {}
     if config.plan_only:
         return shown
     with clock("fetch"), launch.first_rank_first():
@@ -151,6 +150,7 @@ def train(config: RunConfig) -> dict:
             "train": data_counts(kept),
             "dev": data_counts(dev),
             config.eval.split: data_counts(test),
+            **sample_counts(whole, config.eval.per_language),
             "noted": corpus.noted_counts(),
             "dropped": Counter(_dropped(corpus, items)) + Counter(features.dropped)
             | {"longer than trainer.max_seconds": too_long},
@@ -188,7 +188,8 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         corpus = load_corpus(config.data, cache)
         frontend, encoder = _reader(config, trained)
     heard = languages_heard(record)
-    utterances = corpus.select(config.eval.split, heard if config.eval.languages == "seen" else None)
+    whole = corpus.select(config.eval.split, heard if config.eval.languages == "seen" else None)
+    utterances = sample_sentences(whole, config.eval.per_language, config.data.split_seed)
     if not utterances:
         raise DataError(f"{corpus.name} has no clip in the split {config.eval.split!r}; set eval.split")
     encode = stages.encoding(frontend, encoder)
@@ -211,12 +212,18 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         "overrides": record.get("overrides", "default"),
         "mode": record["mode"],
         "seed": record["seed"],
-        "data": {"corpus": corpus.name, config.eval.split: data_counts(utterances), "dropped": _dropped(corpus, items)},
+        "data": {
+            "corpus": corpus.name,
+            config.eval.split: data_counts(utterances),
+            **sample_counts(whole, config.eval.per_language),
+            "dropped": _dropped(corpus, items),
+        },
         **facts,
         "wall_seconds": {stage: round(seconds, 2) for stage, seconds in clock.seconds.items()},
         **results,
     }
-    directory = folder.parent / f"evaluation-{corpus.name}-{config.eval.split}"
+    part = "" if config.eval.per_language is None else f"-{config.eval.per_language}"
+    directory = folder.parent / f"evaluation-{corpus.name}-{config.eval.split}{part}"
     finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
     return metrics
 
@@ -262,13 +269,19 @@ def show(text: str) -> None:
 
 def _durations(corpus: Corpus) -> dict[str, float] | None:
     """Seconds of the clips, where reading every header takes seconds; None elsewhere (``speechde data stats``)."""
-    many = len(corpus.utterances) > HEADERS or any(split_locator(u.audio) for u in corpus.utterances)
+    unknown = [u for u in corpus.utterances if u.seconds is None]
+    many = len(unknown) > HEADERS or any(split_locator(u.audio) for u in unknown)
     return None if many else durations(corpus.utterances)
 
 
 def _show(plan: Plan) -> dict:
     show(format_plan(plan))
     return {"plan": asdict(plan)}
+
+
+@rank_zero_only
+def _show_corpus(corpus: Corpus) -> None:
+    show(format_statistics(corpus_statistics(corpus, _durations(corpus))))
 
 
 def _facts(config: RunConfig) -> dict:

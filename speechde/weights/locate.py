@@ -11,10 +11,10 @@ import re
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from speechde.cache import cache_root
 from speechde.errors import AssetError, unknown_value
+from speechde.weights import hub
 from speechde.weights.folder import check_folder
 from speechde.weights.packaged import PACKAGED, materialise
 
@@ -50,15 +50,19 @@ def resolve(
 
 
 def _from_hub(repo: str, revision: str | None, offline: bool, weights: bool) -> Path:
+    """The files of a repository; where the hub does not answer, those that its cache holds."""
     files = [*_HUB_FILES, *(["*.safetensors"] if weights else [])]
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=offline))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise AssetError(
-            f"{repo}{'@' + revision if revision else ''} could not be had from the hub ({reason}). Give a local "
-            f"folder, or check the name and the network (HF_HUB_OFFLINE). {_packaged()}"
-        ) from error
+    what = f"{repo}{'@' + revision if revision else ''} could not be had from the hub"
+    fix = f"Give a local folder, or check the name and the network (HF_HUB_OFFLINE). {_packaged()}"
+    if reason := "downloads are forbidden" if offline else hub.unreachable():
+        what += f" ({reason}), nor is it whole in its cache"
+    with hub.calling(what, fix):
+        found = Path(
+            snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=reason is not None)
+        )
+        if reason and weights and not any(found.glob("*.safetensors")):
+            raise FileNotFoundError("no *.safetensors")
+    return found
 
 
 def _packaged() -> str:

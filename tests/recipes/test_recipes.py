@@ -66,6 +66,22 @@ def test_composes_into_the_typed_configuration(recipe_values, name):
     assert build(asdict(config)) == config
 
 
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("fleurs21")])
+@pytest.mark.parametrize(
+    ("overrides", "settings"),
+    [
+        ([], {"name": "fleurs"}),
+        (["data.root=f"], {"name": "fleurs", "root": "f"}),
+        (["data=covost", "data.covost=c"], {"name": "covost", "covost": "c"}),
+        (["data=breadth"], {"name": "breadth"}),
+    ],
+)
+def test_fleurs21_needs_nothing_and_takes_each_corpus(recipe_values, name, overrides, settings):
+    data = build(recipe_values(name, *overrides)).data
+    found = {key: getattr(data, key) for key in ("name", "root", "covost", "seen", "zero_shot")}
+    assert found == {"root": None, "covost": None, "seen": [], "zero_shot": None} | settings
+
+
 def test_breadth_is_fleurs21_on_other_data(recipe_values):
     breadth, fleurs21 = (recipe_values(name) for name in ("breadth", "fleurs21"))
     assert {key for key in fleurs21 if breadth[key] != fleurs21[key]} == {"data", "recipe_name"}
@@ -110,6 +126,20 @@ def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
     assert loaded.settings["training"]["seen"] == ["es_419", "fr_fr"]
     again = evaluate(config, directory)
     assert again["audio_to_text"] == metrics["audio_to_text"]
+
+
+def test_a_sample_of_sentences_is_evaluated_and_said(tiny_run):
+    config = tiny_run(eval__per_language=2)
+    metrics = train(config)
+    directory = run_directory(config)
+    sample = {"sentences per language": 2, "of recordings": 9, "of transcripts": 9}
+    assert metrics["data"]["sample"] == sample and metrics["data"]["test"]["recordings"] == 6
+    assert {row["gallery"] for row in metrics["audio_to_text"]["per_language"].values()} == {2}
+    text = (directory / "results/table.md").read_text("utf-8")
+    assert "- data, sample sentences per language 2, of recordings 9, of transcripts 9" in text
+    again = evaluate(config, directory)
+    assert again["audio_to_text"] == metrics["audio_to_text"] and again["data"]["sample"] == sample
+    assert (directory / "evaluation-clips-test-2/results/metrics.json").is_file()
 
 
 def test_a_finished_run_without_results_is_evaluated_again_without_training(tiny_run):

@@ -58,6 +58,27 @@ def test_get_takes_codes_only_and_suggests():
         ("no", "nb_no"),
         ("tl", "fil_ph"),
         ("Northern Sotho", "nso_za"),
+        ("zh-yue", "yue_hant_hk"),
+        ("zh-yue-HK", "yue_hant_hk"),
+        ("zh_Hant_HK", "yue_hant_hk"),
+        ("zh-MO", "yue_hant_hk"),
+        ("yue-Hans", "yue_hant_hk"),
+        ("zh-cmn-Hans-CN", "cmn_hans_cn"),
+        ("zh-Hant-TW", "cmn_hans_cn"),
+        ("zh-guoyu", "cmn_hans_cn"),
+        ("ar-arz", "ar_eg"),
+        ("ar-MA", "ar_eg"),
+        ("nn-NO", "nb_no"),
+        ("no-nyn", "nb_no"),
+        ("iw", "he_il"),
+        ("in", "id_id"),
+        ("sr-Latn-RS", "sr_rs"),
+        ("eng_Latn", "en_us"),
+        ("ca_ES@valencia", "ca_es"),
+        ("ca-valencia", "ca_es"),
+        ("pt_BR.UTF-8", "pt_br"),
+        ("de-1996", "de_de"),
+        ("en-x-lab", "en_us"),
     ],
 )
 def test_resolve_knows_common_tags(tag, code):
@@ -69,7 +90,13 @@ def test_every_code_name_and_iso_code_resolves_to_itself():
         assert {languages.resolve(tag) for tag in (code, language.name, language.iso639_3)} == {code}
 
 
-@pytest.mark.parametrize("tag", ["", "xx", "Klingon", "lat"])
+@pytest.mark.parametrize(
+    "tag",
+    # other languages; under the tag of a macrolanguage; a name with more behind it; what is no tag at all
+    "|xx|Klingon|lat|ku|pnb|sh"
+    "|zh-nan|zh-min-nan|zh-min|zh-hakka|zh-wuu|ar-ary|fa-yue|en-cmn|et-vro"
+    "|chinese_cantonese|no way|pt_brasil_or_so_they_say|ro-".split("|"),
+)
 def test_resolve_refuses_other_languages(tag):
     with pytest.raises(ConfigError, match="is not known"):
         languages.resolve(tag)
@@ -80,3 +107,17 @@ def test_aliases_hide_no_tag_of_the_table():
     for code, language in languages.LANGUAGES.items():
         own.update(dict.fromkeys((code, code.split("_")[0], language.iso639_3, language.name.casefold()), code))
     assert {tag: languages.resolve(tag) for tag in own} == own
+
+
+@pytest.mark.parametrize(("tag", "code"), [("fr-fr-fr", "fr_fr"), ("Romanain", "ro_ro"), ("cantonés", "yue_hant_hk")])
+def test_an_unknown_language_names_the_nearest(tag, code):
+    with pytest.raises(ConfigError, match=f"Did you mean '{code}'"):
+        languages.resolve(tag)
+
+
+def test_roles_take_any_tag_and_each_language_once():
+    roles = languages.resolve_roles(["fr", "fra", "ro_ro"], ["zh-yue", "de"])
+    assert roles == (("fr_fr", "ro_ro"), ("yue_hant_hk", "de_de"))
+    assert languages.resolve_roles([], None) == ((), None)
+    with pytest.raises(ConfigError, match=r"fr_fr: both seen and zero-shot"):
+        languages.resolve_roles(["fr"], ["French"])

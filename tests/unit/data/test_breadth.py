@@ -241,7 +241,7 @@ def test_silent_and_spelled_out_readings_are_dropped(sources, tmp_path, fake, mo
 
 
 def test_bad_arguments(sources, tmp_path):
-    with pytest.raises(ConfigError, match="breadth language: 'xx_xx' is not known"):
+    with pytest.raises(ConfigError, match="language: 'xx_xx' is not known"):
         build(sources, tmp_path, zero_shot=("xx_xx",))
     with pytest.raises(ConfigError, match=r"breadth seen language: 'mn_mn'.*Only a voice of its own"):
         build(sources, tmp_path, seen=("mn_mn",))

@@ -98,6 +98,7 @@ def test_recordings_and_languages(root):
     assert len({u.id for u in corpus.utterances}) == len(corpus.utterances)
     first = corpus.select("test", ["fr_fr"])[0]
     assert (first.id, first.text, first.sentence_id) == ("fleurs:fr_fr:test:52", "phrase 5", "fleurs:5")
+    assert first.seconds == pytest.approx(load_audio(first.audio).size / 16_000)
     assert (first.translation, first.speaker, first.source, first.synthetic) == ("five", "", "fleurs", False)
     assert load_audio(first.audio).shape == (3200,)
 
@@ -253,7 +254,9 @@ def test_missing_languages_are_named_with_the_command(root):
     text = str(caught.value)
     assert "2 language(s) (train, dev, test)" in text
     assert "de_de, om_et" in text
-    assert f"fetch_fleurs(['de_de', 'om_et'], ['train', 'dev', 'test'], {str(root)!r})" in text
+    assert f"hf download google/fleurs --repo-type dataset --revision {fleurs.REVISION} --local-dir {root}" in text
+    assert "--include 'data/de_de/*train*'" in text and "--include 'data/om_et/*test*'" in text
+    assert "'data/om_et/*train*'" not in text and "data.missing=skip" in text
     corpus = read(root, seen=("fr_fr", "de_de"), missing="skip")
     assert (corpus.seen, corpus.zero_shot) == (("fr_fr",), ("en_us", "ln_cd"))
     missing = [d.id for d in corpus.dropped if d.reason == "missing language"]
@@ -301,57 +304,83 @@ def test_bad_options(root, options, match):
         read(root, **options)
 
 
-def fake_hub(monkeypatch, folder):
+@pytest.fixture
+def fake_hub(monkeypatch, tmp_path):
     """Stands in for the hub; files are put where its cache or ``local_dir`` would have them."""
     calls = []
 
     def download(repo, name, *, repo_type, revision, local_dir):
         calls.append((repo, name, repo_type, revision))
-        path = Path(local_dir or folder / "snapshots" / revision) / name
+        path = Path(local_dir or tmp_path / "snapshots" / revision) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         return str(path)
 
+    def cached(repo, name, *, repo_type, revision):
+        path = tmp_path / "snapshots" / revision / name
+        return str(path) if path.is_file() else None
+
     monkeypatch.setattr(fleurs, "hf_hub_download", download)
+    monkeypatch.setattr(fleurs, "try_to_load_from_cache", cached)
+    monkeypatch.setattr(fleurs.hub, "unreachable", lambda: None)
     return calls
 
 
-def test_fetch_takes_pinned_files_of_the_languages(tmp_path, monkeypatch):
-    calls = fake_hub(monkeypatch, tmp_path)
-    assert fleurs.fetch_fleurs(["fr", "om_et"], ["test"], tmp_path / "f") == tmp_path / "f"
-    assert [name for _, name, _, _ in calls] == [
+def test_fetch_takes_pinned_files_of_the_languages(tmp_path, fake_hub):
+    assert fleurs.fetch_fleurs({"test": ["fr", "om_et"]}, tmp_path / "f") == tmp_path / "f"
+    assert [name for _, name, _, _ in fake_hub] == [
         "data/fr_fr/test.tsv",
         "data/fr_fr/audio/test.tar.gz",
         "data/om_et/test.tsv",
         "data/om_et/audio/test.tar.gz",
         "data/en_us/test.tsv",
     ]
-    assert {(repo, kind, revision) for repo, _, kind, revision in calls} == {
+    assert {(repo, kind, revision) for repo, _, kind, revision in fake_hub} == {
         ("google/fleurs", "dataset", fleurs.REVISION)
     }
-    calls.clear()
-    assert fleurs.fetch_fleurs(["en_us"], ["train", "dev"], revision="abc") == tmp_path / "snapshots" / "abc"
-    assert [name for _, name, _, _ in calls] == [
+    fake_hub.clear()
+    wanted = {"train": ["en_us"], "dev": [], "test": ["fr"]}
+    assert fleurs.fetch_fleurs(wanted, revision="abc") == tmp_path / "snapshots" / "abc"
+    assert [name for _, name, _, _ in fake_hub] == [
         "data/en_us/train.tsv",
         "data/en_us/audio/train.tar.gz",
-        "data/en_us/dev.tsv",
-        "data/en_us/audio/dev.tar.gz",
+        "data/fr_fr/test.tsv",
+        "data/fr_fr/audio/test.tar.gz",
+        "data/en_us/test.tsv",
     ]
 
 
+def test_what_is_there_needs_no_hub(tmp_path, fake_hub, monkeypatch):
+    wanted = {"test": ["fr"], "train": ["fr"]}
+    folders = [fleurs.fetch_fleurs(wanted, root) for root in (None, tmp_path / "f")]
+    monkeypatch.setattr(fleurs.hub, "unreachable", lambda: "gone")
+    fake_hub.clear()
+    assert [fleurs.fetch_fleurs(wanted, root) for root in (None, tmp_path / "f")] == folders and not fake_hub
+    with pytest.raises(AssetError, match=r"3 of 9 files .* could not be fetched \(gone\), e\.g\. data/fr_fr/dev\.tsv"):
+        fleurs.fetch_fleurs({**wanted, "dev": ["fr"]}, tmp_path / "f")
+
+
+def test_files_in_several_folders_are_refused(tmp_path, fake_hub, monkeypatch):
+    """The folder of one split is not that of another: nothing says that the hub's cache is one folder."""
+    monkeypatch.setattr(fleurs, "try_to_load_from_cache", lambda repo, name, **_: str(
+        tmp_path / ("a" if "train" in name else "b") / name))  # fmt: skip
+    with pytest.raises(AssetError, match="several folders"):
+        fleurs.fetch_fleurs({"train": ["fr"], "test": ["fr"]})
+
+
 @pytest.mark.parametrize("error", [LocalEntryNotFoundError("offline mode is on"), OSError("no route")])
-def test_fetch_offline_says_what_to_place_where(tmp_path, monkeypatch, error):
+def test_a_download_that_fails_names_its_file(tmp_path, fake_hub, monkeypatch, error):
     def download(*_, **__):
         raise error
 
     monkeypatch.setattr(fleurs, "hf_hub_download", download)
     with pytest.raises(AssetError) as caught:
-        fleurs.fetch_fleurs(["om_et"], ["test"], tmp_path)
-    for part in ("data/om_et/test.tsv", str(error), "data/<code>/audio/<split>.tar.gz", str(tmp_path), fleurs.REVISION):
+        fleurs.fetch_fleurs({"test": ["om_et"]}, tmp_path)
+    for part in ("data/om_et/test.tsv", str(error), fleurs.REVISION):
         assert part in str(caught.value)
-    for codes, splits in (([], ["test"]), (["om_et"], []), (["om_et"], ["validation"]), (["xx"], ["test"])):
+    for wanted in ({"test": []}, {}, {"validation": ["om_et"]}, {"test": ["xx"]}):
         with pytest.raises(ConfigError):
-            fleurs.fetch_fleurs(codes, splits, tmp_path)
+            fleurs.fetch_fleurs(wanted, tmp_path)
 
 
 def test_fetched_files_are_read(root, tmp_path, monkeypatch):

@@ -38,6 +38,7 @@ def utterances(folder):
             translation='A "bear"',
             source="test",
             synthetic=i == 1,
+            seconds=1.25 if i else None,
         )
         for i, (lang, text, name, split) in enumerate(
             [("ro_ro", 'Un "urs", da', "a.wav", "train"), ("cmn_hans_cn", "一只熊。", "b.wav", "dev")]
@@ -218,3 +219,15 @@ def test_writer_refuses_a_tab_in_tsv_and_leaves_the_old_file(folder):
     assert sorted(p.name for p in folder.iterdir()) == ["a.wav", "b.wav", "m.tsv"]
     with pytest.raises(ConfigError, match="manifest suffix"):
         write_manifest([], folder / "m.csv")
+
+
+@pytest.mark.parametrize("value", [2.5, 2, "2.5", "", None, float("nan")])
+def test_stated_seconds(folder, value):
+    (found,) = read_manifest(write_jsonl(folder / "m.jsonl", [GOOD | {"seconds": value}])).utterances
+    assert found.seconds == (float(value) if value and value == value else None)
+
+
+@pytest.mark.parametrize("value", [0, -1, "2 s", float("inf"), True])
+def test_seconds_that_are_no_length(folder, value):
+    corpus = read_manifest(write_jsonl(folder / "m.jsonl", [GOOD, GOOD | {"id": "b", "seconds": value}]))
+    assert [(d.id, d.reason) for d in corpus.dropped] == [("b", "bad value")]

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from speechde.config import BreadthConfig, DataConfig, SyntheticConfig
-from speechde.errors import ConfigError, DataError
+from speechde.errors import AssetError, ConfigError, DataError
 from speechde.languages import LANGUAGES
 from speechde.training import corpora
 from speechde.types import Corpus, Utterance
@@ -70,8 +70,8 @@ def test_languages_of_synthetic_speech_alone(tiny_run, tmp_path, monkeypatch):
     for langs, share, message in ((["ro"], 0.5, r"ro_ro would be evaluated as never heard"),
                                   (["de_de"], 0.0, r"set data\.synthetic\.share=0\.4"),
                                   (["xx"], 0.5, r"'xx' is not known")):  # fmt: skip
-        config = tiny_run(data__synthetic={"share": share, "langs": langs}).data
         with pytest.raises(ConfigError, match=message):
+            config = tiny_run(data__synthetic={"share": share, "langs": langs}).data
             corpora.load_synthetic(config, corpora.load_corpus(config, tmp_path), tmp_path)
 
 
@@ -93,8 +93,8 @@ def readers(monkeypatch):
         calls["covost"] = SimpleNamespace(root=root, langs=langs)
         return Corpus("covost2", [clip(lang, split, "covost") for lang in langs for split in splits], tuple(langs))
 
-    def fetch(langs, splits):
-        calls.setdefault("fetched", []).append((list(langs), list(splits)))
+    def fetch(wanted):
+        calls.setdefault("fetched", []).append(wanted)
         return "fetched"
 
     monkeypatch.setattr(corpora.fleurs, "read_fleurs", read_fleurs)
@@ -113,10 +113,23 @@ def test_fleurs_is_trained_on_the_21_and_evaluated_on_all_102(readers, tmp_path)
     assert set(corpus.zero_shot) - set(heard.zero_shot) == {"pl_pl"} and heard.seen == corpus.seen
 
 
-def test_fleurs_without_a_folder_is_fetched_split_by_split(readers, tmp_path):
+def test_fleurs_without_a_folder_is_fetched_in_one_call(readers, tmp_path):
     corpora.load_corpus(DataConfig(name="fleurs", seen=["fr_fr"], zero_shot=["ro_ro"]), tmp_path)
-    wanted = [(["fr_fr"], ["train"]), (["fr_fr"], ["dev"]), (["fr_fr", "ro_ro"], ["test"])]
-    assert readers["fetched"] == wanted and readers["fleurs"].root == "fetched"
+    wanted = {"train": ["fr_fr"], "dev": ["fr_fr"], "test": ["fr_fr", "ro_ro"]}
+    assert readers["fetched"] == [wanted] and readers["fleurs"].root == "fetched"
+
+
+@pytest.mark.parametrize("name", ["fleurs", "covost"])
+def test_without_the_hub_the_error_gives_the_ways_on(readers, tmp_path, monkeypatch, name):
+    def fetch(wanted):
+        raise AssetError("no network")
+
+    monkeypatch.setattr(corpora.fleurs, "fetch_fleurs", fetch)
+    with pytest.raises(AssetError, match="no network") as caught:
+        corpora.load_corpus(DataConfig(name=name, covost="there"), tmp_path)
+    text = str(caught.value)
+    assert "data.root=FOLDER" in text and "data=breadth" in text and "python" not in text
+    assert ("data=covost data.covost=FOLDER" in text) is (name == "fleurs")
 
 
 def test_covost_trains_and_fleurs_only_tests(readers, tmp_path):
@@ -190,3 +203,23 @@ def test_translation_errors(tiny_run, clips, tmp_path, monkeypatch, overrides, e
     config.translations = replace(config.translations, **overrides)
     with pytest.raises(error, match=said):
         corpora.load_translations(config, corpus)
+
+
+def test_every_corpus_takes_any_language_tag(readers, tmp_path, monkeypatch):
+    """One way for all: what one corpus calls fr, no other refuses or counts as zero-shot beside fr_fr."""
+    given = {}
+    monkeypatch.setattr(corpora.breadth, "find_texts", lambda *a: None)
+    monkeypatch.setattr(corpora.breadth, "breadth_corpus", lambda *a, **k: given.update(k))
+    monkeypatch.setattr(corpora.stamps, "find_archive", lambda *a: None)
+    monkeypatch.setattr(corpora.stamps, "unpack", lambda *a: None)
+    monkeypatch.setattr(corpora.stamps, "read_stamps", lambda root, *roles, **k: given.update(stamps=roles))
+    corpora.load_corpus(DataConfig(name="breadth", seen=["fr", "French"]), tmp_path)
+    assert given["seen"] == ["fr_fr"] and "fr_fr" not in given["zero_shot"]
+    corpora.load_corpus(DataConfig(name="stamps", seen=["fr"], zero_shot=["ro"]), tmp_path)
+    assert given["stamps"] == (["fr_fr"], ["ro_ro"])
+    for name in ("fleurs", "covost"):
+        corpus = corpora.load_corpus(DataConfig(name=name, seen=["fr"], root="r", covost="c"), tmp_path)
+        assert corpus.seen == ("fr_fr",) and "fr_fr" not in corpus.zero_shot
+    with pytest.raises(ConfigError, match="both"):
+        DataConfig(seen=["fr"], zero_shot=["fra"])
+    assert SyntheticConfig(langs=["de", "de_de"]).langs == ["de_de"]

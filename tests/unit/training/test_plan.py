@@ -118,13 +118,11 @@ def test_the_rule_agrees_with_counted_flops(tiny_llm, name):
 
 
 def test_sampled_hours_are_the_true_hours(clips, make_wav, tmp_path):
-    """Plain files and members of an archive; a seeded sample; unreadable clips take their share off."""
+    """Plain files and stated lengths; a seeded sample; unreadable clips take their share off."""
     lengths = [0.3, 0.5, 0.9, 0.7]
-    paths = [make_wav(f"{i}.wav", seconds) for i, seconds in enumerate(lengths)]
-    with tarfile.open(tmp_path / "clips.tar", "w") as archive:
-        archive.add(paths[3], "d.wav")
-    audio = [*map(str, paths[:3]), locator(tmp_path / "clips.tar", "d.wav")]
+    audio = [str(make_wav(f"{i}.wav", seconds)) for i, seconds in enumerate(lengths[:3])] + ["no.tar.gz::d.wav"]
     utterances = [replace(clips[0], id=str(i), audio=path, text="x" * (i + 1)) for i, path in enumerate(audio)]
+    utterances[3] = replace(utterances[3], seconds=0.7)
     found = plan.survey(utterances, NoPrompt(), 100, seed=0, max_seconds=0.7)
     assert found.hours == pytest.approx(sum(lengths) / 3600)
     assert found.seconds == pytest.approx(0.5) and found.longest == pytest.approx(0.7)
@@ -141,6 +139,42 @@ def test_sampled_hours_are_the_true_hours(clips, make_wav, tmp_path):
     assert all(half.sampled == 2 and half.count == 4 for half in halves)
 
 
+def test_no_archive_is_opened_for_a_plan(tiny_run, clips, tmp_path, monkeypatch, capsys):
+    """A member of a compressed archive costs all that lies before it: every start would read gigabytes."""
+    with tarfile.open(tmp_path / "clips.tar.gz", "w:gz") as archive:
+        for u in clips:
+            archive.add(u.audio, u.id)
+    inside = [replace(u, audio=locator(tmp_path / "clips.tar.gz", u.id), seconds=0.3) for u in clips]
+    for module in ("speechde.data.audio", "speechde.data.containers"):
+        monkeypatch.setattr(f"{module}.read_member", lambda *_: pytest.fail("opened"))
+    hours = run.train(tiny_run(plan_only=True, utterances=inside))["plan"]["sets"]["train"]["hours"]
+    assert hours == pytest.approx(10 * 0.3 / 3600)
+    assert "0 unreadable)" in capsys.readouterr().out
+    unknown = [replace(u, seconds=None, text="word " * 8 + u.id) for u in inside]
+    found = run.train(tiny_run(plan_only=True, utterances=unknown))["plan"]["sets"]["train"]
+    tokens = found["tokens"] - found["prefix"]
+    assert found["guessed"] == 10 and found["seconds"] == pytest.approx(tokens / plan.TEXT_TOKENS_PER_SECOND, rel=0.2)
+    assert "in archives, taken to last 0.25 s a token" in capsys.readouterr().out
+
+
+def test_the_first_process_alone_plans(tiny_run, monkeypatch, capsys):
+    monkeypatch.setattr(run.rank_zero_only, "rank", 1)
+    monkeypatch.setattr(run, "durations", lambda *_: pytest.fail("headers were read"))
+    monkeypatch.setattr(plan, "duration", lambda *_: pytest.fail("headers were read"))
+    assert run.train(tiny_run(plan_only=True)) == {} and not capsys.readouterr().out
+
+
+def test_the_plan_says_what_evaluation_costs_with_and_without_a_sample(tiny_run, capsys):
+    of = {n: run.train(tiny_run(plan_only=True, eval__per_language=n))["plan"] for n in (None, 1)}
+    assert of[None]["sets"]["evaluation"]["count"] == 9 and of[1]["sets"]["evaluation"]["count"] == 3
+    assert set(of[None]["per_language"]) == {"50", "null"} and set(of[1]["per_language"]) == {"1", "null"}
+    for found, asked in ((of[None], "null"), (of[1], "1")):
+        stages = sum(stage["seconds"] for stage in found["stages"] if "evaluation" in stage["name"])
+        assert found["per_language"][asked] == pytest.approx(stages)
+    assert of[1]["per_language"]["null"] == pytest.approx(3 * of[1]["per_language"]["1"])
+    assert "evaluation by eval.per_language: 0 s with 1, 0 s with null" in capsys.readouterr().out
+
+
 def test_only_the_plan(tiny_run, monkeypatch, tmp_path, capsys):
     """No run directory, no features, no weights."""
     config = tiny_run("stamps", plan_only=True)
@@ -151,7 +185,7 @@ def test_only_the_plan(tiny_run, monkeypatch, tmp_path, capsys):
     found = run.train(config)["plan"]
     assert sorted(tmp_path.rglob("*")) == before
     printed = capsys.readouterr().out
-    assert "headers and texts of 25 clips, 0 unreadable" in printed
+    assert "lengths and texts of 25 clips, 0 unreadable" in printed
     assert found["sets"]["train"]["count"] == 10 and found["sets"]["evaluation"]["count"] == 9
     assert found["sets"]["train"]["hours"] == pytest.approx(10 * 0.3 / 3600)
     assert "epochs     of the recorded clips: es_419 0.8, fr_fr 0.8" in printed  # 2 steps × 4 of 10 clips

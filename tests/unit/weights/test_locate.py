@@ -59,6 +59,7 @@ def test_hub_download_is_limited_and_pinned(folder, monkeypatch):
         return str(folder)
 
     monkeypatch.setattr(module, "snapshot_download", download)
+    monkeypatch.setattr(module.hub, "unreachable", lambda: None)
     assert resolve("org/na.me@refs/pr/1") == folder
     assert resolve("org/name", offline=True) == folder
     (repo, options), (plain, offline) = calls
@@ -70,6 +71,7 @@ def test_hub_download_is_limited_and_pinned(folder, monkeypatch):
 def test_hub_repository_of_pickles_is_refused(folder, monkeypatch):
     (folder / "model.safetensors").unlink()
     monkeypatch.setattr(module, "snapshot_download", lambda *a, **k: str(folder))
+    monkeypatch.setattr(module.hub, "unreachable", lambda: None)
     with pytest.raises(AssetError, match="no weights"):
         resolve("org/name")
 
@@ -79,5 +81,6 @@ def test_hub_failure_keeps_the_reason(monkeypatch):
         raise LocalEntryNotFoundError("cannot find the snapshot\nmore")
 
     monkeypatch.setattr(module, "snapshot_download", download)
+    monkeypatch.setattr(module.hub, "unreachable", lambda: None)
     with pytest.raises(AssetError, match=r"org/name@v1 .*\(cannot find the snapshot\)"):
         resolve("org/name@v1")
