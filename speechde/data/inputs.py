@@ -42,8 +42,9 @@ def read_clip(item: Any, sampling_rate: int | None = None) -> np.ndarray:
             ``(samples, channels)``, floats within ±1 or integers over the whole range of their type.
 
     Raises:
-        AudioError: it cannot be decoded, is empty, not finite or on another scale than ±1.
-        DataError: it is none of ``KINDS``, or has no sampling rate.
+        AudioError: it cannot be decoded, is empty, not finite or on another scale than ±1, or its samples or sampling
+            rate are none.
+        DataError: it is none of ``KINDS``, or comes without a sampling rate.
     """
     if isinstance(item, tuple) and len(item) == 2:
         return _array(*item)
@@ -71,15 +72,21 @@ def _array(samples: Any, rate: Any) -> np.ndarray:
     try:
         samples = np.asarray(samples)
     except ValueError as error:
-        raise DataError(f"samples are not an array ({error}); give (samples,) or (channels, samples)") from error
+        raise AudioError(
+            "unreadable", f"samples are not an array ({error}); give (samples,) or (channels, samples)"
+        ) from error
     if samples.dtype.kind in "iu":
         samples = _scaled(samples)
     elif samples.dtype.kind != "f":
-        raise DataError(f"samples of type {samples.dtype} are not audio; give floats within ±1, or integers")
+        raise AudioError(
+            "unreadable", f"samples of type {samples.dtype} are not audio; give floats within ±1, or integers"
+        )
     if samples.ndim == 2 and min(samples.shape) <= MAX_CHANNELS and samples.size:
         samples = samples.mean(axis=int(samples.shape[1] <= samples.shape[0]), dtype=np.result_type(samples, "f4"))
     if samples.ndim != 1:
-        raise DataError(f"an array of shape {samples.shape} is not a clip; give (samples,) or (channels, samples)")
+        raise AudioError(
+            "unreadable", f"an array of shape {samples.shape} is not a clip; give (samples,) or (channels, samples)"
+        )
     return resample(check_samples(samples), rate, SAMPLE_RATE)
 
 
@@ -89,7 +96,9 @@ def _whole_rate(rate: Any) -> int:
     if isinstance(rate, (np.ndarray, torch.Tensor)) and rate.ndim == 0:
         rate = rate.item()
     if isinstance(rate, bool) or not isinstance(rate, Real) or rate != rate // 1 or not MIN_RATE <= rate <= MAX_RATE:
-        raise DataError(f"sampling rate {rate!r} is not possible; give whole Hz from {MIN_RATE} to {MAX_RATE}")
+        raise AudioError(
+            "unreadable", f"sampling rate {rate!r} is not possible; give whole Hz from {MIN_RATE} to {MAX_RATE}"
+        )
     return int(rate)
 
 
@@ -107,3 +116,7 @@ def _scaled(samples: np.ndarray) -> np.ndarray:
         )
     wide = samples.astype(np.float32 if bounds.bits <= 16 else np.float64)  # exact
     return ((wide - middle) / (bounds.max + 1 - middle)).astype(np.float32)
+
+
+def _unreadable(detail: str) -> AudioError:
+    return AudioError("unreadable", detail)

@@ -91,6 +91,25 @@ def test_a_corpus_that_was_copied_is_found_again(clips, encoder, tmp_path):
     assert encoder.given == 4
 
 
+def test_odd_clips_are_read_or_left_out_with_their_reason(clips, encoder, tmp_path):
+    """A FLAC of unknown length, odd and impossible rates, 16-bit numbers as floats, and minutes of nothing."""
+    samples, rate = soundfile.read(clips[3].audio, dtype="float32")
+    given = {"unknown": ("flac", rate), "odd": ("wav", 11_127), "far": ("wav", rate), "loud": ("wav", rate)}
+    odd = {name: tmp_path / f"{name}.{kind}" for name, (kind, _) in given.items()} | {"long": tmp_path / "long.flac"}
+    for name, (_, own) in given.items():
+        soundfile.write(
+            odd[name], samples * (32_768 if name == "loud" else 1), own, "FLOAT" if name == "loud" else None
+        )
+    soundfile.write(odd["long"], np.zeros(250 * rate, np.int16), rate)
+    for name, at, new in (("unknown", 21, bytes(5)), ("far", 24, (14_527_556).to_bytes(4, "little"))):
+        data = bytearray(odd[name].read_bytes())
+        data[at : at + len(new)] = bytes([data[at] & 0xF0]) + new[1:] if name == "unknown" else new
+        odd[name].write_bytes(data)
+    store = extract([replace(clips[0], id=name, audio=str(path)) for name, path in odd.items()], encoder, tmp_path)
+    assert store.seconds == {"unknown": 0.5, "odd": pytest.approx(0.5 * rate / 11_127, abs=1e-3)}
+    assert {d.id: d.reason for d in store.dropped} == {"far": "unreadable", "loud": "out of range", "long": "too long"}
+
+
 def test_clips_that_no_decoder_survives_are_left_out(clips, encoder, tmp_path, monkeypatch):
     def explode(data):
         if len(data) == os.stat(clips[1].audio).st_size:
