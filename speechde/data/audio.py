@@ -230,7 +230,8 @@ def _decode(data: bytes, name: str, max_seconds: float) -> Iterator[np.ndarray]:
                 done, last = done + len(block), not len(block)
                 if seconds + done / rate > max_seconds:
                     raise AudioError("too long", f"{name} has more than {max_seconds:g} s")
-                mono = block.mean(axis=1)  # (samples,)
+                with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told at the end
+                    mono = block.mean(axis=1)  # (samples,)
                 mono = mono if convert is None else convert.resample_chunk(mono, last=last)
                 if mono.size:
                     yield mono

@@ -19,6 +19,7 @@ from speechde.errors import DataError
 FORMATS = "WAV (also RIFX, RF64, W64), AIFF, AU, CAF, NIST SPHERE, FLAC, Ogg (Vorbis, Opus, FLAC) and MP3"
 # RIFF writers that stream to a pipe leave a size at or near the 31- or 32-bit maximum, meaning "unknown".
 _UNKNOWN = 0x7FFF_0000
+_AU = (b".snd", b"dns.")  # either order of bytes
 _FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")  # the marker, and the header of the first metadata block
 _NIST = {name: re.compile(rf"^{name} -i (\d+)", re.MULTILINE)
          for name in ("sample_count", "channel_count", "sample_n_bytes")}  # fmt: skip
@@ -73,6 +74,8 @@ def _sized(data: bytes) -> list[bytes]:
             raise _cut_short(f"{len(data) - start} of {end} bytes")
         again = -1 if end is None else data.find(data[start : start + 4], start + end, start + end + 5)
         if again < 0:
+            if data[:4] in _AU and end is not None and start + end + 1 < len(data):
+                raise _damaged(f"{len(data) - start - end} bytes more than its header states")
             return [*streams, data[start:]]
         streams.append(data[start:again])
         start = again
@@ -81,15 +84,13 @@ def _sized(data: bytes) -> list[bytes]:
 def _stated_size(data: bytes) -> int | None:
     """How many bytes the header says that a file has, None where it does not know."""
     magic = data[:4]
-    if magic in (b"RIFF", b"RIFX", b"FORM"):
-        return _chunks_size(data, "little" if magic == b"RIFF" else "big")
-    if magic in (b"RF64", b"BW64"):
-        return int.from_bytes(data[20:28], "little") + 8 if data[12:16] == b"ds64" else None
+    if magic in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"):
+        return _chunks_size(data, "big" if magic in (b"RIFX", b"FORM") else "little")
     if magic == b"riff":
         return int.from_bytes(data[16:24], "little")
     if magic == b"caff":
         return _caf_size(data)
-    if magic in (b".snd", b"dns."):
+    if magic in _AU:
         head, size = (int.from_bytes(data[at : at + 4], "big" if magic == b".snd" else "little") for at in (4, 8))
         return None if size >= _UNKNOWN else head + size
     if magic == b"NIST":
@@ -105,14 +106,30 @@ def _stated_size(data: bytes) -> int | None:
 
 def _chunks_size(data: bytes, order: str) -> int | None:
     """Of a RIFF or IFF file: what it says of itself or of its samples, whichever is more."""
-    whole = int.from_bytes(data[4:8], order)
-    size, at = 0 if whole >= _UNKNOWN else whole + 8, 12
-    while at + 8 <= len(data):
-        length = int.from_bytes(data[at + 4 : at + 8], order)
-        if data[at : at + 4] in (b"data", b"SSND", b"BODY"):
-            return max(size, at + 8 + length) if length < _UNKNOWN else size or None
+    whole, samples = int.from_bytes(data[4:8], order), None
+    if data[12:16] == b"ds64":  # RF64: sizes of 64 bits, for those that the usual places cannot hold
+        whole, samples = (int.from_bytes(data[at : at + 8], "little") for at in (20, 28))
+    elif whole >= _UNKNOWN:
+        whole = None
+    size, at = None if whole is None else whole + 8, 12
+    while at + 8 <= min(size or len(data), len(data)):
+        at -= not _is_name(data[at : at + 4])  # some writers leave out the byte that makes sizes even
+        name, length = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], order)
+        if not _is_name(name):
+            if any(data[at + 1 : size]):
+                raise _damaged(f"no chunk at byte {at + 1}")
+            break
+        if name in (b"data", b"SSND", b"BODY"):
+            length = samples if samples is not None and length >= _UNKNOWN else length
+            if length >= _UNKNOWN and samples is None:
+                break
+            size = max(size or 0, at + 8 + length)
         at += 8 + length + length % 2
     return size or None
+
+
+def _is_name(chunk: bytes) -> bool:
+    return chunk.isascii() and chunk.decode().isprintable()
 
 
 def _caf_size(data: bytes) -> int | None:
@@ -171,7 +188,7 @@ def _ogg_checksum(page: bytes) -> int:
 _SPLITTERS: dict[bytes, Callable[[bytes], list[bytes]]] = {
     b"OggS": _ogg,
     b"fLaC": _flac,
-    **dict.fromkeys((b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b".snd", b"dns.", b"NIST", b"caff"), _sized),
+    **dict.fromkeys((b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", *_AU, b"NIST", b"caff"), _sized),
 }
 
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}  # by version
@@ -182,6 +199,7 @@ _KBITS = {  # by (version 1, layer)
     (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     **dict.fromkeys(((False, 2), (False, 3)), (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)),
 }
+_XING = (b"Xing", b"Info")
 _TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
 _INFO_KBITS = 9 << 12  # of the frame that states a length: 128 kbit/s, or 80 below 32 kHz; either has room for it
 
@@ -285,7 +303,7 @@ def _stated_frames(data: bytes, at: int, frame: _Frame) -> int | None:
     if frame.kind[1] != 3:
         return None
     place = at + frame.info
-    if data[place : place + 4] in (b"Xing", b"Info"):
+    if data[place : place + 4] in _XING:
         known = int.from_bytes(data[place + 4 : place + 8], "big") & 1
         return int.from_bytes(data[place + 8 : place + 12], "big") if known else 0
     if data[at + 36 : at + 40] == b"VBRI":
@@ -294,12 +312,16 @@ def _stated_frames(data: bytes, at: int, frame: _Frame) -> int | None:
 
 
 def _with_length(data: bytes, start: int, end: int, frames: int, stated: int | None) -> bytes:
-    """A stream with a frame in front that states its length, unless one does."""
+    """A stream whose first frame states its length, so that the decoder takes it for such a one."""
     if stated is not None and stated > frames + 1:  # + 1: some encoders count the frame that states it
         raise _cut_short(f"{frames} of {stated} frames")
     first = _Frame.at(data, start)
-    if stated == frames or first.kind[1] != 3:
+    if first.kind[1] != 3:
         return data[start:end]
+    if (
+        stated == frames and data[start + first.info : start + first.info + 4] in _XING
+    ):  # its silence at the ends counts
+        return data[start : start + 4] + bytes(first.info - 4) + data[start + first.info : end]
     if stated is not None:
         start += first.size
     head = first.word & ~(15 << 12 | 1 << 9) | _INFO_KBITS | 1 << 16  # no padding, no checksum

@@ -68,6 +68,23 @@ def test_a_whole_file_is_read_and_half_of_it_is_not(kind):
         refused(data[: int(share * len(data))])
 
 
+@pytest.mark.parametrize(("kind", "at", "order"), [("WAV", 40, "little"), ("AU", 8, "big"), ("RF64", 28, "little")])
+def test_samples_beyond_those_that_the_header_states_are_damage(kind, at, order):
+    data = bytearray(encoded(kind))
+    width = 8 if kind == "RF64" else 4
+    stated = int.from_bytes(data[at : at + width], order)
+    assert stated == 2 * SECONDS * SAMPLE_RATE
+    data[at : at + width] = (stated // 3).to_bytes(width, order)
+    assert "is damaged" in refused(bytes(data))
+
+
+def test_chunks_behind_the_samples_are_no_damage():
+    for odd in (b"", b"\0"):  # a writer may leave out the byte that makes a size even
+        data = encoded("WAV", subtype="PCM_U8")[:-1]
+        data = data[:40] + (len(data) - 44).to_bytes(4, "little") + data[44:] + odd + b"LIST" + bytes([4, 0, 0, 0]) * 2
+        assert len(load_audio(data[:4] + (len(data) - 8).to_bytes(4, "little") + data[8:])) == SECONDS * SAMPLE_RATE - 1
+
+
 @pytest.mark.parametrize("kind", ["VOC", "PVF", "IRCAM", "MAT5"])
 def test_formats_whose_end_nobody_states_are_not_read(kind):
     assert "allowed: WAV" in refused(encoded(kind))
