@@ -82,13 +82,16 @@ def index_archive(archive: str | Path, cache_dir: str | Path) -> ArchiveIndex:
     return index
 
 
-def file_stamp(path: str | Path) -> tuple[int, int]:
-    """Size in bytes and modification time in ns; ``MissingMemberError`` for a file that is not there."""
+def file_stamp(path: str | Path) -> tuple[int, int, int]:
+    """Size in bytes and the times of modification and of change in ns: the last tells of a file that was replaced.
+
+    Raises ``MissingMemberError`` for a file that is not there.
+    """
     try:
         stat = os.stat(path)
     except (OSError, ValueError) as error:
         raise MissingMemberError(f"{path} cannot be read ({error})") from error
-    return stat.st_size, stat.st_mtime_ns
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def member_name(name: str) -> str:

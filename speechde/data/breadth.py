@@ -34,9 +34,9 @@ from speechde.data.espeak import (
     NATIVE,
     VOICES,
     Speaker,
-    installed_version,
     missing_package,
     read_missing,
+    reading_version,
     spoken_form,
     synthesiser,
     voice_kind,
@@ -55,6 +55,7 @@ TRAIN_VARIANTS = ("", "+m1", "+m3", "+m5", "+m7", "+f1", "+f3")
 EVAL_VARIANTS = ("+m2", "+m4", "+m6", "+f2", "+f4", "+f5")
 _FRACTIONS = (0.75, 0.1, 0.15)  # of the message keys; the last share is what fills up the test texts
 _TRAIN_SNR, _EVAL_SNR = (25.0, 40.0), (10.0, 20.0)  # dB
+NOISE_VERSION = 1  # raise it when a clip gets another noise
 _MAX_SECONDS = 20.0  # a voice that spells a text out takes longer
 _log = logging.getLogger(__name__)
 
@@ -231,14 +232,14 @@ def _clip(split: str, sentence: Sentence, lang: str, seed: int) -> Clip:
 
 def _read_all(clips: Mapping[str, list[Clip]], cache: Path, workers: int) -> dict[str, Path]:
     """The folder of each language's audio, read now where it is not there yet."""
-    version = installed_version()
+    version = reading_version()
     folders = {}
     for lang, own in clips.items():
         readings = [
             [spoken_form(clip.sentence.text, lang), *astuple(clip.speaker), clip.split, clip.snr, clip.noise_seed]
             for clip in own
         ]
-        name = fingerprint({"readings": readings, "voice": VOICES[lang], "version": version})
+        name = fingerprint({"readings": readings, "voice": VOICES[lang], "version": version, "noise": NOISE_VERSION})
         folders[lang] = cache / f"{lang}-{name}"
     read_missing(_read_language, folders, clips, workers)
     return folders

@@ -36,9 +36,8 @@ from pathlib import Path
 from textwrap import wrap
 
 import numpy as np
-import torch
-import torchaudio.transforms
 
+from speechde.data import audio
 from speechde.errors import AssetError, unknown_value
 from speechde.types import SAMPLE_RATE
 
@@ -76,6 +75,7 @@ _RESPELLED_ANYWHERE = str.maketrans("ʼ।", "'.")
 _BURMESE_CLAUSE = 40  # characters; the shortest that aborted had 58
 VARIANTS = ("", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+f1", "+f2", "+f3", "+f4", "+f5")
 
+VERSION = 1  # raise it when the same text gets another reading
 _INSTALL = "run: pip install 'espeakng-loader>=0.2.4,<0.3'"
 _SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: the callback runs within the call, on its thread
 _RETURN_ERRORS = 0x8000  # without it the library ends the process when it finds no data
@@ -181,8 +181,7 @@ class Espeak:
         samples = np.concatenate(chunks) if chunks else np.zeros(0, np.int16)
         if not samples.any():  # a text without words is answered with a short pause
             return np.zeros(0, np.float32)
-        waveform = torch.from_numpy(samples.astype(np.float32) / 32768)
-        return _resampler(rate)(waveform).numpy()
+        return audio.resample(samples.astype(np.float32) / 32768, rate, SAMPLE_RATE)
 
 
 def voice_kind(lang: str) -> str:
@@ -229,9 +228,7 @@ def in_processes(task: Callable, items: Sequence[tuple], workers: int) -> Iterat
         yield from (task(*item) for item in items)
         return
     # spawn: a fork would copy whatever threads and device contexts the caller holds.
-    with ProcessPoolExecutor(
-        min(workers, len(items)), get_context("spawn"), torch.set_num_threads, initargs=(1,)
-    ) as pool:
+    with ProcessPoolExecutor(min(workers, len(items)), get_context("spawn")) as pool:
         try:
             yield from pool.map(task, *zip(*items, strict=True))
         except BrokenProcessPool as error:
@@ -258,10 +255,13 @@ def synthesiser() -> Espeak:
     return Espeak()
 
 
-def installed_version() -> str:
-    """The version of ``espeakng-loader``, part of the name of what it reads. Raises ``AssetError`` without it."""
+def reading_version() -> str:
+    """The versions of ``espeakng-loader`` and of the code around it, part of the name of what is read.
+
+    Raises ``AssetError`` when it is not installed.
+    """
     try:
-        return version("espeakng-loader")
+        return f"{version('espeakng-loader')}, {VERSION}, {audio.VERSION}"
     except PackageNotFoundError as error:
         raise AssetError(f"synthetic speech needs a package that is not installed; {_INSTALL}") from error
 
@@ -271,9 +271,3 @@ def _kakasi():
     import pykakasi
 
     return pykakasi.kakasi()
-
-
-@cache
-def _resampler(rate: int) -> torchaudio.transforms.Resample:
-    # Its filter costs as much as the reading itself: made once.
-    return torchaudio.transforms.Resample(rate, SAMPLE_RATE)

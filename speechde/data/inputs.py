@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from speechde.data.audio import AudioError, load_audio, resample
+from speechde.data.audio import MAX_RATE, MIN_RATE, AudioError, check_samples, load_audio, resample
 from speechde.errors import DataError
 from speechde.types import SAMPLE_RATE
 
@@ -22,9 +23,15 @@ KINDS = (
 
 def is_clip(item: Any) -> bool:
     """Whether ``item`` is one clip rather than a list of clips."""
-    pair = isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], int)
+    pair = isinstance(item, tuple) and len(item) == 2 and not _may_be_clip(item[1])
     plain = isinstance(item, (str, Path, bytes, Mapping, np.ndarray, torch.Tensor))
     return plain or pair or hasattr(item, "get_all_samples") or hasattr(item, "read")
+
+
+def _may_be_clip(item: Any) -> bool:
+    if isinstance(item, str):  # a rate by mistake, for ``read_clip`` to refuse, or a path
+        return not item.strip().isdecimal()
+    return not isinstance(item, Real) and not (isinstance(item, (np.ndarray, torch.Tensor)) and item.ndim == 0)
 
 
 def read_clip(item: Any, sampling_rate: int | None = None) -> np.ndarray:
@@ -35,8 +42,9 @@ def read_clip(item: Any, sampling_rate: int | None = None) -> np.ndarray:
             ``(samples, channels)``, floats within ±1 or integers over the whole range of their type.
 
     Raises:
-        AudioError: it cannot be decoded, is empty or not finite.
-        DataError: it is none of ``KINDS``, or has no sampling rate.
+        AudioError: it cannot be decoded, is empty, not finite or on another scale than ±1, or its samples or sampling
+            rate are none.
+        DataError: it is none of ``KINDS``, or comes without a sampling rate.
     """
     if isinstance(item, tuple) and len(item) == 2:
         return _array(*item)
@@ -56,27 +64,59 @@ def read_clip(item: Any, sampling_rate: int | None = None) -> np.ndarray:
     raise DataError(f"a {type(item).__name__} is not a clip; give {KINDS}")
 
 
-def _array(samples: Any, rate: int | None) -> np.ndarray:
+def _array(samples: Any, rate: Any) -> np.ndarray:
+    rate = _whole_rate(rate)
+    if isinstance(samples, torch.Tensor):
+        samples = samples.detach().cpu()
+        samples = (samples.float() if samples.dtype is torch.bfloat16 else samples).numpy()  # numpy has no bfloat16
+    try:
+        samples = np.asarray(samples)
+    except ValueError as error:
+        raise AudioError(
+            "unreadable", f"samples are not an array ({error}); give (samples,) or (channels, samples)"
+        ) from error
+    if samples.dtype.kind in "iu":
+        samples = _scaled(samples)
+    elif samples.dtype.kind != "f":
+        raise AudioError(
+            "unreadable", f"samples of type {samples.dtype} are not audio; give floats within ±1, or integers"
+        )
+    if samples.ndim == 2 and min(samples.shape) <= MAX_CHANNELS and samples.size:
+        samples = samples.mean(axis=int(samples.shape[1] <= samples.shape[0]), dtype=np.result_type(samples, "f4"))
+    if samples.ndim != 1:
+        raise AudioError(
+            "unreadable", f"an array of shape {samples.shape} is not a clip; give (samples,) or (channels, samples)"
+        )
+    return resample(check_samples(samples), rate, SAMPLE_RATE)
+
+
+def _whole_rate(rate: Any) -> int:
     if rate is None:
         raise DataError("an array has no sampling rate of its own; give sampling_rate=… in Hz")
-    if isinstance(rate, bool) or not float(rate).is_integer() or not 1000 <= rate <= 768_000:
-        raise DataError(f"sampling rate {rate!r} is not possible; give whole Hz from 1000 to 768000")
-    if isinstance(samples, torch.Tensor):
-        samples = samples.detach().cpu().numpy()
-    samples = np.asarray(samples)
-    if samples.dtype.kind in "iu":
-        bounds = np.iinfo(samples.dtype)
-        middle = 0 if bounds.min else (bounds.max + 1) / 2
-        samples = (samples.astype(np.float32) - middle) / ((bounds.max + 1) - middle)
-    elif samples.dtype.kind != "f":
-        raise DataError(f"samples of type {samples.dtype} are not audio; give floats within ±1, or integers")
-    samples = samples.astype(np.float32)
-    if samples.ndim == 2 and min(samples.shape) <= MAX_CHANNELS:
-        samples = samples.mean(axis=int(samples.shape[1] <= samples.shape[0]))
-    if samples.ndim != 1:
-        raise DataError(f"an array of shape {samples.shape} is not a clip; give (samples,) or (channels, samples)")
-    if not samples.size:
-        raise AudioError("empty", "no samples")
-    if not np.isfinite(samples).all():
-        raise AudioError("not finite", "NaN or infinite samples")
-    return resample(samples, int(rate), SAMPLE_RATE)
+    if isinstance(rate, (np.ndarray, torch.Tensor)) and rate.ndim == 0:
+        rate = rate.item()
+    if isinstance(rate, bool) or not isinstance(rate, Real) or rate != rate // 1 or not MIN_RATE <= rate <= MAX_RATE:
+        raise AudioError(
+            "unreadable", f"sampling rate {rate!r} is not possible; give whole Hz from {MIN_RATE} to {MAX_RATE}"
+        )
+    return int(rate)
+
+
+def _scaled(samples: np.ndarray) -> np.ndarray:
+    """Integers over the whole range of their type → floats within ±1."""
+    bounds = np.iinfo(samples.dtype)
+    middle = 0 if bounds.min else (bounds.max + 1) // 2
+    spread = int(samples.max()) - int(samples.min()) if samples.size else 0
+    # Nobody records 64 bits, and what fills 1/32768 of 32 bits is 16-bit samples in a wider type.
+    if samples.size and (bounds.bits == 64 or (bounds.bits == 32 and 0 < spread < 1 << 17)):
+        raise AudioError(
+            "out of range",
+            f"samples of type {samples.dtype} from {samples.min()} to {samples.max()} have an unknown full scale; "
+            "convert them to the type that they were recorded in, such as int16, or to floats within ±1",
+        )
+    wide = samples.astype(np.float32 if bounds.bits <= 16 else np.float64)  # exact
+    return ((wide - middle) / (bounds.max + 1 - middle)).astype(np.float32)
+
+
+def _unreadable(detail: str) -> AudioError:
+    return AudioError("unreadable", detail)

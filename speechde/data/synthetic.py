@@ -24,7 +24,7 @@ import soundfile
 from speechde.cache import atomic_directory, fingerprint
 from speechde.data import debian
 from speechde.data.audio import trim_silence
-from speechde.data.espeak import NATIVE, Speaker, installed_version, read_missing, spoken_form, synthesiser
+from speechde.data.espeak import NATIVE, Speaker, read_missing, reading_version, spoken_form, synthesiser
 from speechde.data.manifest import clean_text
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
@@ -198,7 +198,7 @@ def _read_all(texts: Mapping[str, Sequence[tuple[str, str, Speaker]]], cache: Pa
     folders = {}
     for lang, own in texts.items():
         readings = [[spoken_form(text, lang), NATIVE[lang], *astuple(who)] for _, text, who in own]
-        folders[lang] = cache / f"{lang}-{fingerprint({'readings': readings, 'version': installed_version()})}"
+        folders[lang] = cache / f"{lang}-{fingerprint({'readings': readings, 'version': reading_version()})}"
     read_missing(_read_language, folders, texts, workers)
     return folders
 

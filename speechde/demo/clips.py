@@ -40,7 +40,7 @@ class Limits:
 def read_upload(path: str | Path, limits: Limits) -> np.ndarray:
     """An uploaded or recorded file → waveform ``(samples,)``.
 
-    Size and length are looked at before anything is decoded: an hour of silence is a small file.
+    No more than the seconds allowed are decoded: an hour of silence is a small file, and headers may say anything.
 
     Raises:
         DataError: too large, too long, not audio, or nothing to be heard.
@@ -49,16 +49,16 @@ def read_upload(path: str | Path, limits: Limits) -> np.ndarray:
     size = path.stat().st_size / MEGABYTE
     if size > limits.megabytes:
         raise DataError(f"{path.name} has {size:.1f} MB; at most {limits.megabytes:g} MB can be uploaded.")
+    if not size:
+        raise DataError(f"{path.name} is empty; record or choose another file.")
     try:
-        seconds = soundfile.info(path).duration
-    except soundfile.LibsndfileError as error:
-        raise DataError(f"{path.name} is not audio that can be read here; use {FORMATS}.") from error
-    if seconds > limits.seconds:
-        raise DataError(f"{path.name} is {seconds:.0f} s long; at most {limits.seconds:g} s can be searched for.")
-    try:
-        return check_waveform(load_audio(path.read_bytes()), max_seconds=limits.seconds)
+        return check_waveform(load_audio(path.read_bytes(), limits.seconds), max_seconds=limits.seconds)
     except AudioError as error:
-        raise DataError(f"{path.name} cannot be used: {error}.") from error
+        reason = {
+            "unreadable": f"is not audio that can be read here, or is damaged; use {FORMATS}",
+            "too long": f"is too long; at most {limits.seconds:g} s can be searched for",
+        }.get(error.reason, f"cannot be used: {error}")
+        raise DataError(f"{path.name} {reason}.") from error
 
 
 def read_text(text: str, limits: Limits) -> str:

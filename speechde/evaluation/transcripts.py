@@ -20,13 +20,15 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from speechde.cache import atomic_write, fingerprint
+from speechde.data import audio
 from speechde.data.audio import load_audio
+from speechde.data.content import content_keys
 from speechde.errors import AssetError
 from speechde.frontends.encoders import fast_dtype
-from speechde.frontends.features import clip_key
 from speechde.types import SAMPLE_RATE, Utterance
 from speechde.weights import weights_hash
 
+VERSION = 1  # raise it when the same waveform gets another transcript
 HOP = 160  # samples per column of the mel spectrogram
 TOKENS, TOKENS_PER_SECOND = 32, 32
 BATCH = 16
@@ -63,8 +65,8 @@ class Transcriber:
 
     def describe(self) -> dict:
         """Everything that determines a transcript, JSON-able; part of the cache key."""
-        return {"weights": self._hash, "dtype": str(self.dtype), "decoding": "greedy", "tokens": TOKENS,
-                "tokens_per_second": TOKENS_PER_SECOND}  # fmt: skip
+        return {"version": [VERSION, audio.VERSION], "weights": self._hash, "dtype": str(self.dtype),
+                "decoding": "greedy", "tokens": TOKENS, "tokens_per_second": TOKENS_PER_SECOND}  # fmt: skip
 
     def language(self, lang: str) -> str | None:
         """Whisper's token of a language (a FLEURS code), None where it has none."""
@@ -122,7 +124,8 @@ def transcribe_clips(
     for lang, clips in by_lang.items():
         path = cache / "transcripts" / fingerprint(transcriber.describe()) / f"{lang}.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        keys = {u.id: fingerprint(clip_key(u)) for u in clips}
+        contents = content_keys([u.audio for u in clips], cache)
+        keys = {u.id: fingerprint(content) for u, content in zip(clips, contents, strict=True)}
         missing = sorted((u for u in clips if keys[u.id] not in known), key=lambda u: durations[u.id])
         for start in range(0, len(missing), BATCH):
             batch, began = missing[start : start + BATCH], time.perf_counter()

@@ -1,5 +1,7 @@
 """Making speech features, once per (audio, encoder, settings), piece by piece; see ``store`` for how they are kept.
 
+Audio means content: a clip counts as its bytes (``data.content``), whatever its path and dates.
+
 Clips are decoded by threads while the encoder works, in chunks whose members are sorted by length, so memory is bounded
 and padding is small. A start makes the pieces that are missing and no other. Pieces are independent of each other, so
 several processes or machines that see one cache folder can share them out (``shard``), and another engine than this
@@ -22,14 +24,24 @@ import numpy as np
 from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from speechde.cache import fingerprint
-from speechde.data.audio import AudioError, add_noise, check_waveform, load_audio, perturb_speed, trim_silence
-from speechde.data.containers import split_locator
+from speechde.data import audio
+from speechde.data.audio import (
+    MAX_SECONDS,
+    AudioError,
+    add_noise,
+    check_waveform,
+    load_audio,
+    perturb_speed,
+    trim_silence,
+)
+from speechde.data.content import content_keys, is_known
 from speechde.errors import DataError
 from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
 from speechde.frontends.store import PIECE, FeatureStore, Piece
 from speechde.frontends.units import Quantiser
 from speechde.types import SAMPLE_RATE, Utterance
 
+VERSION = 1  # raise it when the encoders, their windows or what follows them make other frames of the same waveform
 CHUNK = 256  # clips decoded ahead and sorted together: about 25 MB of waveforms where a clip has 1.5 s
 BATCH_SECONDS = 30.0  # padded audio a batch
 
@@ -126,7 +138,7 @@ def _frames(
     """Folders of the pieces of a shard, at the encoder's own rate; those that were missing are made."""
     number, count = shard
     cut = _cut(utterances)[number - 1 :: count]
-    jobs = [Job(Path(cache_dir) / "frames" / _piece_key(clips, encoder, view), clips) for clips in cut]
+    jobs = _jobs(cut, encoder, Path(cache_dir), view, label)
     missing = [job for job in jobs if not Piece.finished(job.folder)]
     if missing:
         total = sum(len(job.clips) for job in jobs)
@@ -134,6 +146,17 @@ def _frames(
             for done in (encode or partial(encode_pieces, encoder))(missing, view):
                 advance(done)
     return [job.folder for job in jobs]
+
+
+def _jobs(cut: list[list[Utterance]], encoder: SpeechEncoder, cache_dir: Path, view: View, label: str) -> list[Job]:
+    """A job for each piece; its name needs the bytes of its clips, which a first run reads and later ones remember."""
+    unread = [clips for clips in cut if not is_known([u.audio for u in clips], cache_dir)]
+    if unread:
+        with _progress(f"{label}: names", len(cut), len(cut) - len(unread), "pieces") as advance:
+            for clips in unread:
+                content_keys([u.audio for u in clips], cache_dir)
+                advance(1)
+    return [Job(cache_dir / "frames" / _piece_key(clips, encoder, view, cache_dir), clips) for clips in cut]
 
 
 def _cut(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
@@ -243,28 +266,17 @@ def _derive(
     return list(folders)
 
 
-def _piece_key(clips: Sequence[Utterance], encoder: SpeechEncoder, view: View) -> str:
+def _piece_key(clips: Sequence[Utterance], encoder: SpeechEncoder, view: View, cache_dir: Path) -> str:
+    contents = content_keys([utterance.audio for utterance in clips], cache_dir)
     return fingerprint(
         {
+            "version": [VERSION, audio.VERSION],
             "encoder": encoder.describe(),
             "pool": 1,
             "view": [view.speed, view.trim_db, *([] if view.snr_db is None else [view.snr_db])],
-            "clips": [clip_key(utterance) for utterance in clips],
+            "clips": [[utterance.id, *key] for utterance, key in zip(clips, contents, strict=True)],
         }
     )
-
-
-def clip_key(utterance: Utterance) -> list:
-    """Identity of a clip's content: id, size and modification time (hashing a corpus each start would take minutes).
-
-    A locator has the size and time of its container, and the member.
-    """
-    container, *member = split_locator(utterance.audio) or (utterance.audio,)
-    try:
-        stat = Path(container).stat()
-    except OSError:
-        return [utterance.id, -1, -1, *member]
-    return [utterance.id, stat.st_size, stat.st_mtime_ns, *member]
 
 
 def _decoded(chunks: Sequence[Sequence[Utterance]], view: View) -> Iterator[list]:
@@ -272,7 +284,7 @@ def _decoded(chunks: Sequence[Sequence[Utterance]], view: View) -> Iterator[list
 
     def read(utterance: Utterance):
         try:
-            waveform = check_waveform(load_audio(utterance.audio))
+            waveform = check_waveform(load_audio(utterance.audio, MAX_SECONDS))
         except AudioError as error:
             return utterance, error, 0.0
         seconds = len(waveform) / SAMPLE_RATE

@@ -23,6 +23,7 @@ from speechde.errors import AssetError, ConfigError
 
 FIRST = 0xF0000  # character of unit 0, the start of supplementary private use area A
 MAX_UNITS = 0xFFFE  # characters there
+VERSION = 1  # of what ``train_bpe`` makes, and of the sequences it is given; part of the cache key
 MAX_SEQUENCES = 100_000  # of the training clips; merges no longer change, and the trainer holds all in memory
 MAX_LENGTH = 10_000  # units read of a clip, where the trainer could count to 65,535
 

@@ -15,6 +15,7 @@ from speechde.models.prompt import Prompt
 # Padded positions a batch. A GPU wants many at once: a few hundred MB of activations for the models used here. On a CPU
 # the states of a layer should stay in the cache: with 8,192 positions e5-small takes up to twice as long (measured).
 BATCH_POSITIONS = {"cuda": 8192, "cpu": 1024}
+STATES_VERSION = 1  # of what ``text_states`` computes; part of the cache key
 
 
 def embed_speech(

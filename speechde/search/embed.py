@@ -1,14 +1,13 @@
 """Embedding many clips and texts into a file, in parts that survive a kill and may be shared among processes.
 
 The inputs are cut into parts of ``PART`` items. A part is a file of vectors in the folder ``OUT.parts``, named by a
-fingerprint of what it is made from: the model, and each item with the size and modification time of its clip. The same
-command started again finds what is finished; when all parts are there, they are joined to ``OUT`` and removed.
+fingerprint of what it is made from: the model, and each item with the hash of its clip's bytes. The same command
+started again finds what is finished; when all parts are there, they are joined to ``OUT`` and removed.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 from collections import Counter
@@ -22,9 +21,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from speechde.api import SpeechTextEncoder
-from speechde.cache import fingerprint
+from speechde.cache import cache_root, fingerprint
+from speechde.data import audio
 from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform
-from speechde.data.containers import split_locator
+from speechde.data.content import content_keys
 from speechde.data.inputs import read_clip
 from speechde.errors import DataError
 from speechde.search.items import Item
@@ -127,7 +127,8 @@ def embed_items(
         OSError: a file cannot be written.
     """
     parts = [items[start : start + PART] for start in range(0, len(items), PART)]
-    keys = [_key(encoder, part) for part in parts]
+    with _progress() as bar:  # the first time, every clip is read for its name
+        keys = [_key(encoder, part) for part in bar.track(parts, description="names")]
     job = fingerprint([keys, [[item.id, item.reason] for item in dropped]])
     if out.exists() and not overwrite:
         if _job(out) != job:
@@ -165,17 +166,12 @@ def _none_usable(count: int, dropped: Sequence[Dropped]) -> DataError:
 
 
 def _key(encoder: SpeechTextEncoder, part: Sequence[Item]) -> str:
-    rows = [[item.id, item.language, item.text, item.audio, *_version(item)] for item in part]
-    return fingerprint([FORMAT, encoder.fingerprint, str(encoder.dtype), rows])
-
-
-def _version(item: Item) -> tuple[int, ...]:
-    try:
-        audio = item.audio or ""
-        status = os.stat((split_locator(audio) or (audio,))[0])
-    except (OSError, ValueError):
-        return ()
-    return status.st_size, status.st_mtime_ns
+    contents = iter(content_keys([item.audio for item in part if item.audio is not None], cache_root()))
+    rows = [
+        [item.id, item.language, item.text, item.audio, next(contents) if item.audio is not None else None]
+        for item in part
+    ]
+    return fingerprint([FORMAT, audio.VERSION, encoder.fingerprint, str(encoder.dtype), rows])
 
 
 def _job(out: Path) -> str:

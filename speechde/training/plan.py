@@ -23,7 +23,7 @@ from speechde.config import RunConfig
 from speechde.data.audio import duration
 from speechde.data.containers import split_locator
 from speechde.errors import ConfigError, DataError
-from speechde.evaluation.protocol import sample_sentences
+from speechde.evaluation.speech import sample_sentences
 from speechde.frontends.encoders import fast_dtype, load_speech_encoder
 from speechde.models.prompt import Prompt
 from speechde.training.batches import language_batches

@@ -25,10 +25,11 @@ from speechde.frontends.kmeans import KMeans, fit_kmeans
 from speechde.frontends.ray_extraction import encode_with_ray
 from speechde.frontends.store import FeatureStore
 from speechde.frontends.unit_bpe import MAX_SEQUENCES, UnitBpe, train_bpe
+from speechde.frontends.unit_bpe import VERSION as BPE_VERSION
 from speechde.frontends.units import Quantiser
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
-from speechde.models.embed import text_states
+from speechde.models.embed import STATES_VERSION, text_states
 from speechde.models.loading import load_config, untrained
 from speechde.models.lora import add_lora
 from speechde.models.prompt import Prompt, max_tokens
@@ -186,7 +187,7 @@ def training_features(
 
 def frozen_text_states(model: DualEncoder, ids: list[np.ndarray], cache: Path) -> np.ndarray:
     """``text_states`` of a frozen LLM, from the cache when the same weights have read the same texts before."""
-    digest = hashlib.sha256(model.backbone.config.to_json_string().encode())
+    digest = hashlib.sha256(f"{STATES_VERSION} {model.backbone.config.to_json_string()}".encode())
     digest.update(model.backbone.attention.encode())
     for name, values in model.backbone.state_dict().items():
         if name != "embedding.audio":
@@ -310,7 +311,8 @@ def _quantiser(config: FrontendConfig, frames: Frames, cache: Path, seed: int) -
     if config.bpe is None:
         return plain
     units = FeatureStore.merge(quantise(store, plain, cache) for store in [*frames.views[:1], *frames.synthetic])
-    path = cache / "unit_bpe" / f"{fingerprint({'units': units.key, 'size': config.bpe})}.model"
+    key = fingerprint({"units": units.key, "size": config.bpe, "version": BPE_VERSION})
+    path = cache / "unit_bpe" / f"{key}.model"
     if not path.is_file():
         step = -(-len(units) // MAX_SEQUENCES)  # evenly spaced: languages follow each other
         train_bpe((units[id_] for id_ in units.ids[::step]), config.units, config.bpe).save(path)

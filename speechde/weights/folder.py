@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 
@@ -57,15 +58,16 @@ def weight_files(folder: Path) -> list[Path]:
 def weights_hash(folder: str | Path) -> str:
     """64 hex digits that name the weights in ``folder``: SHA-256 of its one safetensors file, or over its shards.
 
-    Taken from the record written at conversion, unless the weights were written after it; computed otherwise, once
-    per process and file version.
+    Taken from the record written at conversion, unless the weights were written or put there after it; computed
+    otherwise, once per process and file version.
     """
     folder = Path(folder)
     files = weight_files(folder)
     record = folder / SOURCE_FILE
-    if record.is_file() and record.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in files):
+    stats = [path.stat() for path in files]
+    if record.is_file() and all(_is_newer(record.stat(), stat) for stat in stats):
         return json.loads(record.read_text(encoding="utf-8"))["sha256"]
-    digests = [_file_hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    digests = [_file_hash(path, stat.st_size, stat.st_ctime_ns) for path, stat in zip(files, stats, strict=True)]
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
@@ -88,6 +90,11 @@ def _half(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.float16 if fits else torch.float32).contiguous()
 
 
+def _is_newer(record: os.stat_result, weights: os.stat_result) -> bool:
+    # A copy may keep the time of modification, never that of change.
+    return record.st_mtime_ns >= weights.st_mtime_ns and record.st_ctime_ns >= weights.st_ctime_ns
+
+
 @lru_cache(maxsize=64)
-def _file_hash(path: Path, size: int, mtime_ns: int) -> str:
+def _file_hash(path: Path, size: int, ctime_ns: int) -> str:
     return sha256_file(path)

@@ -18,7 +18,8 @@ MAX_LINES = 400
 FLOORS = {
     0: ["types", "errors", "languages", "config", "overrides", "cache", "text"],
     1: ["losses", "evaluation.metrics", "models.attention", "models.pooling", "models.vocabulary", "weights",
-        "distributed", "data.audio", "data.containers", "data.archives"],
+        "distributed", "data.audio", "data.streams", "data.quiet", "data.containers", "data.archives",
+        "data.content"],
     2: ["models", "frontends", "data", "search"],
     3: ["evaluation", "export", "search.mining", "search.items"],
     4: ["evaluation.run", "evaluation.scene", "evaluation.baselines", "api"],

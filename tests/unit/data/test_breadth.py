@@ -60,7 +60,7 @@ class FakeEspeak:
 @pytest.fixture
 def fake(monkeypatch):
     monkeypatch.setattr(breadth, "synthesiser", FakeEspeak)
-    monkeypatch.setattr(breadth, "installed_version", lambda: "1")
+    monkeypatch.setattr(breadth, "reading_version", lambda: "1")
     monkeypatch.setattr(FakeEspeak, "langs", [])
     return FakeEspeak
 

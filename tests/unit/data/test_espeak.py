@@ -146,7 +146,7 @@ def test_missing_package_names_the_fix(monkeypatch):
 
     monkeypatch.setattr(espeak, "version", not_found)
     with pytest.raises(AssetError, match="pip install 'espeakng-loader"):
-        espeak.installed_version()
+        espeak.reading_version()
 
 
 class Loader:

@@ -60,6 +60,51 @@ def test_integers_are_scaled_by_their_range(kind):
     assert wave.min() == -1 and 0.98 < wave.max() <= 1
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint32])
+def test_16_bit_samples_in_a_wider_type_are_refused(kind):
+    """Scaled by their type they would be silence, or a constant."""
+    with pytest.raises(AudioError, match=f"type {np.dtype(kind)} from .* such as int16") as error:
+        read_clip((np.array([0, 20_000] * 400, kind), SAMPLE_RATE))
+    assert error.value.reason == "out of range"
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64, torch.float32, torch.bfloat16])
+def test_floats_in_the_range_of_16_bit_integers_are_refused(kind):
+    samples = 20_480 * np.sign(np.sin(np.arange(800)))
+    samples = torch.from_numpy(samples).to(kind) if isinstance(kind, torch.dtype) else samples.astype(kind)
+    with pytest.raises(AudioError, match=r"the peak is 20480, .* by 32768") as error:
+        read_clip((samples, SAMPLE_RATE))
+    assert error.value.reason == "out of range"
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.int16])
+def test_tensors_of_any_type_are_read(kind):
+    samples = torch.sin(torch.arange(800)) / 2
+    given = (samples * 32_768).to(kind) if kind is torch.int16 else samples.to(kind)
+    np.testing.assert_allclose(read_clip(given, SAMPLE_RATE), samples.numpy(), atol=2e-3)
+
+
+@pytest.mark.parametrize("rate", [16_000, 16_000.0, np.int64(16_000), np.float32(16_000), np.array(16_000)])
+def test_a_rate_is_any_whole_number(rate):
+    pair = (np.full(800, 0.5, np.float32), rate)
+    assert is_clip(pair) and read_clip(pair).shape == (800,)
+
+
+def test_a_rate_given_as_a_string_is_refused_and_not_taken_for_a_path():
+    pair = (np.full(800, 0.5, np.float32), "16000")
+    assert is_clip(pair)
+    with pytest.raises(DataError, match="sampling rate '16000' is not possible; give whole Hz"):
+        read_clip(pair)
+
+
+def test_an_odd_rate_is_resampled():
+    wave = np.sin(2 * np.pi * 440 * np.arange(11_127) / 11_127)
+    out = read_clip(wave, 11_127)
+    expected = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+    assert out.shape == (16_000,)
+    np.testing.assert_allclose(out[100:-100], expected[100:-100], atol=2e-3)
+
+
 def test_another_rate_is_resampled():
     wave = np.sin(2 * np.pi * 440 * np.arange(48_000) / 48_000).astype(np.float32)
     out = read_clip(wave, 48_000)
@@ -74,6 +119,10 @@ def test_another_rate_is_resampled():
         (np.zeros(9), None, "no sampling rate"),
         (np.zeros(9), 12.5, "sampling rate 12.5"),
         (np.zeros(9), 0, "sampling rate 0"),
+        (np.zeros(9), np.nan, "sampling rate nan"),
+        (np.zeros(9), True, "sampling rate True"),
+        (np.zeros(9), 14_527_556, "sampling rate 14527556"),
+        ({"array": [[0.1], [0.1, 0.2]], "sampling_rate": SAMPLE_RATE}, None, "not an array"),
         (np.zeros((100, 100)), SAMPLE_RATE, r"\(100, 100\)"),
         (np.zeros((1, 2, 3)), SAMPLE_RATE, r"\(1, 2, 3\)"),
         (np.array(["a"]), SAMPLE_RATE, "not audio"),

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import soundfile
 
 from speechde.data.statistics import corpus_statistics, durations, format_statistics
 from speechde.types import Corpus, Dropped, Utterance
@@ -71,6 +72,22 @@ def test_durations_are_those_of_the_headers(corpus, make_wav, tmp_path):
     audio = {"a": make_wav("a.wav", 0.5), "b": make_wav("b.wav", 1.25), "c": tmp_path / "bad.wav", "d": "none.wav"}
     found = durations(replace(u, audio=str(audio[u.id])) for u in corpus.utterances)
     assert found == {"a": 0.5, "b": 1.25}
+
+
+def test_the_length_of_a_clip_is_what_can_be_decoded(corpus, make_wav, tmp_path):
+    samples, rate = soundfile.read(make_wav("a.wav", 1.5))
+    names = dict(zip("abcd", ("unknown.flac", "joined.ogg", "bare.mp3", "rate.wav"), strict=True))
+    for name in names.values():
+        soundfile.write(tmp_path / name, samples, rate)
+    flac, ogg, mp3, wav = (bytearray((tmp_path / name).read_bytes()) for name in names.values())
+    flac[21] &= 0xF0  # the number of samples: unknown, which libsndfile calls 2^63 - 1
+    flac[22:26] = bytes(4)
+    wav[24:28] = (14_527_556).to_bytes(4, "little")  # the sampling rate
+    bare = mp3[mp3.index(mp3[:2], 2) :]  # without the frame that states its length
+    for name, data in zip(names.values(), (flac, ogg + ogg, bare, wav), strict=True):
+        (tmp_path / name).write_bytes(data)
+    found = durations(replace(u, audio=str(tmp_path / names[u.id])) for u in corpus.utterances)
+    assert found == {"a": 1.5, "b": 3.0, "c": pytest.approx(1.5, abs=0.08)}
 
 
 def test_empty_corpus():

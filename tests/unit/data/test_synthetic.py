@@ -49,7 +49,7 @@ class FakeEspeak:
 @pytest.fixture
 def fake(monkeypatch):
     monkeypatch.setattr(synthetic, "synthesiser", FakeEspeak)
-    monkeypatch.setattr(synthetic, "installed_version", lambda: "1")
+    monkeypatch.setattr(synthetic, "reading_version", lambda: "1")
     monkeypatch.setattr(FakeEspeak, "count", 0)
     return FakeEspeak
 
