@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechde import SpeechTextEncoder
 from speechde.frontends import features
 from speechde.frontends.encoders import WhisperFrames
 from speechde.frontends.features import extract_frames
+from speechde.search import embed
+from speechde.search.items import Item
+from speechde.search.vectors import read_vectors
 from speechde.types import SAMPLE_RATE, Utterance
 
 KILLS = 5
@@ -61,3 +65,23 @@ def test_frames(clips, tiny_whisper, tmp_path, monkeypatch):
     assert 0 < len(encoded) < len(clips) / 2 and cut.key == whole.key
     for clip in clips:
         np.testing.assert_array_equal(cut[clip.id], whole[clip.id])
+
+
+def test_vectors(clips, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "BLOCK_SECONDS", 1.0)
+    encoder = SpeechTextEncoder.from_pretrained(tiny_model("continuous"))
+    items = [Item(clip.id, "fr_fr", None, clip.audio) for clip in clips]
+    encoder.encode_speech(clips[0].audio)  # loads the speech encoder, which no child should do again
+
+    def work(name="cut"):
+        return embed.embed_items(encoder, items, tmp_path / f"{name}.parquet", model="m")
+
+    for kill in range(KILLS):
+        killed(work, 2, embed, "_write")
+        assert len(list((tmp_path / "cut.parquet.parts").glob("[!.]*"))) == kill + 1
+    report = work()
+    assert report.vectors == len(clips) and len(clips) / 2 < report.reused < len(clips)
+    work("whole")
+    cut, whole = (read_vectors([tmp_path / f"{name}.parquet"]) for name in ("cut", "whole"))
+    np.testing.assert_array_equal(cut.vectors, whole.vectors)
+    assert cut.rows.equals(whole.rows) and not (tmp_path / "cut.parquet.parts").exists()
