@@ -63,6 +63,16 @@ def progress(label: str, total: int | None, unit: str, *, done: int = 0, enabled
             yield lines.advance
 
 
+def quiet_libraries() -> None:
+    """No bars of transformers, which are over in a second, and none of the hub where nobody watches."""
+    from huggingface_hub.utils import disable_progress_bars
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if not on_terminal():
+        disable_progress_bars()
+
+
 class Lines:
     """The lines of one stage; a context manager. What ``note`` returns stands at the end of each."""
 

@@ -29,6 +29,7 @@ from speechde.data.manifest import clean_text
 from speechde.errors import AssetError, ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
 from speechde.languages import resolve
+from speechde.progress import on_terminal, progress
 from speechde.types import SPLITS, Corpus, Dropped, Utterance
 
 REPO = "google/fleurs"
@@ -127,7 +128,8 @@ def fetch_fleurs(
     found = Path()
     for name in dict.fromkeys(names):
         try:
-            path = Path(hf_hub_download(REPO, name, repo_type="dataset", revision=revision, local_dir=root))
+            with progress(f"fetching {name}", None, "files", enabled=not on_terminal()):  # the hub has bars there
+                path = Path(hf_hub_download(REPO, name, repo_type="dataset", revision=revision, local_dir=root))
             found = path.parents[name.count("/")]
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

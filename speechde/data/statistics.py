@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from speechde.data.audio import duration
+from speechde.progress import progress
 from speechde.types import SPLITS, Corpus, Utterance
 
 
 def durations(utterances: Iterable[Utterance]) -> dict[str, float]:
     """Seconds of each clip by id, from the headers of the files; clips whose header cannot be read have none."""
-    read = ((u.id, duration(u.audio)) for u in utterances)
-    return {id_: seconds for id_, seconds in read if seconds is not None}
+    utterances = list(utterances)
+    found = {}
+    with progress("headers", len(utterances), "clips") as advance:
+        for utterance in utterances:
+            if (seconds := duration(utterance.audio)) is not None:
+                found[utterance.id] = seconds
+            advance(1)
+    return found
 
 
 def corpus_statistics(corpus: Corpus, seconds: Mapping[str, float] | None = None) -> dict:

@@ -18,6 +18,7 @@ import numpy as np
 from speechde.errors import DataError
 from speechde.evaluation import metrics as m
 from speechde.languages import LANGUAGES
+from speechde.progress import Advance, progress
 from speechde.types import Utterance
 
 DIRECTIONS = ("audio_to_text", "text_to_audio", "audio_to_english_text")
@@ -162,9 +163,10 @@ def evaluate(
         "bleu_signature": m.bleu_signature(),
     }
     records: list[dict] = []
-    for direction, each in tasks.items():
-        if each or direction in DIRECTIONS:
-            output[direction] = _score_direction(direction, each, names, roles, size, seed, records)
+    with progress("scoring", sum(map(len, tasks.values())), "rankings") as advance:
+        for direction, each in tasks.items():
+            if each or direction in DIRECTIONS:
+                output[direction] = _score_direction(direction, each, names, roles, size, seed, records, advance)
     return output, records
 
 
@@ -186,6 +188,7 @@ def _score_direction(
     size: int,
     seed: int,
     records: list[dict],
+    advance: Advance,
 ) -> dict:
     """Rows per language and macro rows of one direction; appends one record per query."""
     keys = [key for key in AVERAGED if direction in ONLY.get(key, (direction,))]
@@ -228,6 +231,7 @@ def _score_direction(
             }
             for query, rank in enumerate(ranks)
         ]
+        advance(1)
 
     def macro(role: str, region: str | None = None) -> dict:
         langs = [lang for lang in rows if roles[lang] == role and region in (None, _region(lang))]

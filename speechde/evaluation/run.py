@@ -22,6 +22,7 @@ from speechde.export.folder import TrainedModel
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.types import Utterance
 
+EMBEDDING = "embedding for evaluation"  # label of the progress
 RANDOM = "model.init:random"  # the override that makes a control run
 
 
@@ -49,14 +50,16 @@ def evaluate_model(
     roles = {role: [lang for lang in langs if lang in present] for role, langs in roles.items()}
     model, prompt = trained.model, trained.prompt
     start = time.perf_counter()
-    speech = embed_speech(model, prompt, [items[u.id] for u in utterances], [u.lang for u in utterances])
+    clips, langs = [items[u.id] for u in utterances], [u.lang for u in utterances]
+    speech = embed_speech(model, prompt, clips, langs, EMBEDDING)
     seconds_to_embed = time.perf_counter() - start
     texts = protocol.unique_texts(utterances)
-    vectors = embed_texts(model, [prompt.text_ids(text, lang) for lang, text in texts])
+    vectors = embed_texts(model, [prompt.text_ids(text, lang) for lang, text in texts], EMBEDDING)
     translations = protocol.unique_translations(utterances)
     english = None
     if translations:
-        english = translations, embed_texts(model, [prompt.text_ids(text, "en_us") for text in translations])
+        ids = [prompt.text_ids(text, "en_us") for text in translations]
+        english = translations, embed_texts(model, ids, EMBEDDING)
     metrics, records = protocol.evaluate(utterances, speech, texts, vectors, english, **roles, seed=seed)
     role = {lang: role for role, langs in roles.items() for lang in langs}
     seconds = getattr(items, "seconds", None)

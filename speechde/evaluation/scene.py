@@ -25,6 +25,7 @@ from speechde.models.embed import embed_speech, embed_texts
 from speechde.types import Utterance
 from speechde.weights import resolve
 
+EMBEDDING = "embedding for baselines"  # label of the progress
 AVERAGED = ("recall@1", "recall@5", "mrr", "chance")
 
 
@@ -133,11 +134,12 @@ class Scene:
         """``(n, dim)`` embeddings of the recordings; ``items`` are those of a model that reads others."""
         stored = self.items if items is None else items
         clips, langs = [stored[u.id] for u in self.utterances], [u.lang for u in self.utterances]
-        return embed_speech(trained.model, trained.prompt, clips, langs)
+        return embed_speech(trained.model, trained.prompt, clips, langs, EMBEDDING)
 
     def text_vectors(self, trained: TrainedModel, texts: Sequence[tuple[str, str]]) -> np.ndarray:
         """``(n, dim)`` embeddings of ``(lang, text)`` pairs."""
-        return embed_texts(trained.model, [trained.prompt.text_ids(text, lang) for lang, text in texts])
+        ids = [trained.prompt.text_ids(text, lang) for lang, text in texts]
+        return embed_texts(trained.model, ids, EMBEDDING)
 
 
 @dataclass

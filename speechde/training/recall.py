@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from speechde.distributed import rank
 from speechde.evaluation.metrics import ranks
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.models.prompt import Prompt
+from speechde.progress import on_terminal
 from speechde.types import Utterance
 
 
@@ -30,8 +32,10 @@ class DevRecall:
     def __call__(self, model: DualEncoder) -> float:
         """See the class."""
         langs = [u.lang for u in self.utterances]
-        speech = embed_speech(model, self.prompt, self.items, langs)
-        text = embed_texts(model, self.text_ids)
+        shown = rank() == 0 and not on_terminal()  # there the bar of the training stands
+        label = "dev recall" if shown else None
+        speech = embed_speech(model, self.prompt, self.items, langs, label)
+        text = embed_texts(model, self.text_ids, label)
         row = {pair: i for i, pair in enumerate(self.texts)}
         correct = np.array([row[u.lang, u.text] for u in self.utterances])
         scores = []

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from speechde.cache import cache_root
 from speechde.errors import AssetError, unknown_value
+from speechde.progress import on_terminal, progress
 from speechde.weights.folder import check_folder
 from speechde.weights.packaged import PACKAGED, materialise
 
@@ -52,7 +53,8 @@ def resolve(
 def _from_hub(repo: str, revision: str | None, offline: bool, weights: bool) -> Path:
     files = [*_HUB_FILES, *(["*.safetensors"] if weights else [])]
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=offline))
+        with progress(f"fetching {repo}", None, "files", enabled=not on_terminal()):  # the hub has bars there
+            return Path(snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=offline))
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AssetError(

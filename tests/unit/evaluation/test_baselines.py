@@ -38,7 +38,9 @@ def made(monkeypatch):
         for lang in LANGS
         for i in range(4)
     ]
-    monkeypatch.setattr(scene, "embed_texts", lambda model, ids: np.eye(2, dtype=np.float32)[[int(i[0]) for i in ids]])
+    monkeypatch.setattr(
+        scene, "embed_texts", lambda model, ids, label: np.eye(2, dtype=np.float32)[[int(i[0]) for i in ids]]
+    )
     trained = type("Trained", (), {"model": None, "prompt": Prompt()})()
 
     def build(*names, **changes):

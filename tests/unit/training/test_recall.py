@@ -28,12 +28,12 @@ def one_hot(rows, dim=8):
 
 
 def embed(monkeypatch, speech, text):
-    def embed_speech(model, prompt, items, langs):
+    def embed_speech(model, prompt, items, langs, label):
         assert [int(item[0]) for item in items] == list(range(6)) and langs == [lang for lang, _ in ROWS]
         return speech
 
     monkeypatch.setattr(recall, "embed_speech", embed_speech)
-    monkeypatch.setattr(recall, "embed_texts", lambda model, ids: text)
+    monkeypatch.setattr(recall, "embed_texts", lambda model, ids, label: text)
 
 
 def test_every_recording_finds_its_transcript(dev, monkeypatch):
