@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from speechde import languages
@@ -39,9 +38,10 @@ from speechde.export.hub import push_folder
 from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
 from speechde.frontends.features import by_length, subtract_mean
 from speechde.models.embed import embed_speech, embed_texts
+from speechde.progress import progress as shown
 from speechde.types import SAMPLE_RATE
 
-CHUNK = 256  # clips decoded and held at once
+CHUNK = 64  # clips decoded and held at once
 TEXT_CHUNK = 4096  # texts tokenised and sorted at once
 EMBEDDING = "embedding"  # column of vectors where rows of datasets come in
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class SpeechTextEncoder:
             column: rows of ``datasets`` with this column, as ``Dataset.map`` hands them over, are answered with rows
                 that have the column ``embedding``.
             skip_bad: give a clip that cannot be used a row of NaN and a warning, in place of an error.
-            progress: show a bar.
+            progress: show how far it is: a bar on a terminal, lines elsewhere.
             as_tensor: return a tensor on the CPU.
             out: write the vectors to this ``.npy`` file as they come, and return it memory-mapped.
 
@@ -287,13 +287,14 @@ class SpeechTextEncoder:
             )
         count = len(items) if hasattr(items, "__len__") else None
         langs = _languages(language, count, what)
-        total = None if count is None else -(-count // size)
         parts: list[np.ndarray] = []
         first = 0
         with atomic_rows(out, self.dim) if out else nullcontext(parts.append) as add:
-            for chunk in track(_chunks(items, size), what, total, disable=not progress, transient=True):
-                add(encode(chunk, list(islice(langs, len(chunk))), first))
-                first += len(chunk)
+            with shown("embed", count, what, enabled=progress) as advance:
+                for chunk in _chunks(items, size):
+                    add(encode(chunk, list(islice(langs, len(chunk))), first))
+                    first += len(chunk)
+                    advance(len(chunk))
             report(first)
         vectors = np.load(out, mmap_mode="c") if out else np.concatenate([np.empty((0, self.dim), np.float32), *parts])
         return torch.from_numpy(vectors) if as_tensor else vectors

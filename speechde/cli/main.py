@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from speechde import __version__
+from speechde import __version__, progress
 from speechde.cli import compare, data, demo, doctor, embed, export, index, mine, mteb, report, results, search, units
 from speechde.errors import ConfigError, SpeechdeError
 
@@ -86,10 +86,11 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_version)
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings and errors only, no progress.")] = False,
 ) -> None:
     """Options of every command."""
     logging.getLogger("speechde").setLevel(logging.WARNING if quiet else logging.INFO)
+    progress.silence(quiet)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -42,8 +42,9 @@ def open_model(name: str, device: str | None = None, dtype: str = "float32") -> 
     from transformers.utils import logging
 
     from speechde import SpeechTextEncoder
+    from speechde.progress import quiet_libraries
 
-    logging.disable_progress_bar()
+    quiet_libraries()
     logging.set_verbosity_error()
     if device is not None:
         try:

@@ -18,6 +18,7 @@ from typing import IO
 
 from speechde.cache import sha256_file
 from speechde.errors import AssetError
+from speechde.progress import progress
 
 
 def find_archive(
@@ -95,9 +96,11 @@ def _download(package: str, cache_dir: Path, check: Callable[[Path], None], fix:
     cache_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".download.") as folder:
         fetch = [apt, "download", package]
-        failure = _run(fetch, folder)
-        if failure:  # a fresh system image has no package lists yet
-            failure = _run([apt, "update"], folder) or _run(fetch, folder)
+        with progress(f"fetching {package}", 1, "packages") as advance:
+            failure = _run(fetch, folder)
+            if failure:  # a fresh system image has no package lists yet
+                failure = _run([apt, "update"], folder) or _run(fetch, folder)
+            advance(not failure)
         found = sorted(Path(folder).glob("*.deb"))
         if failure or not found:
             raise AssetError(f"apt-get could not fetch {package} ({failure or 'no file came'}); {fix}")

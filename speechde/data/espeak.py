@@ -22,7 +22,6 @@ import hashlib
 import logging
 import random
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -39,6 +38,7 @@ import numpy as np
 
 from speechde.data import audio
 from speechde.errors import AssetError, unknown_value
+from speechde.progress import progress
 from speechde.types import SAMPLE_RATE
 
 # FLEURS code: espeak-ng voice.
@@ -243,10 +243,12 @@ def read_missing(task: Callable, folders: Mapping[str, Path], texts: Mapping[str
     jobs = [(folder, lang, texts[lang]) for lang, folder in folders.items() if not folder.is_dir()]
     if not jobs:
         return
-    total, start = sum(len(own) for _, _, own in jobs), time.monotonic()
+    sizes = {lang: len(own) for _, lang, own in jobs}
+    total = sum(sizes.values())
     _log.info("espeak-ng reads %d texts in %d languages, to %s", total, len(jobs), jobs[0][0].parent)
-    for number, lang in enumerate(in_processes(task, jobs, workers), 1):
-        _log.info("%s read (%d of %d, %.0f s)", lang, number, len(jobs), time.monotonic() - start)
+    with progress("espeak-ng", total, "texts") as advance:
+        for lang in in_processes(task, jobs, workers):
+            advance(sizes[lang])
 
 
 @cache

@@ -29,6 +29,7 @@ from speechde.data.manifest import clean_text
 from speechde.errors import AssetError, ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
 from speechde.languages import resolve, resolve_roles
+from speechde.progress import on_terminal, progress
 from speechde.text import BadLine, read_rows
 from speechde.types import SAMPLE_RATE, SPLITS, Corpus, Dropped, Utterance
 from speechde.weights import hub
@@ -129,7 +130,8 @@ def fetch_fleurs(wanted: Mapping[str, Sequence[str]], root: str | Path | None = 
         raise AssetError(f"{what} ({reason}), e.g. {absent[0]}")
     for name in absent:
         with hub.calling(f"{name} of the dataset {REPO}@{revision} could not be fetched", "What is there is kept."):
-            hf_hub_download(REPO, name, repo_type="dataset", revision=revision, local_dir=root)
+            with progress(f"fetching {name}", None, "files", enabled=not on_terminal()):  # the hub has bars there
+                hf_hub_download(REPO, name, repo_type="dataset", revision=revision, local_dir=root)
     folders = {_held(name, root, revision) for name in names}
     if len(folders) != 1 or None in folders:
         raise AssetError(f"{REPO}@{revision} lies in several folders: {folders}; give fetch_fleurs one root")

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from speechde.cache import sha256_file
 from speechde.errors import AssetError
+from speechde.progress import progress
 
 REGISTRY = "https://registry.npmjs.org"
 
@@ -45,7 +46,9 @@ def find_archive(
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".download.") as folder:
         try:
-            part = _fetch(package, version, Path(folder))
+            with progress(f"fetching {package}", 1, "packages") as advance:
+                part = _fetch(package, version, Path(folder))
+                advance(1)
         except (OSError, subprocess.SubprocessError) as error:
             raise AssetError(f"{package}-{version}.tgz could not be fetched ({error}); {fix}") from error
         # Checked before it enters the cache, where a wrong file would be found again and again.

@@ -9,13 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from speechde.data.audio import duration
+from speechde.progress import progress
 from speechde.types import SPLITS, Corpus, Utterance
 
 
 def durations(utterances: Iterable[Utterance]) -> dict[str, float]:
     """Seconds of each clip by id, as the corpus or else the header of its file states them; some may have neither."""
-    read = ((u.id, duration(u.audio) if u.seconds is None else u.seconds) for u in utterances)
-    return {id_: seconds for id_, seconds in read if seconds is not None}
+    utterances = list(utterances)
+    found = {}
+    with progress("headers", len(utterances), "clips") as advance:
+        for u in utterances:
+            if (seconds := duration(u.audio) if u.seconds is None else u.seconds) is not None:
+                found[u.id] = seconds
+            advance(1)
+    return found
 
 
 def corpus_statistics(corpus: Corpus, seconds: Mapping[str, float] | None = None) -> dict:

@@ -81,7 +81,9 @@ def read_names(root: str | Path, langs: Sequence[str], kind: str = "names") -> l
                     if _WORD.search(text):
                         found.setdefault(normalise_text(text), (lang, cp, clean_text(text)))
         entries += found.values()
-        _log.info("%s %s: %d of %d texts; the others repeat one of them or hold no word", lang, kind, len(found), total)
+        if len(found) < total:
+            _log.info("%s %s: %d of %d texts; the others repeat one of them or hold no word", lang, kind, len(found),
+                      total)  # fmt: skip
     return entries
 
 

@@ -19,7 +19,7 @@ from speechde.evaluation.dtw import dtw_distances
 from speechde.evaluation.embed import stored_embed
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Embed, Ranking, Remembered, Retrieval
 from speechde.evaluation.rivals import Rival, SentenceEncoder, TextEncoder
-from speechde.evaluation.scene import Answer, Scene, Skipped, score, spoken_as
+from speechde.evaluation.scene import EMBEDDING, Answer, Scene, Skipped, score, spoken_as
 from speechde.export.folder import TrainedModel, assemble, languages_heard, model_folder
 from speechde.models.backbone import Backbone
 from speechde.types import Audio, Item
@@ -72,7 +72,7 @@ def chance(scene: Scene) -> Answer:
 def untrained(scene: Scene) -> Answer:
     """The model's architecture as its training started: the same seed, no step."""
     fresh = initialised(scene.trained, scene.request.initial)
-    return _embedded(scene, stored_embed(fresh.model, fresh.prompt, scene.items), scene.seconds_to_encode())
+    return _embedded(scene, stored_embed(fresh.model, fresh.prompt, scene.items, EMBEDDING), scene.seconds_to_encode())
 
 
 def initialised(trained: TrainedModel, initial: Mapping) -> TrainedModel:
@@ -147,7 +147,7 @@ def trained_run(scene: Scene, path: str) -> Answer:
     present = dict.fromkeys(task.subset for task in scene.tasks)
     heard = [lang for lang in present if lang in languages_heard(other.settings["training"])]
     scene.notes.append(f"run:{path} was trained on speech of {', '.join(heard) or 'none of these languages'}")
-    return _embedded(scene, stored_embed(other.model, other.prompt, items), scene.seconds_to_encode(items))
+    return _embedded(scene, stored_embed(other.model, other.prompt, items, EMBEDDING), scene.seconds_to_encode(items))
 
 
 def mean_pooled(scene: Scene) -> Answer:

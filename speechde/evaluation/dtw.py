@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechde.progress import progress
+
 CELLS = 16_000_000  # costs held at once, of one query with a part of the gallery
 
 
@@ -23,15 +25,17 @@ def dtw_distances(queries: Sequence[np.ndarray], gallery: Sequence[np.ndarray]) 
     out = np.empty((len(queries), len(gallery)), np.float32)
     step = max(1, CELLS // (lengths.max() * max(len(query) for query in queries)))
     order = np.argsort(lengths, kind="stable")
-    for start in range(0, len(order), step):
-        part = order[start : start + step]
-        items = torch.zeros(len(part), int(lengths[part].max()), gallery[0].shape[1], device=device)
-        for row, i in enumerate(part):
-            items[row, : lengths[i]] = _unit(gallery[i], device)
-        ends = torch.from_numpy(lengths[part]).to(device)
-        for row, query in enumerate(queries):
-            cost = 1 - _unit(query, device) @ items.transpose(1, 2)  # (items, query frames, item frames)
-            out[row, part] = (_path_costs(cost, ends) / (len(query) + ends)).cpu().numpy()
+    with progress("dtw", len(queries) * len(order), "pairs") as advance:
+        for start in range(0, len(order), step):
+            part = order[start : start + step]
+            items = torch.zeros(len(part), int(lengths[part].max()), gallery[0].shape[1], device=device)
+            for row, i in enumerate(part):
+                items[row, : lengths[i]] = _unit(gallery[i], device)
+            ends = torch.from_numpy(lengths[part]).to(device)
+            for row, query in enumerate(queries):
+                cost = 1 - _unit(query, device) @ items.transpose(1, 2)  # (items, query frames, item frames)
+                out[row, part] = (_path_costs(cost, ends) / (len(query) + ends)).cpu().numpy()
+                advance(len(part))
     return out
 
 

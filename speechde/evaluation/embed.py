@@ -13,8 +13,13 @@ from speechde.models.prompt import Prompt
 from speechde.types import Audio, Item
 
 
-def stored_embed(model: DualEncoder, prompt: Prompt, store: Mapping[str, np.ndarray]) -> Embed:
-    """Items of one part → vectors; a clip is read from ``store`` by the id of its item."""
+def stored_embed(
+    model: DualEncoder, prompt: Prompt, store: Mapping[str, np.ndarray], label: str | None = None
+) -> Embed:
+    """Items of one part → vectors; a clip is read from ``store`` by the id of its item.
+
+    ``label``: of the progress that is shown; None shows none.
+    """
 
     def embed(items: Sequence[Item], role: str) -> np.ndarray:
         spoken = np.array([isinstance(item.parts[0], Audio) for item in items])
@@ -22,10 +27,10 @@ def stored_embed(model: DualEncoder, prompt: Prompt, store: Mapping[str, np.ndar
         clips, texts = ([items[row] for row in np.flatnonzero(which)] for which in (spoken, ~spoken))
         if clips:
             values = [store[item.id] for item in clips]
-            out[spoken] = embed_speech(model, prompt, values, [item.lang for item in clips])
+            out[spoken] = embed_speech(model, prompt, values, [item.lang for item in clips], label)
         if texts:
             ids = [prompt.text_ids(item.parts[0].content, item.lang) for item in texts]
-            out[~spoken] = embed_texts(model, ids)
+            out[~spoken] = embed_texts(model, ids, label)
         return out
 
     return embed

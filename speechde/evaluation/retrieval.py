@@ -8,7 +8,7 @@ the system (``metrics``), sentences resampled and not queries.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from zlib import crc32
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from speechde.errors import DataError
 from speechde.evaluation import metrics as m
+from speechde.progress import progress
 from speechde.types import Item
 
 QUERY, DOCUMENT = "query", "document"
@@ -211,39 +212,52 @@ class Remembered:
         return task.rank(self(task.queries, QUERY), self(task.gallery, DOCUMENT))
 
 
-def evaluate(tasks: Sequence[Retrieval], embed: Embed, *, seed: int = 0) -> Results:
-    """Embed the items of all tasks, each once in a role, and score every task; ``seed`` is that of the bootstrap."""
+def evaluate(tasks: Sequence[Retrieval], embed: Embed, *, seed: int = 0, label: str | None = "scoring") -> Results:
+    """Embed the items of all tasks, each once in a role, and score every task; options as in :func:`score`."""
     embed = embed if isinstance(embed, Remembered) else Remembered(embed)
     for role, sides in ((QUERY, [task.queries for task in tasks]), (DOCUMENT, [task.gallery for task in tasks])):
         if items := [item for side in sides for item in side]:
             embed(items, role)  # together, so that they are sorted by length
-    return score(tasks, embed.rank, seed=seed)
+    return score(tasks, embed.rank, seed=seed, label=label)
 
 
-def score(tasks: Iterable[Retrieval], rank: Callable[[Retrieval], Ranking], *, seed: int = 0) -> Results:
+def score(
+    tasks: Sequence[Retrieval],
+    rank: Callable[[Retrieval], Ranking],
+    *,
+    seed: int = 0,
+    label: str | None = None,
+) -> Results:
     """Rows, means and records of what ``rank`` makes of every task.
 
-    Random draws are seeded by subset, so a language keeps its interval whatever else is evaluated.
+    Args:
+        seed: of the bootstrap. Random draws are seeded by subset too, so a language keeps its interval whatever else is
+            evaluated.
+        label: of the progress that is shown; None shows none.
     """
     results = Results()
-    for task in tasks:
-        ranking = rank(task)
-        hits = ranking.ranks <= 1
-        means = m.bootstrap_means(hits, task.resample, seed=subset_seed(seed, task.subset))
-        results.means.setdefault(task.name, {})[task.subset] = means
-        results.ranks.setdefault(task.name, {})[task.subset] = ranking.ranks
-        results.rows.setdefault(task.name, {})[task.subset] = {
-            "role": task.role,
-            "queries": len(task.queries),
-            "gallery": len(task.gallery),
-            "chance": task.chance,
-            "recall@1": m.recall_at(ranking.ranks, 1),
-            "ci95": list(m.interval(means)),
-            **{name: column(task, ranking) for name, column in task.scores.items()},
-        }
-        if ranking.retrieved is not None:
-            results.records += _records(task, ranking)
+    with progress(label or "", len(tasks), "rankings", enabled=label is not None) as advance:
+        for task in tasks:
+            _score(results, task, rank(task), seed)
+            advance(1)
     return results
+
+
+def _score(results: Results, task: Retrieval, ranking: Ranking, seed: int) -> None:
+    means = m.bootstrap_means(ranking.ranks <= 1, task.resample, seed=subset_seed(seed, task.subset))
+    results.means.setdefault(task.name, {})[task.subset] = means
+    results.ranks.setdefault(task.name, {})[task.subset] = ranking.ranks
+    results.rows.setdefault(task.name, {})[task.subset] = {
+        "role": task.role,
+        "queries": len(task.queries),
+        "gallery": len(task.gallery),
+        "chance": task.chance,
+        "recall@1": m.recall_at(ranking.ranks, 1),
+        "ci95": list(m.interval(means)),
+        **{name: column(task, ranking) for name, column in task.scores.items()},
+    }
+    if ranking.retrieved is not None:
+        results.records += _records(task, ranking)
 
 
 def subset_seed(seed: int, subset: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoTokenizer
 from speechde.data.audio import load_audio
 from speechde.errors import AssetError
 from speechde.models.pooling import mean_pool
+from speechde.progress import Advance, progress
 from speechde.types import SAMPLE_RATE, Utterance
 from speechde.weights import hub
 
@@ -50,14 +51,16 @@ class TextEncoder:
         """See ``SentenceEncoder``. Texts beyond the model's positions are cut."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i][1]))
         out = np.empty((len(texts), self.model.config.hidden_size), np.float32)
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            batch = self.tokenizer(
-                [self.prefix + texts[i][1] for i in rows], padding=True, truncation=True, return_tensors="pt",
-                max_length=self.model.config.max_position_embeddings,
-            ).to(self.device)  # fmt: skip
-            hidden = self.model(**batch).last_hidden_state
-            out[rows] = F.normalize(mean_pool(hidden, batch["attention_mask"].bool()), dim=-1).cpu().numpy()
+        with progress("embedding by a text encoder", len(order), "texts") as advance:
+            for start in range(0, len(order), BATCH):
+                rows = order[start : start + BATCH]
+                batch = self.tokenizer(
+                    [self.prefix + texts[i][1] for i in rows], padding=True, truncation=True, return_tensors="pt",
+                    max_length=self.model.config.max_position_embeddings,
+                ).to(self.device)  # fmt: skip
+                hidden = self.model(**batch).last_hidden_state
+                out[rows] = F.normalize(mean_pool(hidden, batch["attention_mask"].bool()), dim=-1).cpu().numpy()
+                advance(len(rows))
         return out
 
 
@@ -110,10 +113,11 @@ class Rival:
 
         loader = torch.utils.data.DataLoader(items, batch_size=BATCH, collate_fn=_collate)
         kind = PromptType.query if query else PromptType.document
-        vectors = self.encoder.encode(
-            loader, task_metadata=self.task, hf_split="test", hf_subset="default", prompt_type=kind,
-            batch_size=BATCH, show_progress_bar=False,
-        )  # fmt: skip
+        with progress("embedding by a rival", len(items), "items") as items.read:
+            vectors = self.encoder.encode(
+                loader, task_metadata=self.task, hf_split="test", hf_subset="default", prompt_type=kind,
+                batch_size=BATCH, show_progress_bar=False,
+            )  # fmt: skip
         vectors = torch.as_tensor(vectors).float().cpu()
         return F.normalize(vectors, dim=-1).numpy()
 
@@ -123,12 +127,14 @@ class _Items(torch.utils.data.Dataset):
 
     def __init__(self, kind: str, values: list) -> None:
         self.kind, self.values, self.features = kind, values, {kind: None}
+        self.read: Advance = lambda count: None  # called with every item that is read
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __getitem__(self, row: int) -> dict:
         value = self.values[row]
+        self.read(1)
         if self.kind == "audio":
             value = {"array": load_audio(value.audio), "sampling_rate": SAMPLE_RATE}
         return {self.kind: value}

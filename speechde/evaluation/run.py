@@ -23,6 +23,7 @@ from speechde.evaluation.speech import scored, speech_metrics, speech_tasks
 from speechde.export.folder import TrainedModel
 from speechde.types import Utterance
 
+EMBEDDING = "embedding for evaluation"  # label of the progress
 RANDOM = "model.init:random"  # the override that makes a control run
 
 
@@ -49,7 +50,7 @@ def evaluate_model(
     roles = {"seen": seen, "zero_shot": zero_shot, "proxy": proxy}
     roles = {role: [lang for lang in langs if lang in present] for role, langs in roles.items()}
     tasks, size = scored(speech_tasks(utterances, roles), seed)
-    embed = Remembered(stored_embed(trained.model, trained.prompt, items), symmetric=True)
+    embed = Remembered(stored_embed(trained.model, trained.prompt, items, EMBEDDING), symmetric=True)
     start = time.perf_counter()
     embed([query for task in tasks if task.name == "audio_to_text" for query in task.queries], QUERY)
     seconds_to_embed = time.perf_counter() - start

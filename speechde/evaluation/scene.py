@@ -25,6 +25,7 @@ from speechde.export.folder import TrainedModel, model_folder
 from speechde.types import Item, Text, Utterance
 from speechde.weights import resolve
 
+EMBEDDING = "embedding for baselines"  # label of the progress
 AVERAGED = ("recall@1", "recall@5", "mrr", "chance", "lead")
 
 

@@ -25,6 +25,7 @@ from speechde.data.audio import load_audio
 from speechde.data.content import content_keys
 from speechde.errors import AssetError
 from speechde.frontends.encoders import fast_dtype
+from speechde.progress import progress
 from speechde.types import SAMPLE_RATE, Utterance
 from speechde.weights import weights_hash
 
@@ -127,13 +128,16 @@ def transcribe_clips(
         contents = content_keys([u.audio for u in clips], cache)
         keys = {u.id: fingerprint(content) for u, content in zip(clips, contents, strict=True)}
         missing = sorted((u for u in clips if keys[u.id] not in known), key=lambda u: durations[u.id])
-        for start in range(0, len(missing), BATCH):
-            batch, began = missing[start : start + BATCH], time.perf_counter()
-            made = transcriber.transcribe([load_audio(u.audio) for u in batch], lang)
-            each = (time.perf_counter() - began) / len(batch)
-            known |= {keys[u.id]: [text, each] for u, text in zip(batch, made, strict=True)}
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(known, ensure_ascii=False), encoding="utf-8")
+        done = len(clips) - len(missing)
+        with progress(f"transcription, {lang}", len(clips), "clips", done=done, enabled=bool(missing)) as advance:
+            for start in range(0, len(missing), BATCH):
+                batch, began = missing[start : start + BATCH], time.perf_counter()
+                made = transcriber.transcribe([load_audio(u.audio) for u in batch], lang)
+                each = (time.perf_counter() - began) / len(batch)
+                known |= {keys[u.id]: [text, each] for u, text in zip(batch, made, strict=True)}
+                with atomic_write(path) as temporary:
+                    temporary.write_text(json.dumps(known, ensure_ascii=False), encoding="utf-8")
+                advance(len(batch))
         for u in clips:
             text, each = known[keys[u.id]]
             texts[u.id] = text

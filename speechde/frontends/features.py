@@ -3,25 +3,27 @@
 Audio means content: a clip counts as its bytes (``data.content``), whatever its path and dates.
 
 Clips are decoded by threads while the encoder works, in chunks whose members are sorted by length, so memory is bounded
-and padding is small. A start makes the pieces that are missing and no other. Pieces are independent of each other, so
-several processes or machines that see one cache folder can share them out (``shard``), and another engine than this
-process can make them (``encode``; see ``ray_extraction``).
+and padding is small. A start makes the pieces that are missing and no other. A chunk is kept beside its piece until the
+piece is whole, so that a kill costs some seconds and not a piece; the chunks of a piece are the same however often it
+was started, and so are its bits. Pieces are independent of each other, so several processes or machines that see one
+cache folder can share them out (``shard``), and another engine than this process can make them (``encode``; see
+``ray_extraction``).
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
-from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
 from speechde.cache import fingerprint
 from speechde.data import audio
@@ -35,14 +37,16 @@ from speechde.data.audio import (
     trim_silence,
 )
 from speechde.data.content import content_keys, is_known
-from speechde.errors import DataError
+from speechde.errors import AssetError, DataError
 from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
 from speechde.frontends.store import PIECE, FeatureStore, Piece
 from speechde.frontends.units import Quantiser
+from speechde.progress import progress
 from speechde.types import SAMPLE_RATE, Utterance
 
 VERSION = 1  # raise it when the encoders, their windows or what follows them make other frames of the same waveform
-CHUNK = 256  # clips decoded ahead and sorted together: about 25 MB of waveforms where a clip has 1.5 s
+CHUNK = 256  # clips decoded ahead, and at most sorted together: about 25 MB of waveforms where a clip has 1.5 s
+CHUNK_SECONDS = 240.0  # of audio, at which a chunk ends: some seconds of encoding, which is what a kill can cost
 BATCH_SECONDS = 30.0  # padded audio a batch
 
 
@@ -142,7 +146,8 @@ def _frames(
     missing = [job for job in jobs if not Piece.finished(job.folder)]
     if missing:
         total = sum(len(job.clips) for job in jobs)
-        with _progress(label, total, total - sum(len(job.clips) for job in missing)) as advance:
+        left = sum(len(job.clips) - len(_Made.kept(job.folder)) for job in missing)
+        with progress(label, total, "clips", done=total - left) as advance:
             for done in (encode or partial(encode_pieces, encoder))(missing, view):
                 advance(done)
     return [job.folder for job in jobs]
@@ -152,7 +157,7 @@ def _jobs(cut: list[list[Utterance]], encoder: SpeechEncoder, cache_dir: Path, v
     """A job for each piece; its name needs the bytes of its clips, which a first run reads and later ones remember."""
     unread = [clips for clips in cut if not is_known([u.audio for u in clips], cache_dir)]
     if unread:
-        with _progress(f"{label}: names", len(cut), len(cut) - len(unread), "pieces") as advance:
+        with progress(f"{label}: names", len(cut), "pieces", done=len(cut) - len(unread)) as advance:
             for clips in unread:
                 content_keys([u.audio for u in clips], cache_dir)
                 advance(1)
@@ -190,37 +195,76 @@ def subtract_mean(frames: np.ndarray, share: float) -> np.ndarray:
 
 
 def encode_pieces(encoder: SpeechEncoder, jobs: Sequence[Job], view: View) -> Iterator[int]:
-    """Encode pieces in this process; yields the number of clips done, chunk by chunk."""
-    chunks = [(job, start) for job in jobs for start in range(0, len(job.clips), CHUNK)]
-    decoded = _decoded([job.clips[start : start + CHUNK] for job, start in chunks], view)
-    made, started = _Made(), time.perf_counter()
-    for (job, start), chunk in zip(chunks, decoded, strict=True):
-        good = [(u, waveform, length) for u, waveform, length in chunk if isinstance(waveform, np.ndarray)]
-        made.dropped += [[u.id, e.reason, e.detail] for u, e, _ in chunk if isinstance(e, AudioError)]
-        for batch in by_length(good):
-            for (u, _, length), frames in zip(batch, encoder.encode([w for _, w, _ in batch]), strict=True):
-                made.ids.append(u.id)
-                made.parts.append(frames)
-                made.seconds.append(length)
-        if start + CHUNK >= len(job.clips):
-            took = time.perf_counter() - started
-            made.write(job.folder, encoder.dim, sum(made.seconds) / took)
-            made, started = _Made(), time.perf_counter()
-        yield len(chunk)
+    """Encode pieces in this process; yields the number of clips done, chunk by chunk.
+
+    What an earlier start has kept of a piece is neither encoded nor counted again.
+    """
+    kept = deque(_Made.kept(job.folder) for job in jobs)
+    chunks = _decoded([(job, u) for job, made in zip(jobs, kept, strict=True) for u in job.clips[len(made) :]], view)
+    for job in jobs:
+        made = kept.popleft()
+        while len(made) < len(job.clips):
+            new, start = _Made(), time.perf_counter()
+            chunk = next(chunks)
+            good = [(u, waveform, length) for u, waveform, length in chunk if isinstance(waveform, np.ndarray)]
+            new.dropped = [[u.id, e.reason, e.detail] for u, e, _ in chunk if isinstance(e, AudioError)]
+            for batch in by_length(good):
+                for (u, _, length), frames in zip(batch, encoder.encode([w for _, w, _ in batch]), strict=True):
+                    new.ids.append(u.id)
+                    new.parts.append(frames)
+                    new.seconds.append(length)
+            new.took = time.perf_counter() - start
+            if len(made) + len(new) < len(job.clips):
+                new.write(_part(job.folder, len(made)), encoder.dim)
+            made.add(new)
+            yield len(chunk)
+        made.write(job.folder, encoder.dim)
+        for folder in job.folder.parent.glob(f"{job.folder.name}-part*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
 class _Made:
-    """What has been made of a piece so far."""
+    """Clips of a piece that have been encoded, or dropped; its length is their number."""
 
     ids: list[str] = field(default_factory=list)
     parts: list[np.ndarray] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     dropped: list[list[str]] = field(default_factory=list)
+    took: float = 0.0
 
-    def write(self, folder: Path, dim: int, speed: float) -> None:
-        index = {"ids": self.ids, "seconds": self.seconds, "dropped": self.dropped, "times_real_time": speed}
+    @classmethod
+    def kept(cls, folder: Path) -> _Made:
+        """What other starts have kept of the piece ``folder``, from its first clip on; the frames are not read yet."""
+        made = cls()
+        while Piece.finished(part := _part(folder, len(made))):
+            try:
+                piece = Piece(part)
+            except AssetError:  # another process has just made the piece and removed its parts, or a disk was full
+                shutil.rmtree(part, ignore_errors=True)
+                break
+            parts = piece.parts() if piece.ids else []
+            made.add(cls(piece.ids, parts, piece.seconds, piece.index["dropped"], piece.index["took"]))
+        return made
+
+    def __len__(self) -> int:
+        return len(self.ids) + len(self.dropped)
+
+    def add(self, other: _Made) -> None:
+        for name in ("ids", "parts", "seconds", "dropped"):
+            getattr(self, name).extend(getattr(other, name))
+        self.took += other.took
+
+    def write(self, folder: Path, dim: int) -> None:
+        """Nothing is written where the folder is there already."""
+        index = {"ids": self.ids, "seconds": self.seconds, "dropped": self.dropped, "took": self.took,
+                 "times_real_time": sum(self.seconds) / self.took}  # fmt: skip
         Piece.write(folder, self.parts or [np.zeros((0, dim), np.float16)], index)
+
+
+def _part(folder: Path, start: int) -> Path:
+    """Where the chunk of a piece that starts at clip ``start`` is kept until the piece is whole."""
+    return folder.with_name(f"{folder.name}-part{start}")
 
 
 def quantise(store: FeatureStore, quantiser: Quantiser, cache_dir: Path) -> FeatureStore:
@@ -257,7 +301,7 @@ def _derive(
     """Make ``folders`` from the pieces ``sources``, clip by clip, as far as they are missing; returns ``folders``."""
     missing = [(source, folder) for source, folder in zip(sources, folders, strict=True) if not Piece.finished(folder)]
     if missing:
-        with _progress(label, len(folders), len(folders) - len(missing), "pieces") as advance:
+        with progress(label, len(folders), "pieces", done=len(folders) - len(missing)) as advance:
             for source, folder in missing:
                 piece = Piece(source)
                 kept = {name: piece.index[name] for name in ("ids", "seconds", "dropped", "times_real_time")}
@@ -279,8 +323,11 @@ def _piece_key(clips: Sequence[Utterance], encoder: SpeechEncoder, view: View, c
     )
 
 
-def _decoded(chunks: Sequence[Sequence[Utterance]], view: View) -> Iterator[list]:
-    """Of each chunk ``(utterance, waveform or AudioError, seconds)``; the next one is decoded meanwhile."""
+def _decoded(clips: Iterable[tuple[Job, Utterance]], view: View) -> Iterator[list]:
+    """Of each chunk ``(utterance, waveform or AudioError, seconds)``; those that follow are decoded meanwhile.
+
+    A chunk has clips of one job, in order. Where it ends depends on them alone.
+    """
 
     def read(utterance: Utterance):
         try:
@@ -296,14 +343,16 @@ def _decoded(chunks: Sequence[Sequence[Utterance]], view: View) -> Iterator[list
         return utterance, waveform, seconds
 
     with ThreadPoolExecutor(2) as pool:
-        pending = None
-        for chunk in chunks:
-            submitted = [pool.submit(read, utterance) for utterance in chunk]
-            if pending is not None:
-                yield [future.result() for future in pending]
-            pending = submitted
-        if pending is not None:
-            yield [future.result() for future in pending]
+        ahead = ((job, pool.submit(read, utterance)) for job, utterance in clips)
+        pending, chunk = deque(islice(ahead, CHUNK)), []
+        while pending:
+            job, future = pending.popleft()
+            pending.extend(islice(ahead, 1))
+            chunk.append(future.result())
+            ends = not pending or pending[0][0] is not job
+            if ends or len(chunk) == CHUNK or sum(seconds for *_, seconds in chunk) >= CHUNK_SECONDS:
+                yield chunk
+                chunk = []
 
 
 def by_length(items: list[tuple]) -> Iterator[list[tuple]]:
@@ -316,12 +365,3 @@ def by_length(items: list[tuple]) -> Iterator[list[tuple]]:
         batch.append(item)
     if batch:
         yield batch
-
-
-@contextmanager
-def _progress(label: str, total: int, done: int, of: str = "clips") -> Iterator[Callable[[int], None]]:
-    """A bar over the whole list that goes on from what was there; yields the function that advances it."""
-    columns = "[progress.description]{task.description}", TextColumn(f"{{task.completed}}/{{task.total}} {of}")
-    with Progress(*columns, TimeRemainingColumn(), transient=True) as progress:
-        task = progress.add_task(label, total=total, completed=done)
-        yield lambda count: progress.advance(task, count)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from speechde.cache import atomic_write
 from speechde.errors import AssetError, DataError
+from speechde.progress import progress
 
 POINTS = 2048  # frames a centroid is fitted to, at most: more change it by less than another seed does
 PIECE = 2048  # frames scored at once
@@ -81,14 +82,16 @@ def fit_kmeans(frames: np.ndarray, units: int, iterations: int = 25, seed: int =
     rows = np.random.default_rng(seed).permutation(len(frames))[: units * POINTS]
     points = torch.from_numpy((frames[rows] - mean) / std)
     squares, centroids, before = points.square().sum(1), points[:units].clone(), float("inf")
-    for _ in range(iterations):
-        assigned, scores = nearest(points, centroids)
-        distances = squares - 2 * scores
-        centroids = _means(points, assigned, distances, units)
-        error = float(distances.double().mean())
-        if error > before * (1 - tolerance):
-            break
-        before = error
+    with progress("k-means", iterations, "iterations at most") as advance:
+        for _ in range(iterations):
+            assigned, scores = nearest(points, centroids)
+            distances = squares - 2 * scores
+            centroids = _means(points, assigned, distances, units)
+            advance(1)
+            error = float(distances.double().mean())
+            if error > before * (1 - tolerance):
+                break
+            before = error
     return KMeans(np.ascontiguousarray(centroids.numpy()), mean, std)
 
 

@@ -1,24 +1,24 @@
 """Embedding many clips and texts into a file, in parts that survive a kill and may be shared among processes.
 
-The inputs are cut into parts of ``PART`` items. A part is a file of vectors in the folder ``OUT.parts``, named by a
-fingerprint of what it is made from: the model, and each item with the hash of its clip's bytes. The same command
-started again finds what is finished; when all parts are there, they are joined to ``OUT`` and removed.
+The inputs are cut into parts of ``PART`` items, each with a key: a fingerprint of what it is made from, the model, and
+each item with the hash of its clip's bytes. A part is made block by block, and a block ends where it has
+``BLOCK_SECONDS`` of audio. It is a file of vectors in the folder ``OUT.parts``, named by the key and by the items of
+the part that it covers. The same command started again finds what is finished, and goes on to the same bits; when all
+blocks are there, they are joined to ``OUT`` and removed.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import shutil
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from speechde.api import SpeechTextEncoder
 from speechde.cache import cache_root, fingerprint
@@ -27,13 +27,14 @@ from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform
 from speechde.data.content import content_keys
 from speechde.data.inputs import read_clip
 from speechde.errors import DataError
+from speechde.progress import progress
 from speechde.search.items import Item
 from speechde.search.vectors import FORMAT, Header, join, read_header, write_vectors
 from speechde.text import storable
 from speechde.types import SAMPLE_RATE, Dropped
 
-PART = 256  # items that a kill can cost
-HELD_SECONDS = 3600.0  # of decoded clips at once: 230 MB
+PART = 256  # items; shards are made of whole parts
+BLOCK_SECONDS = 240.0  # of decoded clips at once: 15 MB, and some seconds of work, which is what a kill can cost
 log = logging.getLogger(__name__)
 
 
@@ -62,24 +63,40 @@ class Embedded:
     dropped: list[Dropped]
     noted: list[Dropped]
 
+    def __len__(self) -> int:
+        """The items that it answers for."""
+        return len(self.items) + len(self.dropped)
+
 
 def embed(encoder: SpeechTextEncoder, items: Sequence[Item]) -> Embedded:
     """Embed clips and texts, in order; clips that cannot be used are left out and listed."""
-    dropped: list[Dropped] = []
-    noted: list[Dropped] = []
-    vectors = np.empty((len(items), encoder.dim), np.float32)
-    seconds: dict[int, float | None] = {row: None for row, item in enumerate(items) if item.audio is None}
-    if texts := list(seconds):
-        vectors[texts] = encoder.encode_text([items[r].text for r in texts], [items[r].language for r in texts])
-    for rows, waveforms in _decoded(items, dropped):
-        names, languages = [items[row].id for row in rows], [items[row].language for row in rows]
-        vectors[rows] = encoder.encode_speech(waveforms, languages, sampling_rate=SAMPLE_RATE, names=names)
-        for row, waveform in zip(rows, waveforms, strict=True):
-            seconds[row] = length = len(waveform) / SAMPLE_RATE
-            if length > MAX_SECONDS:
-                noted.append(Dropped(items[row].id, "long clip, mean of parts", f"{length:.0f} s"))
-    kept = sorted(seconds)
-    return Embedded([items[row] for row in kept], vectors[kept], [seconds[row] for row in kept], dropped, noted)
+    every = list(embed_blocks(encoder, items))
+    vectors = np.concatenate([np.empty((0, encoder.dim), np.float32), *(block.vectors for block in every)])
+    lists = {name: [one for block in every for one in getattr(block, name)] for name in
+             ("items", "seconds", "dropped", "noted")}  # fmt: skip
+    return Embedded(vectors=vectors, **lists)
+
+
+def embed_blocks(encoder: SpeechTextEncoder, items: Sequence[Item]) -> Iterator[Embedded]:
+    """As ``embed``, block by block; where one ends depends on the items alone."""
+    for block, waveforms, dropped in _blocks(items):
+        vectors = np.empty((len(block), encoder.dim), np.float32)
+        languages, names = [item.language for item in block], [item.id for item in block]
+        if texts := [row for row, item in enumerate(block) if item.audio is None]:
+            vectors[texts] = encoder.encode_text([block[row].text for row in texts], [languages[row] for row in texts])
+        if rows := list(waveforms):
+            vectors[rows] = encoder.encode_speech(
+                list(waveforms.values()), [languages[row] for row in rows], sampling_rate=SAMPLE_RATE,
+                names=[names[row] for row in rows],
+            )  # fmt: skip
+        seconds = {row: len(waveform) / SAMPLE_RATE for row, waveform in waveforms.items()}
+        noted = [
+            Dropped(names[row], "long clip, mean of parts", f"{length:.0f} s")
+            for row, length in seconds.items()
+            if length > MAX_SECONDS
+        ]
+        kept = sorted([*texts, *rows])
+        yield Embedded([block[row] for row in kept], vectors[kept], list(map(seconds.get, kept)), dropped, noted)
 
 
 def units_of(
@@ -93,12 +110,11 @@ def units_of(
     """
     encoder.units([])  # refuses a continuous model before anything is decoded
     found = 0
-    for start in range(0, len(items), PART):
-        part = items[start : start + PART]
-        for rows, waveforms in _decoded(part, dropped):
-            found += len(rows)
-            units = encoder.units(waveforms, sampling_rate=SAMPLE_RATE)
-            yield from zip([part[row].id for row in rows], units, strict=True)
+    for block, waveforms, bad in _blocks(items):
+        dropped += bad
+        found += len(waveforms)
+        units = encoder.units(list(waveforms.values()), sampling_rate=SAMPLE_RATE)
+        yield from zip([block[row].id for row in waveforms], units, strict=True)
     if not found:
         raise _none_usable(len(items), dropped)
 
@@ -127,8 +143,11 @@ def embed_items(
         OSError: a file cannot be written.
     """
     parts = [items[start : start + PART] for start in range(0, len(items), PART)]
-    with _progress() as bar:  # the first time, every clip is read for its name
-        keys = [_key(encoder, part) for part in bar.track(parts, description="names")]
+    keys = []
+    with progress("names", len(parts), "parts") as advance:  # the first time, every clip is read for its name
+        for part in parts:
+            keys.append(_key(encoder, part))
+            advance(1)
     job = fingerprint([keys, [[item.id, item.reason] for item in dropped]])
     if out.exists() and not overwrite:
         if _job(out) != job:
@@ -136,24 +155,29 @@ def embed_items(
         return _report(out, [out], len(items))
     number, count = shard
     folder = out.with_name(f"{out.name}.parts")
-    paths = {i: folder / f"{keys[i]}.parquet" for i in range(number - 1, len(parts), count)}
-    missing = [i for i in paths if not paths[i].is_file()]
-    left = sum(len(parts[i]) for i in missing)
-    done = sum(len(parts[i]) for i in paths) - left
+    chosen = range(number - 1, len(parts), count)
+    files, covered = _there(folder, {i: keys[i] for i in chosen})
+    done, total = sum(covered.values()), sum(len(parts[i]) for i in chosen)
     if done:
-        log.info("%d of %d items are there from an earlier call", done, done + left)
-    with _progress() as bar:
-        task = bar.add_task("embed", total=left)
-        for i in missing:
-            _embed_part(encoder, parts[i], paths[i], model)
-            bar.advance(task, len(parts[i]))
-    report = _report(out, list(paths.values()), done, dropped if count == 1 else ())
+        log.info("%d of %d items are there from an earlier call", done, total)
+    with progress("embed", total, "items", done=done) as advance:
+        for i in [i for i in chosen if covered[i] < len(parts[i])]:
+            for made in embed_blocks(encoder, parts[i][covered[i] :]):
+                path = folder / f"{keys[i]}-{covered[i]}-{covered[i] + len(made)}.parquet"
+                _write(encoder, made, path, model)
+                files[i].append(path)
+                covered[i] += len(made)
+                advance(len(made))
+    if out.exists() and not folder.is_dir() and _job(out) == job:  # another process was the first to finish
+        return _report(out, [out], done)
+    paths = [path for i in chosen for path in files[i]]
+    report = _report(out, paths, done, dropped if count == 1 else ())
     if count > 1:
         return report
     if not report.vectors:
         shutil.rmtree(folder)
         raise _none_usable(len(items), report.dropped)
-    join(list(paths.values()), out, Header(encoder.dim, model, encoder.fingerprint, job, report.dropped, report.noted))
+    join(paths, out, Header(encoder.dim, model, encoder.fingerprint, job, report.dropped, report.noted))
     shutil.rmtree(folder)
     return report
 
@@ -188,8 +212,22 @@ def _report(out: Path, files: Sequence[Path], reused: int, dropped: Sequence[Dro
     return Report(out, sum(pq.read_metadata(path).num_rows for path in files), reused, every, noted)
 
 
-def _embed_part(encoder: SpeechTextEncoder, part: Sequence[Item], path: Path, model: str) -> None:
-    made = embed(encoder, part)
+def _there(folder: Path, keys: Mapping[int, str]) -> tuple[dict[int, list[Path]], dict[int, int]]:
+    """Of each part the files of its blocks, from its first item on, and the items that they cover."""
+    blocks = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if match := re.fullmatch(r"(\w+)-(\d+)-(\d+)\.parquet", path.name):
+            blocks[match[1], int(match[2])] = path, int(match[3])
+    files: dict[int, list[Path]] = {part: [] for part in keys}
+    covered = dict.fromkeys(keys, 0)
+    for part, key in keys.items():
+        while (key, covered[part]) in blocks:
+            path, covered[part] = blocks[key, covered[part]]
+            files[part].append(path)
+    return files, covered
+
+
+def _write(encoder: SpeechTextEncoder, made: Embedded, path: Path, model: str) -> None:
     header = Header(encoder.dim, model, encoder.fingerprint, dropped=made.dropped, noted=made.noted)
     rows = [
         {"id": item.id, "kind": item.kind, "language": item.language, "text": item.text,
@@ -199,27 +237,18 @@ def _embed_part(encoder: SpeechTextEncoder, part: Sequence[Item], path: Path, mo
     write_vectors(path, header, rows, made.vectors)
 
 
-def _decoded(items: Sequence[Item], dropped: list[Dropped]) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-    """Rows and waveforms of the clips that can be used, a bounded amount at a time."""
-    rows: list[int] = []
-    waveforms: list[np.ndarray] = []
+def _blocks(items: Sequence[Item]) -> Iterator[tuple[Sequence[Item], dict[int, np.ndarray], list[Dropped]]]:
+    """Consecutive items, the waveforms of their clips by row, and the clips that cannot be used."""
+    start, seconds = 0, 0.0
+    waveforms: dict[int, np.ndarray] = {}
+    dropped: list[Dropped] = []
     for row, item in enumerate(items):
-        if item.audio is None:
-            continue
-        try:
-            waveform = check_waveform(read_clip(item.audio), max_seconds=np.inf)
-        except AudioError as error:
-            dropped.append(Dropped(item.id, error.reason, storable(error.detail)))
-            continue
-        rows.append(row)
-        waveforms.append(waveform)
-        if sum(map(len, waveforms)) > HELD_SECONDS * SAMPLE_RATE:
-            yield rows, waveforms
-            rows, waveforms = [], []
-    if rows:
-        yield rows, waveforms
-
-
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+        if item.audio is not None:
+            try:
+                waveforms[row - start] = waveform = check_waveform(read_clip(item.audio), max_seconds=np.inf)
+                seconds += len(waveform) / SAMPLE_RATE
+            except AudioError as error:
+                dropped.append(Dropped(item.id, error.reason, storable(error.detail)))
+        if seconds >= BLOCK_SECONDS or row == len(items) - 1:
+            yield items[start : row + 1], waveforms, dropped
+            start, seconds, waveforms, dropped = row + 1, 0.0, {}, []

@@ -35,6 +35,7 @@ from filelock import FileLock, Timeout
 
 from speechde.cache import atomic_write, sha256_file
 from speechde.errors import AssetError, DataError, unknown_value
+from speechde.progress import progress
 
 FORMAT = 1
 INFO = "index.json"
@@ -42,6 +43,7 @@ KINDS = ("flat", "hnsw", "ivfpq")
 FLAT_UP_TO = 50_000  # vectors that are compared in about 10 ms a query
 HNSW_UP_TO = 1_000_000  # its graph adds 256 bytes to each vector, which ivfpq does without
 MIN_IVFPQ = 1024  # training needs 256 vectors for each table of codes, and some for each list
+ADDED = 16_384  # vectors added at once
 LINKS = 32  # of a vector in the graph
 WIDTH = 128  # candidates kept while walking it
 LOCK = ".lock"
@@ -102,7 +104,7 @@ class SearchIndex:
         table = _table(rows, len(vectors))
         kind = kind_for(len(vectors)) if kind == "auto" else kind
         index = new_index(vectors, kind)
-        index.add(vectors)
+        add_vectors(index, vectors)
         return cls(index, table, kind, model, fingerprint)
 
     @property
@@ -143,7 +145,7 @@ class SearchIndex:
             joined = pa.concat_tables([self.rows, table], promote_options="default")
         except pa.ArrowException as error:
             raise DataError(f"the rows do not fit those of the index: {error}") from error
-        self._index.add(vectors)
+        add_vectors(self._index, vectors)
         self.rows = joined
 
     def search(self, queries: np.ndarray, k: int = 10, *, fingerprint: str | None = None) -> list[list[Hit]]:
@@ -284,9 +286,19 @@ def new_index(vectors: np.ndarray, kind: str) -> faiss.Index:
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
     for clustering in (index.cp, index.pq.cp):
         clustering.min_points_per_centroid = 1  # no warnings on small sets: MIN_IVFPQ is the bound
-    index.train(vectors)
+    with progress("fitting the index", None, "lists"):
+        index.train(vectors)
     index.nprobe = max(16, lists // 16)
     return index
+
+
+def add_vectors(index: faiss.Index, vectors: np.ndarray) -> None:
+    """Add float32 ``vectors (n, dim)``, some at a time, and show how far it is."""
+    with progress("index", len(vectors), "vectors") as advance:
+        for start in range(0, len(vectors), ADDED):
+            block = vectors[start : start + ADDED]
+            index.add(block)
+            advance(len(block))
 
 
 def _checked(vectors: np.ndarray) -> np.ndarray:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from speechde.errors import DataError, unknown_value
-from speechde.search.index import kind_for, new_index
+from speechde.progress import progress
+from speechde.search.index import add_vectors, kind_for, new_index
 
 MARGINS = ("ratio", "distance")
 NEIGHBOURS = ("flat", "hnsw", "auto")
@@ -89,10 +90,13 @@ def nearest(queries: np.ndarray, items: np.ndarray, k: int, neighbours: str = "f
     if neighbours == "auto":
         neighbours = "flat" if kind_for(len(items)) == "flat" else "hnsw"
     index = new_index(items, neighbours)
-    index.add(items)
-    parts = [
-        index.search(queries[start : start + BLOCK], min(k, len(items))) for start in range(0, len(queries), BLOCK)
-    ]
+    add_vectors(index, items)
+    parts = []
+    with progress("neighbours", len(queries), "rows") as advance:
+        for start in range(0, len(queries), BLOCK):
+            block = queries[start : start + BLOCK]
+            parts.append(index.search(block, min(k, len(items))))
+            advance(len(block))
     cosines, found = (np.concatenate(each) for each in zip(*parts, strict=True))
     return cosines, found
 

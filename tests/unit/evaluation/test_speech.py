@@ -301,26 +301,24 @@ def test_a_sample_keeps_all_recordings_of_the_same_sentences_in_each_language():
         Utterance(f"{lang}{s}-{n}", lang, f"{lang} {s}", "", f"s{s}", "test")
         for lang in ("ca_es", "fr_fr") for s in range(20) for n in range(1 + s % 3)
     ]  # fmt: skip
-    drawn = protocol.sample_sentences(clips, 5, seed=0)
+    drawn = speech.sample_sentences(clips, 5, seed=0)
     by_lang = {lang: {u.sentence_id for u in drawn if u.lang == lang} for lang in ("ca_es", "fr_fr")}
     assert by_lang["ca_es"] == by_lang["fr_fr"] and len(by_lang["ca_es"]) == 5
     assert drawn == [u for u in clips if u.sentence_id in by_lang[u.lang]]
-    assert (
-        drawn == protocol.sample_sentences(clips[::-1], 5, seed=0)[::-1] != protocol.sample_sentences(clips, 5, seed=1)
-    )
-    assert {u.id for u in drawn} < {u.id for u in protocol.sample_sentences(clips, 6, seed=0)}
-    assert protocol.sample_sentences(clips, None, seed=0) == protocol.sample_sentences(clips, 100, seed=0) == clips
+    assert drawn == speech.sample_sentences(clips[::-1], 5, seed=0)[::-1] != speech.sample_sentences(clips, 5, seed=1)
+    assert {u.id for u in drawn} < {u.id for u in speech.sample_sentences(clips, 6, seed=0)}
+    assert speech.sample_sentences(clips, None, seed=0) == speech.sample_sentences(clips, 100, seed=0) == clips
 
 
 def test_a_text_under_two_ids_is_one_sentence_of_a_sample():
     clips = [Utterance(str(n), "ln_cd", f"t{n // 2}", "", f"s{n}", "test") for n in range(8)]
     for seed in range(5):
-        assert len(protocol.sample_sentences(clips, 1, seed)) == 2
+        assert len(speech.sample_sentences(clips, 1, seed)) == 2
 
 
 def test_counts_of_a_sample():
     clips = [Utterance(str(n), "ln_cd", f"t{n // 2}", "", f"s{n}", "test") for n in range(8)]
-    assert protocol.sample_counts(clips, None) == {}
-    assert protocol.sample_counts(clips, 3) == {
+    assert speech.sample_counts(clips, None) == {}
+    assert speech.sample_counts(clips, 3) == {
         "sample": {"sentences per language": 3, "of recordings": 8, "of transcripts": 4}
     }

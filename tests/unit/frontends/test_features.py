@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechde import progress
 from speechde.errors import AssetError, DataError
 from speechde.frontends import features
 from speechde.frontends.encoders import WhisperFrames, pool_frames
@@ -293,23 +294,36 @@ def test_a_killed_process_leaves_nothing_that_a_second_start_would_read(many, ti
     assert len(extract(many, Counting(tiny_whisper), tmp_path)) == 10
 
 
-def test_the_progress_bar_goes_on_from_what_is_cached(many, tiny_whisper, tmp_path, monkeypatch):
+def test_progress_goes_on_from_what_is_cached(many, tiny_whisper, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(features, "PIECE", 4)
-    bars = []
-
-    class Bar(features.Progress):
-        def add_task(self, label, **options):
-            bars.append([label, options["total"], options["completed"]])
-            return super().add_task(label, **options)
-
-        def advance(self, task, count):
-            bars[-1][2] += count
-
-    monkeypatch.setattr(features, "Progress", Bar)
+    monkeypatch.setattr(progress, "FIRST", 0.0)
     extract(many[:4], Counting(tiny_whisper), tmp_path, label="a")
     extract(many, Counting(tiny_whisper), tmp_path, label="b")
     extract(many, Counting(tiny_whisper), tmp_path, label="c")
-    assert bars == [["a: names", 1, 1], ["a", 4, 4], ["b: names", 3, 3], ["b", 10, 10]]
+    lines = [line.split(" in ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert [line for line in lines if "names" not in line] == [
+        "a: 0/4 clips", "a: 4/4 clips", "b: 4/10 clips", "b: 10/10 clips"
+    ]  # fmt: skip
+    assert [line for line in lines if "names" in line] == [
+        "a: names: 0/1 pieces", "a: names: 1/1 pieces", "b: names: 1/3 pieces", "b: names: 3/3 pieces"
+    ]  # fmt: skip
+
+
+def test_chunks_are_kept_until_their_piece_is_whole(many, tiny_whisper, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "CHUNK_SECONDS", 0.5)  # chunks of three clips
+    whole = extract(many, Counting(tiny_whisper), tmp_path / "whole")
+    assert len(list((tmp_path / "whole/frames").iterdir())) == 1
+    with pytest.raises(Killed):
+        extract(many, Dying(tiny_whisper, 8), tmp_path)
+    parts = sorted((tmp_path / "frames").iterdir())
+    assert len(parts) == 2
+    (parts[1] / "values.npy").write_bytes(b"half")  # as a crash of the machine may leave it
+    rest = Counting(tiny_whisper)
+    store = extract(many, rest, tmp_path)
+    assert len(rest.given) == 7 and len(list((tmp_path / "frames").iterdir())) == 1
+    assert store.ids == whole.ids and store.key == whole.key and store.seconds == whole.seconds
+    for clip in many:
+        np.testing.assert_array_equal(store[clip.id], whole[clip.id])
 
 
 @pytest.mark.parametrize("rate", [50.0, 25.0])

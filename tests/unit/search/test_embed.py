@@ -40,7 +40,7 @@ def test_order_is_kept(encoders, items, monkeypatch):
     assert made.seconds == [pytest.approx(0.3), None, None, pytest.approx(0.5), None]
     alone = [embed(encoder, [item]).vectors[0] for item in made.items]
     np.testing.assert_allclose(made.vectors, alone, atol=2e-6)
-    monkeypatch.setattr(module, "HELD_SECONDS", 0.1)  # a clip at a time
+    monkeypatch.setattr(module, "BLOCK_SECONDS", 0.1)  # a clip at a time
     np.testing.assert_allclose(embed(encoder, items).vectors, made.vectors, atol=2e-6)
 
 
@@ -59,7 +59,7 @@ def test_parts_make_one_file(encoders, items, tmp_path, monkeypatch):
 def test_units(encoders, items, monkeypatch):
     clips = [item for item in items if item.audio]
     dropped = []
-    monkeypatch.setattr(module, "PART", 1)
+    monkeypatch.setattr(module, "BLOCK_SECONDS", 0.1)
     found = dict(units_of(encoders["discrete"], clips, dropped))
     assert list(found) == ["c0", "c2"] and [each.id for each in dropped] == ["c1"]
     np.testing.assert_array_equal(found["c2"], encoders["discrete"].units(clips[2].audio)[0])

@@ -37,13 +37,13 @@ def embed(monkeypatch, speech, text):
     """A model whose vectors of the recordings and of the unique texts are these."""
     langs = [lang for lang, _ in ROWS]
 
-    def embed_speech(model, prompt, items, languages):
+    def embed_speech(model, prompt, items, languages, label):
         rows = [int(item[0]) for item in items]
         assert languages == [langs[row] for row in rows]
         return speech[rows]
 
     monkeypatch.setattr(stored, "embed_speech", embed_speech)
-    monkeypatch.setattr(stored, "embed_texts", lambda model, ids: text[[int(i[0]) for i in ids]])
+    monkeypatch.setattr(stored, "embed_texts", lambda model, ids, label: text[[int(i[0]) for i in ids]])
 
 
 def test_every_recording_finds_its_transcript(dev, monkeypatch):
