@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import islice, repeat
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechde import languages
 from speechde.cache import atomic_rows
 from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform, trim_silence
-from speechde.data.inputs import is_clip, read_clip
-from speechde.errors import ConfigError, DataError
+from speechde.data.inputs import as_list, as_vectors, check_texts, is_clip, language_codes, read_clip
+from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.export.folder import TrainedModel, find_model, languages_heard, speech_encoder
 from speechde.export.hub import push_folder
 from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
@@ -67,11 +66,16 @@ class SpeechTextEncoder:
         speech_encoder: str | Path | None = None,
     ) -> None:
         self.trained = trained
+        if dtype is not None and (not isinstance(dtype, torch.dtype) or not dtype.is_floating_point):
+            raise unknown_value("dtype", dtype, ("torch.bfloat16", "torch.float16", "torch.float32"))
         if dtype not in (None, torch.float32):
             self.fingerprint = trained.fingerprint  # vectors of both precisions compare
             self.trained = replace(trained, model=trained.model.in_precision(dtype))
         self.speech_encoder = speech_encoder
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except RuntimeError as error:
+            raise ConfigError(f"device {device!r} is none that torch knows; give cpu, cuda, cuda:1 or mps") from error
         self.dtype = dtype
         self.trained.model.to(self.device).eval()
         self._encoder: SpeechEncoder | None = None
@@ -180,6 +184,8 @@ class SpeechTextEncoder:
             own = {"sampling_rate": sampling_rate, "names": names, "skip_bad": skip_bad, **options}
             return {EMBEDDING: self.encode_speech(clips[column], language, **own)}
         single, bad = is_clip(clips), []
+        if names is not None and hasattr(clips, "__len__") and not single and len(names) != len(clips):
+            raise DataError(f"{len(names)} names were given for {len(clips)} clips; give one each, or none")
         reading = {"sampling_rate": sampling_rate, "names": names, "bad": bad if skip_bad else None}
         encode = partial(self._clip_vectors, **reading)
         report = partial(_report_bad, bad)
@@ -223,8 +229,8 @@ class SpeechTextEncoder:
         Raises:
             DataError: they are not vectors of one model.
         """
-        a, b = (np.atleast_2d(np.asarray(x, np.float32)) for x in (a, b))
-        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        a, b = as_vectors(a), as_vectors(b)
+        if a.shape[1] != b.shape[1]:
             raise DataError(f"vectors of shapes {a.shape} and {b.shape} cannot be compared; give (n, dim) and (m, dim)")
         return a @ b.T
 
@@ -236,7 +242,7 @@ class SpeechTextEncoder:
         """
         if self.trained.quantiser is None:
             raise ConfigError("this model has a continuous frontend and no units; use one of frontend=discrete")
-        clips = [clips] if is_clip(clips) else list(clips)
+        clips = [clips] if is_clip(clips) else list(as_list(clips, "clips"))
         waveforms = [self._read(clip, sampling_rate, f"clip {row}") for row, clip in enumerate(clips)]
         return self.speech_items(waveforms)
 
@@ -280,13 +286,9 @@ class SpeechTextEncoder:
         ``encode`` gets some items, their languages and the number of the first; ``report`` the number of all, before
         the file is there.
         """
-        if isinstance(items, Mapping) or not isinstance(items, Iterable):
-            keys = f" with {', '.join(map(str, items))}" if isinstance(items, Mapping) else ""
-            raise DataError(
-                f"a {type(items).__name__}{keys} is not a list of {what}; give one, or the name of its column"
-            )
+        items = as_list(items, what)
         count = len(items) if hasattr(items, "__len__") else None
-        langs = _languages(language, count, what)
+        langs = language_codes(language, count, what)
         parts: list[np.ndarray] = []
         first = 0
         with atomic_rows(out, self.dim) if out else nullcontext(parts.append) as add:
@@ -315,10 +317,10 @@ class SpeechTextEncoder:
             name = names[first + row] if names else f"clip {first + row}"
             try:
                 some = self.waveforms(clip, sampling_rate, name)
-            except AudioError as error:
+            except DataError as error:
                 if bad is None:
                     raise
-                bad.append(error)
+                bad.append(error if isinstance(error, AudioError) else AudioError("unreadable", str(error)))
                 log.info("%s", error)
                 continue
             parts += some
@@ -332,9 +334,7 @@ class SpeechTextEncoder:
         return out
 
     def _text_vectors(self, texts: list[Any], langs: list[str | None], first: int) -> np.ndarray:
-        for row, text in enumerate(texts, first):
-            if not isinstance(text, str) or not text.strip():
-                raise DataError(f"text {row} is {text!r}; give a string that is not empty")
+        check_texts(texts, first)
         ids = [self.trained.prompt.text_ids(text, lang) for text, lang in zip(texts, langs, strict=True)]
         return self._finite(embed_texts(self.trained.model, ids))
 
@@ -343,6 +343,8 @@ class SpeechTextEncoder:
             return check_waveform(read_clip(clip, sampling_rate), max_seconds=np.inf)
         except AudioError as error:
             raise AudioError(error.reason, f"{name}: {error.detail}") from error
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
 
     def _mean(self, vectors: np.ndarray) -> np.ndarray:
         mean = vectors.mean(0)
@@ -354,18 +356,6 @@ class SpeechTextEncoder:
             fix = "use dtype=torch.bfloat16, or none" if lowered else "its weights are damaged or diverged in training"
             raise DataError(f"the model computes no finite vectors in {self.dtype or torch.float32}; {fix}")
         return vectors
-
-
-def _languages(language: str | Sequence[str | None] | None, count: int | None, what: str) -> Iterator[str | None]:
-    """A FLEURS code (or None) for each of ``count`` items, or of unknown many."""
-    if language is None or isinstance(language, str):
-        return repeat(None if language is None else languages.resolve(language))
-    language = list(language)
-    if len(language) != count:
-        counted = f"{what} of unknown number" if count is None else f"{count} {what}"
-        raise ConfigError(f"{len(language)} languages were given for {counted}; give one, or one for each of a list")
-    codes = {tag: None if tag is None else languages.resolve(tag) for tag in set(language)}
-    return iter([codes[tag] for tag in language])
 
 
 def _report_bad(bad: list[AudioError], count: int) -> None:

@@ -8,6 +8,7 @@ processes writing the same entry.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -68,6 +69,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     gets the mode that ``open`` would give it, whatever wrote it: safetensors makes files that only their owner reads.
     """
     path = Path(path)
+    if path.is_dir():  # said before the work and not after it
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = _temporary(path)
     mode = _mode_of_open(temporary)
     try:

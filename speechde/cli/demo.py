@@ -5,11 +5,16 @@ from __future__ import annotations
 import ipaddress
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from speechde.cache import cache_root
 from speechde.cli.options import Device, Dtype, Model, open_model
+from speechde.errors import ConfigError
+
+if TYPE_CHECKING:
+    from speechde.search.index import SearchIndex
 
 EXAMPLES = (
     "speechde demo --model runs/quickstart/default-s0 --index speech.index",
@@ -30,6 +35,13 @@ def demo(
     k: Annotated[int, typer.Option("-k", min=1, max=50, help="Results that are shown first.")] = 10,
     max_seconds: Annotated[float, typer.Option(help="Longest clip that is taken.")] = 30.0,
     max_mb: Annotated[float, typer.Option(help="Largest file that is taken.")] = 10.0,
+    play: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder whose clips are played, too; may be given again. Default: where the command is "
+            "started, where the index lies, and speechde's own cache."
+        ),
+    ] = None,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
@@ -45,10 +57,25 @@ def demo(
     from speechde.search.index import SearchIndex
 
     limits, opened, names = Limits(max_seconds, max_mb), SearchIndex.load(index), Names.of(host, name or ())
-    page = build_page(Answers(open_model(model, device, dtype), opened, limits), k)
+    folders = [Path.cwd(), index.resolve().parent, cache_root(), *(play or [])]
+    if missing := [folder for folder in folders[3:] if not folder.is_dir()]:
+        raise ConfigError(f"--play {missing[0]} is not a folder")
+    page = build_page(Answers(open_model(model, device, dtype), opened, limits, folders), k)
+    if outside := unplayed(opened, folders):
+        log.warning("clips outside the page's folders are not played, %s among them; --play FOLDER lets them", outside)
     if not is_loopback(host):
         log.warning("everybody who can reach %s:%d can search this index and hear its clips", host, port)
     serve(application(page, limits.megabytes, names), host, port)
+
+
+def unplayed(index: SearchIndex, folders: list[Path], looked_at: int = 1000) -> str | None:
+    """The first clip, of the first ``looked_at`` rows, that a page of these folders does not play."""
+    from speechde.demo.clips import lies_below
+
+    if "audio" not in index.rows.column_names:
+        return None
+    clips = filter(None, index.rows["audio"].slice(0, looked_at).to_pylist())
+    return next((clip for clip in clips if not lies_below(clip, folders)), None)
 
 
 def is_loopback(host: str) -> bool:

@@ -63,6 +63,8 @@ def embed(
 
     if out.suffix.lower() != ".parquet":
         raise ConfigError(f"--out {out} is written as Parquet; give a name that ends in .parquet")
+    if out.is_dir():
+        raise ConfigError(f"--out {out} is a folder; give the name of a file")
     share = parse_shard(shard)
     items, dropped = collect(inputs, language_code(language), texts=texts, stdin=sys.stdin.buffer)
     encoder = open_model(model, device, dtype)

@@ -148,6 +148,8 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
+            if b"speechde" in (file.schema_arrow.metadata or {}):
+                raise DataError(f"{path} holds vectors, not clips or texts: speechde embed wrote it; index or mine it")
             _require_columns(path, names)
             number = 0
             for batch in file.iter_batches(columns=[column for column in COLUMNS if column in names]):

@@ -10,7 +10,7 @@ import jinja2
 
 from speechde.api import SpeechTextEncoder
 from speechde.data.audio import AudioError
-from speechde.demo.clips import PREVIEW_SECONDS, Limits, playable, read_text, read_upload
+from speechde.demo.clips import PREVIEW_SECONDS, Limits, lies_below, playable, read_text, read_upload
 from speechde.errors import DataError
 from speechde.languages import LANGUAGES
 from speechde.search.index import Hit, SearchIndex
@@ -33,13 +33,18 @@ class Found:
 class Answers:
     """Ranks an index by a spoken or written question.
 
+    Args:
+        folders: where clips are played from. An index names any file of the machine, whoever made it.
+
     Raises:
         DataError: the index holds vectors of another model.
     """
 
-    def __init__(self, encoder: SpeechTextEncoder, index: SearchIndex, limits: Limits) -> None:
+    def __init__(
+        self, encoder: SpeechTextEncoder, index: SearchIndex, limits: Limits, folders: Sequence[Path] = ()
+    ) -> None:
         index.check_model(encoder.fingerprint)
-        self.encoder, self.index, self.limits = encoder, index, limits
+        self.encoder, self.index, self.limits, self.folders = encoder, index, limits, folders
 
     def by_speech(self, path: str | Path | None, language: str, count: int) -> list[Found]:
         """Rows nearest to a recording.
@@ -51,7 +56,7 @@ class Answers:
             raise DataError("There is no recording; record or upload one first.")
         waveform = read_upload(path, self.limits)
         vector = self.encoder.encode_speech((waveform, 16_000), language or None)
-        return found(self.index.search(vector, count)[0])
+        return found(self.index.search(vector, count)[0], self.folders)
 
     def by_text(self, text: str, language: str, count: int) -> list[Found]:
         """Rows nearest to a text.
@@ -60,7 +65,7 @@ class Answers:
             DataError: a text that ``read_text`` refuses.
         """
         vector = self.encoder.encode_text(read_text(text, self.limits), language or None)
-        return found(self.index.search(vector, count)[0])
+        return found(self.index.search(vector, count)[0], self.folders)
 
 
 def language_choices(seen: Sequence[str]) -> list[tuple[str, str]]:
@@ -69,14 +74,17 @@ def language_choices(seen: Sequence[str]) -> list[tuple[str, str]]:
     return [("unknown", UNKNOWN), *((f"{LANGUAGES[code].name} ({code})", code) for code in named)]
 
 
-def found(hits: Sequence[Hit]) -> list[Found]:
-    """Hits of an index as they are shown; a clip that cannot be played says why."""
+def found(hits: Sequence[Hit], folders: Sequence[Path]) -> list[Found]:
+    """Hits of an index as they are shown; a clip that is not below ``folders``, or cannot be played, says so."""
     out = []
     for rank, hit in enumerate(hits, 1):
         code = hit.row.get("language") or ""
         name = LANGUAGES[code].name if code in LANGUAGES else code
         audio, note = "", ""
-        if path := hit.row.get("audio"):
+        path = hit.row.get("audio")
+        if path and not lies_below(path, folders):
+            note = "not played: outside the folders of this page"
+        elif path:
             try:
                 audio, seconds = playable(path)
                 note = f"first {PREVIEW_SECONDS:g} of {seconds:.0f} s" if seconds > PREVIEW_SECONDS else ""

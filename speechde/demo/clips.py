@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import soundfile
 
 from speechde.data.audio import AudioError, check_waveform, load_audio
+from speechde.data.containers import split_locator
 from speechde.errors import ConfigError, DataError
 from speechde.types import SAMPLE_RATE
 
@@ -73,6 +75,15 @@ def read_text(text: str, limits: Limits) -> str:
     if len(text) > limits.characters:
         raise DataError(f"The text has {len(text):,} characters; at most {limits.characters:,} can be searched for.")
     return text
+
+
+def lies_below(audio: str, folders: Iterable[Path]) -> bool:
+    """Whether a clip, or the container it is a member of, is really below one of ``folders``, links followed."""
+    try:
+        path = Path((split_locator(audio) or (audio,))[0]).resolve()
+    except (OSError, ValueError, RuntimeError):  # a name too long, with a NUL, a circle of links
+        return False
+    return any(path.is_relative_to(folder.resolve()) for folder in folders)
 
 
 def playable(audio: str) -> tuple[str, float]:

@@ -183,6 +183,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
     settings = _read_json(folder / "speechde.json")
     if settings is None:
         raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model")
+    if not isinstance(settings, dict):
+        raise AssetError(f"{folder}/speechde.json is damaged: it holds no settings; fetch the folder again")
     if (found := settings.pop("format", 0)) != FORMAT:
         raise AssetError(f"{folder} has another format than {FORMAT} ({found}); load it with the version that wrote it")
     return settings

@@ -89,7 +89,8 @@ def collect(
                 raise DataError(f"two inputs have the id {item.id!r}; ids name one clip or text, so embed them apart")
     if not items:
         reasons = f" ({dropped[0].id}: {dropped[0].reason})" if dropped else ""
-        raise DataError(f"there is nothing to embed in {', '.join(arguments) or 'no arguments'}{reasons}")
+        named = ", ".join(argument or "an empty argument" for argument in arguments) or "no arguments"
+        raise DataError(f"there is nothing to embed in {named}{reasons}")
     return list(items.values()), dropped
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speechde.errors import DataError, unknown_value
+from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.progress import progress
 from speechde.search.index import add_vectors, kind_for, new_index
 
@@ -54,7 +54,7 @@ def mine(
         neighbours: how they are found: exactly (``flat``), by a graph (``hnsw``), or by size (``auto``).
 
     Raises:
-        ConfigError: an unknown margin or way to find neighbours.
+        ConfigError: an unknown margin or way to find neighbours; a threshold that is not a number.
         DataError: sets of different width, an empty one, ``k`` below 1.
     """
     if margin not in MARGINS:
@@ -63,6 +63,8 @@ def mine(
         raise unknown_value("neighbours", neighbours, NEIGHBOURS)
     if k < 1:
         raise DataError(f"k={k} is no number of neighbours; give 1 or more")
+    if threshold is not None and np.isnan(threshold):
+        raise ConfigError(f"threshold={threshold} is no margin; give a number such as 1.05, or None for all pairs")
     a, b = (_normalised(vectors, name) for vectors, name in ((a, "first"), (b, "second")))
     if a.shape[1] != b.shape[1]:
         raise DataError(f"vectors of {a.shape[1]} and of {b.shape[1]} numbers do not compare; use one model for both")

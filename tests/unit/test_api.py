@@ -241,6 +241,24 @@ def test_bad_clips_among_good_ones(encoder, clips, tmp_path, caplog):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_is_no_clip_among_good_ones(encoder, clips, caplog):
+    good = encoder.encode_speech(clips[0].audio)
+    found = encoder.encode_speech([clips[0].audio, None, float("nan")], skip_bad=True)
+    np.testing.assert_allclose(found[0], good, atol=1e-6)
+    assert np.isnan(found[1:]).all() and "2 of 3 clips cannot be used" in caplog.text
+    with pytest.raises(DataError, match="clip 1: a NoneType is not a clip"):
+        encoder.encode_speech([clips[0].audio, None])
+    with pytest.raises(DataError, match="1 names were given for 2 clips"):
+        encoder.encode_speech([clips[0].audio] * 2, names=["a"])
+
+
+def test_wrong_device_and_dtype(encoder):
+    with pytest.raises(ConfigError, match="device 'tpu9'"):
+        SpeechTextEncoder(encoder.trained, "tpu9")
+    with pytest.raises(ConfigError, match=r"dtype: 'bfloat16' is not known; allowed: torch\.bfloat16"):
+        SpeechTextEncoder(encoder.trained, "cpu", "bfloat16")
+
+
 def test_saved_and_loaded_again(encoder, clips, tmp_path):
     encoder.save_pretrained(tmp_path / "m")
     again = SpeechTextEncoder.from_pretrained(tmp_path / "m")

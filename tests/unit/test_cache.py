@@ -80,6 +80,11 @@ def test_atomic_write_failure_keeps_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_folder_in_the_way_is_noticed_before_the_work(tmp_path):
+    with pytest.raises(IsADirectoryError, match=str(tmp_path)), atomic_write(tmp_path):
+        pytest.fail("the work was done")
+
+
 def test_atomic_write_without_a_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "a"):
         pass

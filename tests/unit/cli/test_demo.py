@@ -17,10 +17,11 @@ import pytest
 import soundfile
 from starlette.responses import PlainTextResponse
 
-from speechde.cli.demo import is_loopback
+from speechde.cli.demo import is_loopback, unplayed
 from speechde.data.manifest import write_manifest
 from speechde.demo import page
 from speechde.demo.guard import Guard, Names
+from speechde.search.index import SearchIndex
 from speechde.types import SAMPLE_RATE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -85,6 +86,8 @@ def test_what_is_refused_before_anything_is_served(run, models, index, tmp_path)
     assert "is no index" in run("demo", "--index", tmp_path, "--model", models.continuous).err
     done = run("demo", "--index", index, "--model", models.another)
     assert done.code == 1 and "the index holds vectors of the model" in done.err
+    done = run(*ask, "--play", tmp_path / "none")
+    assert done.code == 2 and "none is not a folder" in done.err
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -93,14 +96,20 @@ def test_what_is_refused_before_anything_is_served(run, models, index, tmp_path)
     assert done.code == 1 and f"127.0.0.1:{port} cannot be served from" in done.err and "--port" in done.err
 
 
+def test_clips_that_are_not_played(index, clips, tmp_path):
+    opened = SearchIndex.load(index)
+    assert unplayed(opened, [Path(clips[0].audio).parent]) is None
+    assert unplayed(opened, [tmp_path / "none"]) == next(u.audio for u in clips if u.split == "test")
+
+
 @pytest.fixture
-def served(index, models):
+def served(index, models, clips):
     """Address of the page, served by the command in a process of its own, for clips of up to 1 s and 0.2 MB."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "speechde", "demo", "--model", models.continuous, "--index", index, "--port", port,
-               "--max-seconds", 1, "--max-mb", 0.2]  # fmt: skip
+               "--max-seconds", 1, "--max-mb", 0.2, "--play", Path(clips[0].audio).parent]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:

@@ -153,7 +153,7 @@ def test_a_text_of_100_000_characters(embed, tmp_path):
         (["a", "--device", "tpu9"], 2, "'tpu9' cannot be used here"),
         (["a", "--dtype", "float8"], 2, "allowed: bfloat16, float16, float32"),
         (["{}"], 1, "holds no audio file"),
-        ([""], 1, "nothing to embed"),
+        ([""], 1, "nothing to embed in an empty argument"),
         (["a", "--frobnicate"], 2, "No such option"),
         ([], 2, "Missing argument"),
     ],
@@ -298,3 +298,16 @@ def test_a_changed_clip_with_colons_in_its_name(embed, folder, tmp_path, monkeyp
     soundfile.write(folder / "a::b.wav", make_tone(0.9, 700), SAMPLE_RATE)
     assert embed(folder / "a::b.wav", "x").code == 0
     assert rows(tmp_path / "out.parquet")[0]["seconds"] == pytest.approx(0.9)
+
+
+def test_a_file_of_vectors_is_no_manifest(embed, tmp_path):
+    assert embed("a text").code == 0
+    done = embed(tmp_path / "out.parquet", out="again.parquet")
+    assert done.code == 1 and "out.parquet holds vectors, not clips or texts" in done.err
+
+
+def test_settings_that_are_none(embed, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m/speechde.json").write_text("[1]", "utf-8")
+    done = embed("a", "--model", tmp_path / "m")
+    assert done.code == 1 and "speechde.json is damaged" in done.err

@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 from speechde.data.audio import AudioError, load_audio
-from speechde.data.inputs import is_clip, read_clip
-from speechde.errors import DataError
+from speechde.data.inputs import as_list, as_vectors, check_texts, is_clip, language_codes, read_clip
+from speechde.errors import ConfigError, DataError
 from speechde.types import SAMPLE_RATE
 
 
@@ -39,6 +39,8 @@ def forms(file):
         "torchcodec": decoder,
         "array": samples,
         "tensor": torch.from_numpy(samples),
+        "numbers of numpy": (samples, np.int64(rate)),
+        "a rate in floating point": (samples, float(rate)),
         "channels first": stereo,
         "channels last": stereo.T,
         "twelve channels": np.tile(samples, (12, 1)),
@@ -122,6 +124,8 @@ def test_another_rate_is_resampled():
         (np.zeros(9), np.nan, "sampling rate nan"),
         (np.zeros(9), True, "sampling rate True"),
         (np.zeros(9), 14_527_556, "sampling rate 14527556"),
+        (np.zeros(9), "16000", "sampling rate '16000'"),
+        ((np.zeros(9), "16000"), None, "sampling rate '16000'"),
         ({"array": [[0.1], [0.1, 0.2]], "sampling_rate": SAMPLE_RATE}, None, "not an array"),
         (np.zeros((100, 100)), SAMPLE_RATE, r"\(100, 100\)"),
         (np.zeros((1, 2, 3)), SAMPLE_RATE, r"\(1, 2, 3\)"),
@@ -149,3 +153,82 @@ def test_what_cannot_be_decoded(item, reason):
     with pytest.raises(AudioError) as error:
         read_clip(item, SAMPLE_RATE)
     assert error.value.reason == reason
+
+
+def test_a_tensor_of_bfloat16(file):
+    samples = torch.from_numpy(load_audio(file))
+    np.testing.assert_allclose(read_clip(samples.bfloat16(), SAMPLE_RATE), samples, atol=0.01)
+
+
+@pytest.mark.parametrize("name", ["a\0b.wav", "a\ud800.wav"])
+def test_a_name_that_no_file_can_have(name):
+    for form in (name, {"path": name, "bytes": None}):
+        with pytest.raises(AudioError, match="unreadable"):
+            read_clip(form)
+
+
+def test_arrays_of_names_are_lists():
+    for kind in (object, str):
+        assert not is_clip(np.array(["a.wav", "b.wav"], kind))
+    assert not is_clip((Path("a.wav"), "b.wav"))
+
+
+class Table:
+    """Iterates over the names of its columns, as a DataFrame of pandas does."""
+
+    columns = ("text", "lang")
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (Table(), "a Table with text, lang is not a list of texts; give one of its columns"),
+        ({"text": ["a"]}, "a dict with text is not a list of texts"),
+        ({"a", "b"}, "a set has no order"),
+        (5, "a int is not a list of texts"),
+        (None, "a NoneType is not a list of texts"),
+    ],
+)
+def test_what_is_no_list(items, message):
+    with pytest.raises(DataError, match=message):
+        as_list(items, "texts")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "text 8 is None"), (float("nan"), "text 8 is nan"), (b"a", "text 8 is b'a'"), (" ", "text 8 is ' '"),
+     ("b\ud800", "text 8 holds a lone surrogate at 1")],
+)  # fmt: skip
+def test_what_is_no_text(text, message):
+    with pytest.raises(DataError, match=message):
+        check_texts(["a", text], 7)
+
+
+def test_languages():
+    for tags in (["ro", None], ("ro", None), np.array(["ro", None], object)):
+        assert list(language_codes(tags, 2, "texts")) == ["ro_ro", None]
+    assert next(language_codes("ro", None, "texts")) == "ro_ro"
+    for tags, message in (
+        (5, "language 5 is no tag"),
+        (["ro", float("nan")], "language nan is no tag"),
+        (["ro", ["fr"]], r"language \['fr'\] is no tag"),
+        ({"ro": 1}, "is no tag"),
+        (["ro"], "1 languages were given for 2 texts"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            language_codes(tags, 2, "texts")
+
+
+def test_vectors_of_any_kind():
+    expected = np.array([[1, 2], [3, 4]], np.float32)
+    tensor = torch.tensor(expected)
+    for form in (expected.tolist(), expected.astype(int), tensor.bfloat16(), tensor.half(), tensor.requires_grad_()):
+        found = as_vectors(form)
+        assert found.dtype == np.float32 and found.tolist() == expected.tolist()
+    assert as_vectors([1, 2]).shape == (1, 2)
+    for form in ("abc", None, 5, [[1], [1, 2]], np.zeros((1, 2, 3))):
+        with pytest.raises(DataError, match="not vectors"):
+            as_vectors(form)

@@ -66,12 +66,26 @@ def test_clips_are_there_to_be_played(make_wav, tmp_path, monkeypatch):
         Hit(0.4, "b", {"id": "b", "audio": str(tmp_path / "gone.wav"), "language": "xx", "text": "gone"}),
     ]
     monkeypatch.setattr(clips, "PREVIEW_SECONDS", 30.0)
-    first, second = found(hits)
+    first, second = found(hits, [tmp_path])
     assert first.text == "a" and first.audio.startswith("data:audio/wav") and first.language == first.note == ""
     assert (second.audio, second.language, second.note) == ("", "xx", "cannot be played (missing file)")
     page = results_html([first, second])
     assert page.count("<li>") == 2 and page.count("<audio controls") == 1
     assert "0.500" in page and "xx · cannot be played (missing file)" in page
+
+
+def test_only_clips_of_its_folders_are_played(make_wav, tmp_path):
+    """An index may name any file: by its path, by one that climbs out, by a link, by a container."""
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside, outside):
+        folder.mkdir()
+        make_wav().rename(folder / "a.wav")
+    (inside / "linked.wav").symlink_to(outside / "a.wav")
+    names = [f"{inside}/a.wav", f"{outside}/a.wav", f"{inside}/../outside/a.wav", f"{inside}/linked.wav",
+             f"{outside}/x.tar::a.wav", "a\0b.wav", f"{inside}x/a.wav"]  # fmt: skip
+    rows = found([Hit(0.5, name, {"id": name, "audio": name}) for name in names], [inside])
+    assert rows[0].audio.startswith("data:audio/wav")
+    assert {(row.audio, row.note) for row in rows[1:]} == {("", "not played: outside the folders of this page")}
 
 
 def test_what_an_index_holds_is_never_markup():

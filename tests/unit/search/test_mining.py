@@ -134,3 +134,8 @@ def test_no_ratio_without_a_positive_mean(caplog):
 def test_bad_arguments(a, b, options, error, message):
     with pytest.raises(error, match=message):
         mine(a, b, **options)
+
+
+def test_a_threshold_that_is_no_number():
+    with pytest.raises(ConfigError, match="threshold=nan"):
+        mine(np.eye(3), np.eye(3), threshold=float("nan"))
