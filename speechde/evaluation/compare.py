@@ -7,7 +7,6 @@ difference in recall@1, and an exact two-sided sign test its p, from the sentenc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from speechde.errors import DataError, unknown_value
 from speechde.evaluation import metrics as m
-from speechde.evaluation.archive import METRICS, QUERIES, kept_queries, read_queries
+from speechde.evaluation.archive import METRICS, QUERIES, kept_queries, read_metrics, read_queries
 from speechde.evaluation.protocol import DIRECTIONS, MORE_DIRECTIONS, ROLES
 from speechde.evaluation.report import markdown_table
 
@@ -194,7 +193,7 @@ def _read(run: Path, direction: str) -> tuple[Mapping[str, Mapping], Queries]:
     if kept is None or not metrics.is_file():
         missing = folder / QUERIES if metrics.is_file() else metrics
         raise DataError(f"{missing} is missing; give the directory of an evaluated run (evaluate.py checkpoint={run})")
-    rows = json.loads(metrics.read_text(encoding="utf-8")).get(direction, {}).get("per_language", {})
+    rows = read_metrics(metrics).get(direction, {}).get("per_language", {})
     queries: Queries = {}
     for number, record in enumerate(read_queries(folder), 1):
         if record["direction"] != direction:
