@@ -155,7 +155,7 @@ def _stored(directory: Path) -> dict[str, Any] | None:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """``name: old → new`` of every setting, and of what else both know of."""
     old, new = (_settings(one["config"]) for one in (before, now))
-    known = (before.keys() & now.keys()) - {"version", "config"}
+    known = [name for name in now if name in before and name not in ("version", "config")]
     for one, identity in ((old, before), (new, now)):
         one |= _flat({name: identity[name] for name in known})
     for name in dict.fromkeys((*old, *new)):
