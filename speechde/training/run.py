@@ -42,7 +42,7 @@ from speechde.models.lora import merge_lora
 from speechde.training import adapt, identity, launch, stages
 from speechde.training.batches import language_batches
 from speechde.training.checkpoints import BEST, LAST, SaveEvery, read_checkpoint, to_resume
-from speechde.training.corpora import load_corpus, load_synthetic, load_translations
+from speechde.training.corpora import check_split, load_corpus, load_synthetic, load_translations
 from speechde.training.directory import Clock, check_writable, locked, remember_seconds, run_directory
 from speechde.training.finished import archived, finished
 from speechde.training.lit_module import LitDualEncoder, frozen_names
@@ -101,6 +101,7 @@ def _train(config: RunConfig, directory: Path, held: ExitStack) -> dict:
     dev = corpus.select("dev", corpus.seen)
     if not seen_train or not dev:
         found = f"{len(seen_train)} train and {len(dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
+        found += f" (left out: {_dropped(corpus)})" if corpus.dropped else ""
         raise ConfigError(f"{corpus.name} has {found}; training needs both: set data.seen, and split in a manifest")
     sets = stages.training_sets(config.frontend, training, dev)
     test = corpus.select(config.eval.split, corpus.seen if config.eval.languages == "seen" else None)
@@ -199,6 +200,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     with clock("fetch"):
         trained = TrainedModel.load(folder)
         speech, record = trained.settings["speech"], trained.settings["training"]
+        check_split(config.data, record)
         corpus = load_corpus(config.data, cache)
         frontend, encoder = _reader(config, trained)
     heard = languages_heard(record)
@@ -258,6 +260,7 @@ def _baselines(
     initial: dict | None,
 ) -> Request:  # fmt: skip
     def items_of(other: TrainedModel) -> FeatureStore:
+        check_split(config.data, other.settings["training"])
         _, reader = _reader(config, other)
         return stages.evaluation_items(other.settings, reader, other.quantiser, utterances, cache)
 
