@@ -56,7 +56,7 @@ class OptunaSweeper(Sweeper):
 
     def _search(self, arguments: list[str]) -> None:
         from speechde.cache import atomic_write, fingerprint
-        from speechde.training.finished import asked
+        from speechde.training.identity import asked
         from speechde.training.tuning import run_study, study_page
 
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)

@@ -82,15 +82,15 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(path: str | Path) -> Iterator[Path]:
+def atomic_directory(path: str | Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder beside ``path``; it becomes ``path`` when the block succeeds.
 
     When ``path`` already holds files, those stay and the new ones are dropped: entries are addressed by what made
-    them, so whichever process finished first wrote the same content. When the block raises, nothing is left behind.
-    Files get the mode that ``open`` would give them.
+    them, so whichever process finished first wrote the same content. With ``replace`` they go, once the new ones are
+    whole. When the block raises, nothing is left behind. Files get the mode that ``open`` would give them.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary, before = _temporary(path), _temporary(path)
     mode = _mode_of_open(temporary)
     temporary.mkdir()
     try:
@@ -98,12 +98,17 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
         for file in [file for file in temporary.rglob("*") if file.is_file()]:
             _set_mode(file, mode)
         try:
+            if replace and path.is_dir():
+                os.replace(path, before)
             os.replace(temporary, path)
         except OSError:
             if not path.is_dir():
                 raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if before.is_dir() and not path.exists():
+            os.replace(before, path)
+        for folder in (temporary, before):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,8 +63,10 @@ def export(
 
 def _complete_card(trained: TrainedModel, folder: Path) -> None:
     """Folders of earlier versions have no card; the results of their run lie beside them."""
-    results = folder.parent / "results" / "metrics.json"
+    from speechde.evaluation.archive import METRICS, read_metrics
+
+    results = folder.parent / "results" / METRICS
     if trained.card is None and results.is_file():
         from speechde.export.card import model_card
 
-        trained.card = model_card(trained, json.loads(results.read_text(encoding="utf-8")))
+        trained.card = model_card(trained, read_metrics(results))

@@ -65,6 +65,11 @@ class Bitext:
     pairs: list[TextPair]
     dropped: dict[str, int]
 
+    def counts(self) -> dict:
+        """What ``metrics.json`` says of them."""
+        by_language = dict(Counter(pair.lang for pair in self.pairs))
+        return {"pairs": len(self.pairs), "by language": by_language, "dropped": self.dropped}
+
 
 def find_bitext(root: str | Path, lang: str) -> list[Path]:
     """Files of a folder that pair ``lang`` with English, by their names alone; sorted.

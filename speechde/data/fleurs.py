@@ -25,6 +25,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
 from speechde.data.archives import ArchiveIndex, index_archive
 from speechde.data.containers import locator
+from speechde.data.leaks import without_leaks
 from speechde.data.manifest import clean_text
 from speechde.errors import AssetError, ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
@@ -94,7 +95,7 @@ def read_fleurs(
         utterances += found
         dropped += left_out
         noted += _shared_texts(found, f"fleurs:{lang}:{split}")
-    utterances, leaks = _without_leaks(utterances)
+    utterances, leaks = without_leaks(utterances)
     dropped += leaks
     if not utterances:
         raise DataError(f"{folder} has no usable recording. {_missing_message(root, plan)}")
@@ -256,20 +257,6 @@ def _read_part(
         for member, (place, _) in rows.items()
     ]
     return utterances, dropped
-
-
-def _without_leaks(utterances: list[Utterance]) -> tuple[list[Utterance], list[Dropped]]:
-    """Leave out what would be trained on, or chosen by, and tested on: the ids are those of all languages."""
-    sentences = {split: {u.sentence_id for u in utterances if u.split == split} for split in SPLITS}
-    later = {"train": ("test", "dev"), "dev": ("test",), "test": ()}
-    kept, leaks = [], []
-    for utterance in utterances:
-        found = [split for split in later[utterance.split] if utterance.sentence_id in sentences[split]]
-        if found:
-            leaks.append(Dropped(utterance.id, f"{utterance.split} sentence is in {found[0]}", utterance.sentence_id))
-        else:
-            kept.append(utterance)
-    return kept, leaks
 
 
 def _shared_texts(utterances: Sequence[Utterance], part: str) -> list[Dropped]:

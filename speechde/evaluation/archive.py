@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from speechde.cache import atomic_directory
+from speechde.cache import atomic_directory, atomic_write
+from speechde.errors import DataError
 
 METRICS, QUERIES, HITS = "metrics.json", "queries.jsonl", "hits.parquet"
 SCHEMA = pa.schema([(name, pa.string()) for name in ("direction", "lang", "id", "sentence")] + [("rank", pa.int32())])
@@ -25,12 +27,34 @@ SCHEMA = pa.schema([(name, pa.string()) for name in ("direction", "lang", "id", 
 
 def archive_run(results: Path, target: Path, directions: tuple[str, ...] = ("audio_to_text",)) -> None:
     """Keep what ``results/`` of a run says of some directions in the folder ``target``, replacing what is there."""
-    records = [record for record in read_queries(results) if record["direction"] in directions]
-    table = pa.Table.from_pylist([{name: record[name] for name in SCHEMA.names} for record in records], SCHEMA)
-    with atomic_directory(target) as temporary:
+    with atomic_directory(target, replace=True) as temporary:
         shutil.copyfile(results / METRICS, temporary / METRICS)
-        pq.write_table(table, temporary / HITS, compression="zstd")
-        shutil.rmtree(target, ignore_errors=True)
+        write_hits(read_queries(results), temporary, directions)
+
+
+def write_hits(
+    records: Iterable[Mapping[str, Any]], folder: Path, directions: tuple[str, ...] = ("audio_to_text",)
+) -> None:
+    """Write ``hits.parquet`` of the records of some directions."""
+    kept = [{name: record[name] for name in SCHEMA.names} for record in records if record["direction"] in directions]
+    with atomic_write(folder / HITS) as temporary:
+        pq.write_table(pa.Table.from_pylist(kept, SCHEMA), temporary, compression="zstd")
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """A ``metrics.json``.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is damaged ({error}); delete {path.parent}, and run the command that made it again")
 
 
 def kept_queries(folder: Path) -> Path | None:
@@ -39,12 +63,19 @@ def kept_queries(folder: Path) -> Path | None:
 
 
 def read_queries(folder: Path) -> Iterator[dict]:
-    """The records of ``protocol.evaluate`` from a folder that keeps them (see ``kept_queries``)."""
+    """The records of ``speech.evaluate_speech`` from a folder that keeps them (see ``kept_queries``).
+
+    Raises:
+        DataError: the file is damaged.
+    """
     path = kept_queries(folder)
     if path is None:
         return
-    if path.name == HITS:
-        yield from pq.read_table(path).to_pylist()
-        return
-    with path.open(encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
+    try:
+        if path.name == HITS:
+            yield from pq.read_table(path).to_pylist()
+            return
+        with path.open(encoding="utf-8") as lines:
+            yield from map(json.loads, lines)
+    except (ValueError, pa.ArrowException) as error:
+        raise _damaged(path, error) from error

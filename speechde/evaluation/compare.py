@@ -7,7 +7,6 @@ difference in recall@1, and an exact two-sided sign test its p, from the sentenc
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from speechde.errors import DataError, unknown_value
 from speechde.evaluation import metrics as m
-from speechde.evaluation.archive import METRICS, QUERIES, kept_queries, read_queries
+from speechde.evaluation.archive import HITS, METRICS, QUERIES, kept_queries, read_metrics, read_queries
 from speechde.evaluation.report import markdown_table
 from speechde.evaluation.speech import DIRECTIONS, MORE_DIRECTIONS, ROLES
 
@@ -191,16 +190,22 @@ def _read(run: Path, direction: str) -> tuple[Mapping[str, Mapping], Queries]:
     """Rows by language, and queries, of one direction of a run."""
     folder = run / "results" if (run / "results").is_dir() else run
     metrics, kept = folder / METRICS, kept_queries(folder)
-    if kept is None or not metrics.is_file():
-        missing = folder / QUERIES if metrics.is_file() else metrics
-        raise DataError(f"{missing} is missing; give the directory of an evaluated run (evaluate.py checkpoint={run})")
-    rows = json.loads(metrics.read_text(encoding="utf-8")).get(direction, {}).get("per_language", {})
+    if not metrics.is_file():
+        raise DataError(f"{metrics} is missing; give the directory of an evaluated run, or the report_dir of one")
+    content = read_metrics(metrics)
+    if kept is None:
+        command = content.get("command") or "the command that made it"
+        raise DataError(f"{folder} keeps its scores but not its queries ({QUERIES} or {HITS}), so that it cannot be "
+                        f"compared query by query; run again: {command}")  # fmt: skip
+    rows = content.get(direction, {}).get("per_language", {})
     queries: Queries = {}
     for number, record in enumerate(read_queries(folder), 1):
         if record["direction"] != direction:
             continue
         if "sentence" not in record:
-            raise DataError(f"{kept}:{number} has no 'sentence'; write it anew (evaluate.py checkpoint={run})")
+            raise DataError(
+                f"{kept}:{number} has no 'sentence'; delete {folder}, and run the command that made it again"
+            )
         queries[record["lang"], record["id"]] = record["sentence"], float(record["rank"] == 1)
     if unknown := {lang for lang, _ in queries} - set(rows):
         raise DataError(f"{metrics} has no {direction} row for {sorted(unknown)}; its files are of two evaluations")

@@ -15,6 +15,7 @@ from pathlib import Path
 from speechde.errors import DataError
 from speechde.evaluation.report import ROLE_NAMES, baseline_means, markdown_table, percent, recall_cell
 from speechde.evaluation.summary import DEFAULT, Run
+from speechde.evaluation.versions import void_metrics
 from speechde.types import SPLITS
 
 PAGE = "README.md"
@@ -157,7 +158,7 @@ def _row(folder: Path, run: Run, roles: Sequence[str], controls: Sequence[str]) 
     random = [[_mean(metrics.get("controls", {}).get(name, {}), role) for role in roles] for name in controls]
     minutes = metrics["wall_seconds"]["total"] / 60
     return [
-        f"[{metrics['recipe']}]({_link(folder, run.folder)})",
+        f"[{metrics['recipe']}]({_link(folder, run.folder)})" + (" (**void**)" if void_metrics(metrics) else ""),
         "–" if run.overrides == DEFAULT else _code(run.overrides.replace("+", " ")),
         metrics["mode"],
         str(metrics["seed"]),
@@ -209,7 +210,7 @@ def _summaries(folder: Path, summaries: Sequence[Found]) -> list[str]:
             header += [f"{ROLE_NAMES[role]}, points from the default" for role in roles] if apart else []
             rows = []
             for system in systems:
-                row = [system["name"], str(len(system["seeds"]))]
+                row = [system["name"] + (" (**void**)" if system.get("void") else ""), str(len(system["seeds"]))]
                 row += [recall_cell(system[role]) if role in system else "–" for role in roles]
                 means = apart.get(system["name"], {})
                 row += [_difference(means.get(role)) for role in roles] if apart else []
@@ -218,6 +219,8 @@ def _summaries(folder: Path, summaries: Sequence[Found]) -> list[str]:
             page = f"[the whole page]({_link(folder, found.folder)})"
             lines += ["", f"## {title}", "", f"{board['split']} split: {_clips(board['test'])}; {page}.", ""]
             lines += markdown_table(header, rows)
+            for system in systems:
+                lines += ["", f"**Void**: {system['name']}: {system['void']}."] if system.get("void") else []
     return lines
 
 

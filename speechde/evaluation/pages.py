@@ -16,8 +16,9 @@ from speechde.languages import LANGUAGES
 
 PREFACE = (
     "Shares in per cent. Intervals are 95 % bootstraps over sentences; where a system has several seeds, scores and "
-    "bounds are means over them, and the range of the seeds stands beside. Systems are listed by zero-shot recall@1, "
-    "which chose nothing: checkpoints and settings are chosen on the dev split of seen languages."
+    "bounds are means over them, and the range of the seeds stands beside. Systems are listed by recall@1 on the dev "
+    "split of the languages that each was trained on, which checkpoints and settings are chosen by; the other numbers "
+    "chose nothing."
 )
 Row = list["Cell"]
 
@@ -84,6 +85,9 @@ def parts_of(board: Mapping) -> list[Part]:
     systems = board["systems"]
     both = [system for system in systems if all(role in system for role in charts.ROLES)]
     parts = [_ranking(board)]
+    if voided := [system for system in systems if system.get("void")]:
+        rows = [[Cell(system["name"]), Cell(system["void"])] for system in voided]
+        parts.append(Part("Void", ["system", "because"], rows, "Their numbers rest on a fault that has been repaired."))
     if len(both) > 1:
         parts.append(
             Part(
@@ -133,7 +137,7 @@ def _ranking(board: Mapping) -> Part:
     header += ["dev R@1", "mode", "seeds", "train clips (synthetic)", "training seconds"]
     rows = []
     for number, system in enumerate(board["systems"], 1):
-        row = [_number(number), Cell(system["name"])]
+        row = [_number(number), Cell(system["name"] + (" (void)" if system.get("void") else ""))]
         for role in _roles(board["systems"]):
             row += _mean_cells(system.get(role))
         train = system["train"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from speechde.cache import atomic_write
+from speechde.errors import DataError
+from speechde.evaluation.archive import read_metrics, write_hits
 from speechde.evaluation.baselines import run_baselines
 from speechde.evaluation.diagnostics import diagnose, errors_markdown
 from speechde.evaluation.embed import stored_embed
@@ -25,6 +28,7 @@ from speechde.types import Utterance
 
 EMBEDDING = "embedding for evaluation"  # label of the progress
 RANDOM = "model.init:random"  # the override that makes a control run
+log = logging.getLogger(__name__)
 
 
 def evaluate_model(
@@ -63,33 +67,40 @@ def evaluate_model(
     return metrics, results.records
 
 
-def finish_report(metrics: dict, records: list[dict], directory: Path, report_dir: Path | None) -> None:
+def finish_report(metrics: dict, records: list[dict], directory: Path | None, report_dir: Path | None) -> None:
     """:func:`write_results`, and print the table."""
     controls = write_results(metrics, records, directory, report_dir)
     show_report(metrics, controls, report_dir or directory / "results")
 
 
 def write_results(
-    metrics: dict, records: list[dict], directory: Path, report_dir: Path | None = None
+    metrics: dict, records: list[dict], directory: Path | None, report_dir: Path | None = None
 ) -> dict[str, dict]:
-    """Write ``results/`` of a run directory and copy it to ``report_dir``; returns the metrics of control runs.
+    """Write ``results/`` of a run directory; returns the metrics of control runs.
 
-    ``diagnostics`` are taken out of the metrics. A control run (same recipe and seed, ``model.init=random``) whose
-    metrics lie beside this run's becomes a column.
+    Args:
+        directory: the run directory; a control run (same recipe and seed, ``model.init=random``) whose metrics lie
+            beside it becomes a column. None of an evaluation, which belongs to no run: all goes to ``report_dir``.
+        report_dir: gets what is small enough to commit: the report, and ``hits.parquet`` for comparisons.
+
+    ``diagnostics`` are taken out of the metrics.
     """
     diagnostics = metrics.pop("diagnostics", {})
-    controls = control_runs(directory)
+    results = directory / "results" if directory else report_dir
+    controls = control_runs(directory) if directory else {}
     if controls:
         metrics["controls"] = {name: control["audio_to_text"] for name, control in controls.items()}
-    metrics["curves"] = curves = learning_curve(directory / "csv")
-    for target in filter(None, (directory / "results", report_dir)):
+    metrics["curves"] = curves = learning_curve(directory / "csv") if directory else []
+    for target in filter(None, dict.fromkeys((results, report_dir))):
         write_report(target, metrics, curves, controls)
+    if directory and report_dir:
+        write_hits(records, report_dir)
     for name, text in (
         ("queries.jsonl", "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)),
         ("diagnostics.json", json.dumps(diagnostics, indent=2) + "\n"),
         ("errors.md", errors_markdown(records)),
     ):
-        with atomic_write(directory / "results" / name) as temporary:
+        with atomic_write(results / name) as temporary:
             temporary.write_text(text, "utf-8")
     return controls
 
@@ -121,7 +132,10 @@ def control_runs(directory: Path) -> dict[str, dict]:
     overrides, seed = _overrides(directory)
     for path in sorted(directory.parent.glob("*/results/metrics.json")):
         if _overrides(path.parents[1]) == (overrides | {RANDOM}, seed) and RANDOM not in overrides:
-            return {"random LLM": json.loads(path.read_text(encoding="utf-8"))}
+            try:
+                return {"random LLM": read_metrics(path)}
+            except DataError as error:  # this run's own results do not depend on it
+                log.warning("no column of the control run: %s", error)
     return {}
 
 

@@ -19,6 +19,7 @@ from speechde.errors import DataError
 from speechde.evaluation.archive import kept_queries
 from speechde.evaluation.compare import compare_runs
 from speechde.evaluation.speech import ROLES
+from speechde.evaluation.versions import void_metrics
 from speechde.types import SPLITS
 
 DEFAULT = "default"  # the name of a run without overrides
@@ -68,11 +69,20 @@ def find_runs(paths: Iterable[str | Path]) -> list[Run]:
 
 
 def summarise(runs: Sequence[Run]) -> dict:
-    """``{"boards": [...]}``, JSON-able, boards with the most systems first; see the module."""
+    """``{"boards": [...]}``, JSON-able; see the module.
+
+    Boards with the most systems are first, and of two with as many, the one that holds runs and not only later
+    evaluations of their models on other data.
+    """
     boards: dict[tuple, list[Run]] = {}
     for run in runs:
         boards.setdefault(_queries(run), []).append(run)
-    return {"boards": [_board(part) for part in sorted(boards.values(), key=len, reverse=True)]}
+    order = sorted(boards.values(), key=lambda part: (-len(part), not any(map(_trained, part))))
+    return {"boards": [_board(part) for part in order]}
+
+
+def _trained(run: Run) -> bool:
+    return "train" in run.metrics["data"]
 
 
 def _queries(run: Run) -> tuple:
@@ -90,9 +100,7 @@ def _queries(run: Run) -> tuple:
 def _board(runs: Sequence[Run]) -> dict:
     once: dict[tuple[str, str, int], Run] = {}
     baselines: dict[str, Mapping] = {}
-    for run in sorted(
-        runs, key=lambda run: ("train" in run.metrics["data"], run.directory is not None, str(run.folder))
-    ):
+    for run in sorted(runs, key=lambda run: (_trained(run), run.directory is not None, str(run.folder))):
         key = run.metrics["recipe"], run.overrides, run.metrics["seed"]
         once[key] = run  # a run and a later evaluation of its model are one: the run tells more
         if run.metrics.get("baselines"):
@@ -131,8 +139,8 @@ def _natural(name: str) -> list:
 
 
 def _rank(system: Mapping) -> tuple:
-    means = [system.get(role, {}).get("recall@1") or 0.0 for role in ("zero_shot", "seen")]
-    return (*(-mean for mean in means), system["name"])
+    """By the number that decisions may look at; what is void comes last."""
+    return bool(system["void"]), -(system["dev_recall@1"] or 0.0), system["name"]
 
 
 def _system(recipe: str, overrides: str, runs: Sequence[Run]) -> dict:
@@ -144,6 +152,7 @@ def _system(recipe: str, overrides: str, runs: Sequence[Run]) -> dict:
         "recipe": recipe,
         "overrides": overrides,
         "mode": first["mode"],
+        "void": "; ".join(dict.fromkeys(filter(None, map(void_metrics, every)))),
         "seeds": [metrics["seed"] for metrics in every],
         "commits": sorted({metrics["commit"] for metrics in every}),
         "hardware": sorted({metrics["hardware"] for metrics in every}),
@@ -187,7 +196,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _difference(key: tuple[str, str], systems: Mapping[tuple[str, str], Sequence[Run]]) -> list[dict]:
     """A system against the default of its recipe (an ``x_continuous`` against ``x`` too), over the seeds both have.
 
-    Empty where there is no such default, or no queries were kept.
+    Empty where there is no such default, one of them is void, or no queries were kept.
     """
     recipe, overrides = key
     base = (recipe, DEFAULT) if overrides != DEFAULT else (recipe.partition("_")[0], DEFAULT)
@@ -196,6 +205,8 @@ def _difference(key: tuple[str, str], systems: Mapping[tuple[str, str], Sequence
     both = [{run.metrics["seed"]: run.directory for run in systems[name]} for name in (key, base)]
     seeds = sorted(both[0].keys() & both[1].keys())
     if not seeds or not all(one[seed] for one in both for seed in seeds):
+        return []
+    if any(void_metrics(run.metrics) for name in (key, base) for run in systems[name]):
         return []
     comparison = compare_runs(*([one[seed] for seed in seeds] for one in both), common=True)
     means = {row.role: {k: v for k, v in asdict(row).items() if k not in ("name", "role")} for row in comparison.means}

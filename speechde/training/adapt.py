@@ -26,13 +26,14 @@ from transformers import AutoConfig
 
 from speechde.cache import atomic_write
 from speechde.config import FrontendConfig, RunConfig
+from speechde.data.leaks import without_leaks
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.compare import Comparison, compare_runs, format_comparison
 from speechde.evaluation.run import evaluate_model, write_results
 from speechde.evaluation.speech import ROLES
 from speechde.export.folder import TrainedModel, assemble, check_encoder, find_model, read_settings
 from speechde.frontends.encoders import SpeechEncoder
-from speechde.training.corpora import load_corpus
+from speechde.training.corpora import check_split, load_corpus
 from speechde.training.stages import choose_trained
 from speechde.types import Corpus, Utterance
 
@@ -118,11 +119,14 @@ def adapted_corpus(config: RunConfig, cache: Path) -> Corpus:
     is kept.
 
     Raises:
-        ConfigError: no new language is named, or the model knows it already.
+        ConfigError: no new language is named, the model knows it already, or its corpus was split otherwise.
         DataError: a new language has no train or dev clip, or a sentence is trained on in one language and held out in
             another.
     """
-    known = read_settings(Path(config.model.source))["training"]["seen"]
+    record = read_settings(Path(config.model.source))["training"]
+    known = record["seen"]
+    for data in filter(None, (config.data, config.adapt.old)):
+        check_split(data, record)
     if not config.data.seen:
         raise ConfigError("data.seen=[] names no language to learn; set data.seen=[el_gr], say")
     new, old = load_corpus(config.data, cache), config.adapt.old
@@ -159,7 +163,8 @@ def _joined(new: Corpus, old: Corpus, known: list[str], replay: bool) -> Corpus:
             f"{len(leaked)} sentences of {new.name} are in train of one language and held out in another (first: "
             f"{min(leaked)!r}); give adapt.old.split_seed the value of data.split_seed"
         )
-    dropped = [d for d in dict.fromkeys([*old.dropped, *new.dropped]) if d.id not in ids]
+    utterances, leaks = without_leaks(utterances, sentences=False)
+    dropped = [*(d for d in dict.fromkeys([*old.dropped, *new.dropped]) if d.id not in ids), *leaks]
     names, licences = (list(dict.fromkeys(both)) for both in ((old.name, new.name), (old.licence, new.licence)))
     return Corpus("+".join(names), utterances, seen, tuple(sorted(rest)), dropped, ", ".join(filter(None, licences)),
                   tuple(sorted(proxy)), old.noted + new.noted)  # fmt: skip

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from speechde.config import DataConfig
 from speechde.data import breadth, covost, fleurs, stamps, synthetic
 from speechde.data.bitext import ENGLISH, Bitext, TextPair, find_bitext, read_bitext
+from speechde.data.leaks import without_leaks
 from speechde.data.manifest import read_manifest
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.evaluation.metrics import normalise_text
 from speechde.languages import LANGUAGES
 from speechde.types import Corpus
 
+SEEDED = ("stamps", "breadth")  # corpora whose splits data.split_seed draws
 # leading articles of the seen languages and English (Russian has none)
 ARTICLE = re.compile(r"^(?:(?:an?|the|une?|una|un[oea]s|uns|des|el|els|la|las|le|les|los)\s+|l['’])", re.IGNORECASE)
 
@@ -28,12 +32,14 @@ _WAYS = {
 
 
 def load_corpus(config: DataConfig, cache: Path) -> Corpus:
-    """Read the corpus that ``data.name`` names.
+    """Read the corpus that ``data.name`` names, without training clips of sentences that are held out.
 
     Raises:
         ConfigError: a setting that this corpus needs is missing.
     """
     corpus = _READERS[config.name](config, cache)
+    corpus.utterances, leaks = without_leaks(corpus.utterances)
+    corpus.dropped = [*corpus.dropped, *leaks]
     if config.limit is not None:
         sentences = sorted({u.sentence_id for u in corpus.utterances})
         kept = set(sentences[:: max(1, len(sentences) // config.limit)][: config.limit])
@@ -43,6 +49,29 @@ def load_corpus(config: DataConfig, cache: Path) -> Corpus:
             u for u in corpus.utterances if u.split != "train" or _position(u.sentence_id) < config.train_share
         ]
     return corpus
+
+
+def check_split(config: DataConfig, record: Mapping[str, Any]) -> None:
+    """Refuse a corpus that a model was trained on, where it is split otherwise now.
+
+    Args:
+        record: ``settings["training"]`` of the model.
+
+    Raises:
+        ConfigError: sentences that it was trained on would be held out.
+    """
+    if config.name not in SEEDED:
+        return
+    trained = record.get("config", {})
+    for own in (trained.get("data"), trained.get("adapt", {}).get("old")):
+        if own and own["name"] == config.name and own["split_seed"] != config.split_seed:
+            raise ConfigError(
+                f"data.split_seed={config.split_seed}: the model was trained on {config.name} with data.split_seed="
+                f"{own['split_seed']}, so that it would be scored on sentences that it was trained on; set "
+                f"data.split_seed={own['split_seed']} (adapt.old.split_seed, where that is meant)"
+            )
+    if before := record.get("adapted_from"):
+        check_split(config, before)
 
 
 def _position(sentence: str) -> float:

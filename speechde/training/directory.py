@@ -1,4 +1,4 @@
-"""The directory of a run: its name, and how long its stages took."""
+"""The directory of a run: its name, who works on it, and how long its stages took."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
+
+from filelock import FileLock, Timeout
+from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.cache import atomic_write, fingerprint
 from speechde.config import RunConfig
+from speechde.errors import ConfigError
 
+LOCK = ".lock"
 MAX_NAME_BYTES = 180  # file systems allow 255, and evaluations put a suffix behind it
 log = logging.getLogger(__name__)
 
@@ -48,7 +54,12 @@ def remember_seconds(directory: Path, seconds: dict[str, float]) -> dict[str, fl
     A run that is started again finds most stages cached; the report should say what they cost, not that they were.
     """
     path = directory / "wall_seconds.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before: dict[str, float] = {}
+    if path.is_file():
+        try:
+            before = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:  # no result depends on it
+            log.warning("%s is damaged (%s); it is written anew", path, error)
     longest = {stage: round(max(value, before.get(stage, 0.0)), 2) for stage, value in seconds.items()}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(longest) + "\n", encoding="utf-8")
@@ -64,3 +75,41 @@ def run_directory(config: RunConfig) -> Path:
     if len(name.encode()) > MAX_NAME_BYTES:
         name = f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{fingerprint(config.run_name)}"
     return Path(config.runs_dir) / config.recipe_name / f"{name}-s{config.seed}"
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Nobody else works on a run meanwhile: two commands would write one checkpoint. The first process holds the lock.
+
+    Raises:
+        ConfigError: somebody does, or nothing can be written there.
+    """
+    if rank_zero_only.rank:
+        yield
+        return
+    check_writable(directory)
+    try:
+        with FileLock(directory / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise ConfigError(
+            f"another process works on {directory}; wait for it, or train elsewhere (run_name=NAME, or another seed)"
+        ) from error
+
+
+def check_writable(*folders: str | Path | None) -> None:
+    """Make folders where results will be written, before hours of work rather than after.
+
+    Raises:
+        ConfigError: nothing can be written to one of them.
+    """
+    for folder in filter(None, folders):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write results to {folder} ({error.strerror}); give another folder: report_dir=FOLDER for an "
+                "evaluation, runs_dir=FOLDER for a training run"
+            ) from error

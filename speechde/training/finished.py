@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from speechde.config import RunConfig, build
-from speechde.errors import ConfigError
-from speechde.evaluation.archive import METRICS
+from speechde.config import RunConfig
+from speechde.evaluation.archive import METRICS, read_metrics
 from speechde.evaluation.run import control_runs, show_report
+from speechde.evaluation.versions import void_metrics
+from speechde.training.identity import asked, asked_before, sources
 
-# settings that no number of a run depends on
-OUTSIDE = ("run_name", "runs_dir", "cache_dir", "report_dir", "archive_dir", "threads", "logger", "plan", "plan_only")
 log = logging.getLogger(__name__)
 
 
 def finished(config: RunConfig, directory: Path) -> dict | None:
     """The ``metrics.json`` of a run directory, or of the archived run, printed again, when it answers what is asked.
 
-    None: there is none, its configuration was another (other baselines, say), a report elsewhere is wanted, or a
-    control run has been finished since, whose column is missing.
+    None: there is none, its configuration was another (other baselines, say), the files that it names as its data have
+    changed, it rests on a fault that has been repaired since, a report elsewhere is wanted, or a control run has been
+    finished since, whose column is missing.
+
+    Raises:
+        DataError: it is damaged.
     """
     if config.report_dir or config.plan_only or config.frontend.share:
         return None
@@ -29,10 +33,16 @@ def finished(config: RunConfig, directory: Path) -> dict | None:
     path = next((folder / METRICS for folder in folders if (folder / METRICS).is_file()), None)
     if path is None:
         return None
-    metrics = json.loads(path.read_text(encoding="utf-8"))
+    metrics = read_metrics(path)
     held = metrics.get("controls", {})
     controls = control_runs(directory) if path.parent == folders[0] else held  # an archived run has what it had
-    if _asked(metrics["config"]) != asked(asdict(config)) or set(controls) != set(held):
+    if asked_before(metrics["config"]) != asked(asdict(config)) or set(controls) != set(held):
+        return None
+    if _changed(metrics, config):
+        log.info("%s is of other data; run again", path)
+        return None
+    if fault := void_metrics(metrics):
+        log.warning("%s is void (%s); run again", path, fault)
         return None
     show_report(metrics, controls, path.parent)
     log.info("done before, at commit %s; delete %s to evaluate again", metrics["commit"], path.parent)
@@ -44,14 +54,7 @@ def archived(config: RunConfig, directory: Path) -> Path:
     return Path(config.archive_dir) / directory.relative_to(config.runs_dir)
 
 
-def asked(config: dict) -> dict:
-    """What the numbers of a run depend on."""
-    return {key: value for key, value in config.items() if key not in OUTSIDE}
-
-
-def _asked(config: dict) -> dict | None:
-    """``asked`` of a run of an older version: settings that came later have the values that change nothing."""
-    try:
-        return asked(asdict(build(config)))
-    except ConfigError:  # a setting that is gone
-        return None
+def _changed(metrics: Mapping[str, Any], config: RunConfig) -> bool:
+    """Whether a file that both have is another than it was; another machine may have none of them."""
+    before, now = metrics.get("sources", {}), sources(config)
+    return any(before[name] != now[name] for name in before.keys() & now.keys())

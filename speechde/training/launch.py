@@ -24,6 +24,7 @@ from pytorch_lightning.plugins.environments import (
 from pytorch_lightning.strategies import DDPStrategy
 
 from speechde import distributed
+from speechde.frontends.encoders import fast_dtype
 from speechde.training.sharding import ShardedStrategy
 
 PATIENCE = timedelta(days=7)  # the others wait while the first encodes a corpus
@@ -46,6 +47,13 @@ def processes(devices: int) -> tuple[int, int]:
     world = environment.world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE") or world // int(os.environ.get("SLURM_NNODES", 1)))
     return local, world // local
+
+
+def precision(requested: str) -> str:
+    """``trainer.precision``, with ``auto`` decided by what is here."""
+    if requested != "auto":
+        return requested
+    return "bf16-mixed" if fast_dtype() == torch.bfloat16 else "32-true"
 
 
 def trainer_options(devices: int, strategy: str = "ddp") -> dict:

@@ -21,7 +21,7 @@ import pytorch_lightning as pl
 import torch
 
 from speechde.distributed import from_first, gather, rank
-from speechde.errors import DataError
+from speechde.errors import ConfigError, DataError
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.losses.gradcache import cached
 from speechde.models.dual_encoder import DualEncoder, in_buckets
@@ -175,10 +175,19 @@ class LitDualEncoder(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         # frozen weights come back from their source; for a frozen LLM that is 99 % of the file
-        named = self.named_parameters(remove_duplicate=False)  # the text rows go by two names
-        fixed = {name for name, parameter in named if not parameter.requires_grad}
+        fixed = frozen_names(self)
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in fixed}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        own = {} if sharding.is_sharded(self.model) else self.state_dict()
-        checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
+        own, fixed = self.state_dict(), frozen_names(self)
+        if lost := own.keys() - fixed - checkpoint["state_dict"].keys():
+            names = ", ".join(sorted(lost)[:2])
+            raise ConfigError(f"the checkpoint lacks {names} …: it is of another model; delete the run directory")
+        if not sharding.is_sharded(self.model):
+            checkpoint["state_dict"] = {name: own[name] for name in fixed} | checkpoint["state_dict"]
+
+
+def frozen_names(module: torch.nn.Module) -> set[str]:
+    """Parameters that are not trained, and that no checkpoint holds; the text rows go by two names."""
+    named = module.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if not parameter.requires_grad}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 from speechde.config import RunConfig
 from speechde.evaluation.speech import data_counts
-from speechde.training.finished import asked
+from speechde.export.folder import read_settings
+from speechde.training.identity import asked
 from speechde.types import Corpus, Utterance
 from speechde.weights import resolve, weights_hash
 
@@ -69,5 +69,4 @@ def stored_record(folder: Path) -> dict[str, Any] | None:
 
     A run that is started again, for further baselines say, finds its model there, and did not train it now.
     """
-    path = folder / "speechde.json"
-    return json.loads(path.read_text(encoding="utf-8"))["training"] if path.is_file() else None
+    return read_settings(folder)["training"] if folder.is_dir() else None

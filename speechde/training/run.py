@@ -6,12 +6,12 @@ run that was killed resumes where it stopped, and a finished one is not run agai
 
 from __future__ import annotations
 
-import json
 import logging
 import shlex
 import sys
 import warnings
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,29 +23,31 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.cache import cache_root
 from speechde.config import FrontendConfig, RunConfig
-from speechde.data.bitext import Bitext, TextPair
+from speechde.data.bitext import TextPair
 from speechde.data.containers import split_locator
 from speechde.data.datamodule import PairDataModule, PairDataset
 from speechde.data.statistics import corpus_statistics, durations, format_statistics
 from speechde.errors import ConfigError, DataError
-from speechde.evaluation.archive import archive_run
+from speechde.evaluation.archive import METRICS, archive_run, read_metrics
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.evaluation.scene import Request
 from speechde.evaluation.speech import data_counts, sample_counts, sample_sentences
+from speechde.evaluation.versions import VERSION
 from speechde.export.card import write_card
 from speechde.export.folder import TrainedModel, check_encoder, languages_heard, model_folder
-from speechde.frontends.encoders import SpeechEncoder, fast_dtype
+from speechde.frontends.encoders import SpeechEncoder
 from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
+from speechde.models.lora import merge_lora
 from speechde.progress import on_terminal, quiet_libraries
-from speechde.training import adapt, launch, stages
+from speechde.training import adapt, identity, launch, stages
 from speechde.training.bars import progress_callback
 from speechde.training.batches import language_batches
-from speechde.training.checkpoints import SaveEvery
-from speechde.training.corpora import load_corpus, load_synthetic, load_translations
-from speechde.training.directory import Clock, remember_seconds, run_directory
+from speechde.training.checkpoints import BEST, LAST, SaveEvery, read_checkpoint, to_resume
+from speechde.training.corpora import check_split, load_corpus, load_synthetic, load_translations
+from speechde.training.directory import Clock, check_writable, locked, remember_seconds, run_directory
 from speechde.training.finished import archived, finished
-from speechde.training.lit_module import LitDualEncoder
+from speechde.training.lit_module import LitDualEncoder, frozen_names
 from speechde.training.plan import (
     Plan,
     format_plan,
@@ -70,13 +72,20 @@ def train(config: RunConfig) -> dict:
     stops there and returns ``{"plan": …}``. With ``frontend.shard`` only that share of the clips is encoded, and the
     dict is empty (see docs/scale.md); so it is on all processes but the first.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    torch.set_float32_matmul_precision("high")
+    _numerics(config)
     quiet_libraries()
     directory = run_directory(config)
+    if not (config.plan_only or config.frontend.share):
+        if not config.trainer.resume and identity.has_weights(directory):
+            raise ConfigError(f"{directory} holds a run already; resume it (trainer.resume=true), or delete it")
+        identity.refuse_another(directory, identity.of_config(config))
     if done := finished(config, directory):
         return done
+    with ExitStack() as held:
+        return _train(config, directory, held)
+
+
+def _train(config: RunConfig, directory: Path, held: ExitStack) -> dict:
     cache = Path(config.cache_dir) if config.cache_dir else cache_root()
     pl.seed_everything(config.seed, verbose=False)
     if sizes := stated_sets(config):
@@ -94,6 +103,7 @@ def train(config: RunConfig) -> dict:
     dev = corpus.select("dev", corpus.seen)
     if not seen_train or not dev:
         found = f"{len(seen_train)} train and {len(dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
+        found += f" (left out: {_dropped(corpus)})" if corpus.dropped else ""
         raise ConfigError(f"{corpus.name} has {found}; training needs both: set data.seen, and split in a manifest")
     sets = stages.training_sets(config.frontend, training, dev)
     whole = corpus.select(config.eval.split, corpus.seen if config.eval.languages == "seen" else None)
@@ -111,6 +121,8 @@ def train(config: RunConfig) -> dict:
         sets.append(stages.evaluation_set(config.frontend.trim_db, config.frontend.mean_norm, test))
         stages.encode_shard(sets, encoder, cache, rate=config.frontend.rate, shard=config.frontend.share, encode=encode)
         return {}
+    held.enter_context(locked(directory))
+    check_writable(config.report_dir, config.archive_dir)
     rank_zero_only(save_plan)(plan, directory / "plan.json")
     with clock("frames"), launch.first_rank_first():
         frames = stages.training_frames(
@@ -123,6 +135,9 @@ def train(config: RunConfig) -> dict:
     kept, too_long = _usable(training, features, config.trainer.max_seconds)
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
     log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
+    clips = {"train": kept, "dev": dev}
+    known = identity.of_run(config, clips, features.seconds | features.dev.seconds, pairs, built)
+    rank_zero_only(identity.check)(directory, known)
     loggers = build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", facts["config"])
     with clock("train"):
         best = _fit(config, directory, loggers, built, features, kept, pairs, dev, corpus, cache)
@@ -131,7 +146,7 @@ def train(config: RunConfig) -> dict:
         folder = directory / "model"
         corpora = [corpus, *([synthetic] if synthetic else [])]
         before = built.settings.get("training")  # of a model that was adapted
-        record = training_record(config, corpora, {"train": kept, "dev": dev}, facts, best, before)
+        record = training_record(config, corpora, clips, facts, best, before)
         built.settings["training"] = stored_record(folder) or record
         built.card = None  # an adapted model came with that of the model before
         if not folder.exists():
@@ -157,7 +172,7 @@ def train(config: RunConfig) -> dict:
             "noted": corpus.noted_counts(),
             "dropped": Counter(_dropped(corpus, items)) + Counter(features.dropped)
             | {"longer than trainer.max_seconds": too_long},
-            **({"translations": _translation_counts(translations)} if translations else {}),
+            **({"translations": translations.counts()} if translations else {}),
             "encoder_times_real_time": [round(speed, 1) for speed in features.times_real_time],
         },
         **facts,
@@ -177,11 +192,11 @@ def train(config: RunConfig) -> dict:
 def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     """Evaluate a trained model folder on ``config.data``; returns ``metrics.json`` as a dict.
 
+    Results are written to ``report_dir``, or to a folder beside the model that is named by corpus, split and clips.
     Languages the model was trained on count as seen, whatever the data configuration says; the others as zero-shot.
     With ``frontend.shard`` only that share of the clips is encoded, and the dict is empty.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    _numerics(config)
     quiet_libraries()
     cache = Path(config.cache_dir) if config.cache_dir else cache_root()
     folder = model_folder(checkpoint)
@@ -189,6 +204,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     with clock("fetch"):
         trained = TrainedModel.load(folder)
         speech, record = trained.settings["speech"], trained.settings["training"]
+        check_split(config.data, record)
         corpus = load_corpus(config.data, cache)
         frontend, encoder = _reader(config, trained)
     heard = languages_heard(record)
@@ -197,10 +213,13 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     if not utterances:
         raise DataError(f"{corpus.name} has no clip in the split {config.eval.split!r}; set eval.split")
     encode = stages.encoding(frontend, encoder)
+    where = f"evaluation-{corpus.name}-{config.eval.split}-{identity.content(utterances)}"
+    target = Path(config.report_dir) if config.report_dir else folder.parent / where / "results"
     if frontend.share:
         sets = [stages.evaluation_set(speech["trim_db"], speech.get("mean_norm", 0.0), utterances)]
         stages.encode_shard(sets, encoder, cache, rate=speech["rate"], shard=frontend.share, encode=encode)
         return {}
+    check_writable(target)
     with clock("frames"):
         items = stages.evaluation_items(trained.settings, encoder, trained.quantiser, utterances, cache, encode)
         utterances = [u for u in utterances if u.id in items]
@@ -226,10 +245,15 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         "wall_seconds": {stage: round(seconds, 2) for stage, seconds in clock.seconds.items()},
         **results,
     }
-    part = "" if config.eval.per_language is None else f"-{config.eval.per_language}"
-    directory = folder.parent / f"evaluation-{corpus.name}-{config.eval.split}{part}"
-    finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
+    finish_report(metrics, records, None, target)
     return metrics
+
+
+def _numerics(config: RunConfig) -> None:
+    """What the numbers of training and of every evaluation depend on, beside the configuration."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.set_float32_matmul_precision("high")
 
 
 def _reader(config: RunConfig, trained: TrainedModel) -> tuple[FrontendConfig, SpeechEncoder]:
@@ -246,6 +270,7 @@ def _baselines(
     initial: dict | None,
 ) -> Request:  # fmt: skip
     def items_of(other: TrainedModel) -> FeatureStore:
+        check_split(config.data, other.settings["training"])
         _, reader = _reader(config, other)
         return stages.evaluation_items(other.settings, reader, other.quantiser, utterances, cache)
 
@@ -260,8 +285,8 @@ def _model_config(folder: Path) -> dict | None:
 
     None: its run left no results, or it started from another trained model.
     """
-    results = folder.parent / "results" / "metrics.json"
-    config = json.loads(results.read_text(encoding="utf-8"))["config"] if results.is_file() else {}
+    results = folder.parent / "results" / METRICS
+    config = read_metrics(results)["config"] if results.is_file() else {}
     return None if config.get("adapt", {}).get("checkpoint") else config.get("model")
 
 
@@ -295,6 +320,8 @@ def _facts(config: RunConfig) -> dict:
         "hardware": hardware(),
         "command": shlex.join(["python", *sys.argv]) if sys.argv[0].endswith(".py") else "",
         "config": asdict(config),
+        "version": VERSION,
+        "sources": identity.sources(config),
     }
 
 
@@ -340,13 +367,12 @@ def _fit(
     )  # fmt: skip
     # save_last of the first would only be written when the best one is
     latest = ModelCheckpoint(checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    last = checkpoints / "last.ckpt"
-    often = [SaveEvery(t.save_every, t.eval_every, last)] if t.save_every else []
+    often = [SaveEvery(t.save_every, t.eval_every, checkpoints / LAST)] if t.save_every else []
     trainer = pl.Trainer(
         max_epochs=t.steps // t.eval_every,
         accelerator=t.accelerator,
         **launch.trainer_options(t.devices, t.strategy),
-        precision=_precision(t.precision),
+        precision=launch.precision(t.precision),
         gradient_clip_val=config.optim.clip,
         logger=loggers,
         callbacks=[*often, keeper, latest, progress_callback(t.steps)],
@@ -356,34 +382,26 @@ def _fit(
         enable_progress_bar=on_terminal(),
         enable_model_summary=False,
     )
-    if last.exists():
-        if not t.resume:
-            raise ConfigError(f"{directory} holds a run already; resume it (trainer.resume=true), or delete it")
-        log.info("resuming from %s", last)
+    if before := to_resume(checkpoints):
+        log.info("resuming from %s", before)
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # meant: see on_train_epoch_start
     warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before")  # the sampler knows
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    trainer.fit(module, datamodule=PairDataModule(dataset, sampler), ckpt_path=str(last) if last.exists() else None,
-                weights_only=True)  # fmt: skip
+    trainer.fit(
+        module, datamodule=PairDataModule(dataset, sampler), ckpt_path=before and str(before), weights_only=True
+    )
     launch.disconnect()
     if trainer.global_rank:
         return None
     built.model = module.whole
-    state = torch.load(checkpoints / "best.ckpt", map_location="cpu", weights_only=True)
+    state = read_checkpoint(checkpoints / BEST)
     weights = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
-    unexpected = built.model.load_state_dict(weights, strict=False).unexpected_keys
-    if unexpected:
-        raise ConfigError(f"{checkpoints}/best.ckpt is of another model ({unexpected[:2]} …); delete {directory}")
+    missing, unexpected = built.model.load_state_dict(weights, strict=False)
+    if other := [*unexpected, *(name for name in missing if name not in frozen_names(built.model))]:
+        raise ConfigError(f"{checkpoints / BEST} is of another model ({', '.join(other[:2])} …); delete {directory}")
+    merge_lora(built.model.backbone)  # whether the model folder is still to be written or is there
     built.model.cpu().eval()
     return float(state["callbacks"][keeper.state_key]["best_model_score"])
-
-
-def _translation_counts(translations: Bitext) -> dict:
-    return {
-        "pairs": len(translations.pairs),
-        "by language": dict(Counter(pair.lang for pair in translations.pairs)),
-        "dropped": translations.dropped,
-    }
 
 
 def _usable(training: list[Utterance], features: stages.Features, max_seconds: float) -> tuple[list[Utterance], int]:
@@ -394,9 +412,3 @@ def _usable(training: list[Utterance], features: stages.Features, max_seconds: f
     present = [u for u in training if all(u.id in s for s in (features.train[:1] if u.synthetic else features.train))]
     kept = [u for u in present if features.seconds[u.id] <= max_seconds]
     return kept, len(present) - len(kept)
-
-
-def _precision(requested: str) -> str:
-    if requested != "auto":
-        return requested
-    return "bf16-mixed" if fast_dtype() == torch.bfloat16 else "32-true"

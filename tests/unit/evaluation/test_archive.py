@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from speechde.evaluation.archive import archive_run, kept_queries, read_queries
+from speechde.errors import DataError
+from speechde.evaluation.archive import archive_run, kept_queries, read_metrics, read_queries
 
 
 @pytest.fixture
@@ -46,6 +47,35 @@ def test_a_later_run_takes_the_place(results, tmp_path):
     archive_run(results, target, ("text_to_audio",))
     assert json.loads((target / "metrics.json").read_text(encoding="utf-8")) == {"seed": 1}
     assert {record["direction"] for record in read_queries(target)} == {"text_to_audio"}
+
+
+def test_a_run_that_is_killed_while_it_is_kept_again_leaves_what_was_there(results, tmp_path, monkeypatch):
+    target = tmp_path / "kept"
+    archive_run(results, target)
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("speechde.evaluation.archive.pq.write_table", fail)
+    with pytest.raises(KeyboardInterrupt):
+        archive_run(results, target)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp")] == []
+
+
+@pytest.mark.parametrize("name", ["hits.parquet", "metrics.json", "queries.jsonl"])
+def test_damaged_files_are_named(results, tmp_path, name):
+    folder = results
+    if name == "hits.parquet":
+        folder = tmp_path / "kept"
+        archive_run(results, folder)
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(
+        DataError, match=f"{path} is damaged .* delete {folder}, and run the command that made it again"
+    ):
+        read_metrics(path) if name == "metrics.json" else list(read_queries(folder))
 
 
 def test_a_folder_without_queries(results):

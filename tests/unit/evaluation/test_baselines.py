@@ -230,7 +230,7 @@ def test_with_evaluate(tiny_run, tiny_asr, clips):
     again = evaluate(config, run_directory(config))
     for name in asked:
         assert recalls(again["baselines"], name) == recalls(first, name), name
-    folder = run_directory(config) / "evaluation-clips-test" / "results"
+    (folder,) = run_directory(config).glob("evaluation-clips-test-*/results")
     assert json.loads((folder / "metrics.json").read_text("utf-8"))["baselines"] == again["baselines"]
     table = (folder / "table.md").read_text("utf-8")
     assert "## Baselines" in table and "| cascade_chars | zero-shot |" in table

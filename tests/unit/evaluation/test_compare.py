@@ -154,6 +154,15 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path):
         compare_runs(a, a, "audio_to_txt")
     with pytest.raises(DataError, match=r"metrics\.json is missing"):
         compare_runs(a, tmp_path / "nowhere")
+    committed = tmp_path / "committed"
+    committed.mkdir()
+    for command, hint in (
+        (None, "the command that made it"),
+        ("python train.py recipe=tiny", "python train.py recipe=tiny"),
+    ):
+        (committed / "metrics.json").write_text(json.dumps({"command": command}), encoding="utf-8")
+        with pytest.raises(DataError, match=f"keeps its scores but not its queries .*; run again: {hint}$"):
+            compare_runs(a, committed)
     path = other / "results/queries.jsonl"
     path.write_text(path.read_text("utf-8").replace('"sentence"', '"old"'), encoding="utf-8")
     with pytest.raises(DataError, match=r"queries\.jsonl:1 has no 'sentence'"):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from speechde.evaluation import embed, run, speech
+from speechde.evaluation.archive import read_queries
 from speechde.types import Utterance
 
 LANGS = ("fr_fr", "ro_ro")
@@ -116,6 +117,7 @@ def test_finish_report_writes_and_copies(oracle, utterances, tmp_path, capsys):
     assert "controls" not in written
     for name in ("table.md", "recall.png", "curves.png"):
         assert (tmp_path / "report" / name).is_file() and (tmp_path / "a-s0/results" / name).is_file()
+    assert {record["direction"] for record in read_queries(tmp_path / "report")} == {"audio_to_text"}
     assert "diagnostics" not in written
     diagnostics = json.loads((tmp_path / "a-s0/results/diagnostics.json").read_text("utf-8"))
     assert diagnostics["per_language"]["ro_ro"]["alignment"] == pytest.approx(0)

@@ -76,7 +76,9 @@ def test_languages_of_synthetic_speech_alone(tiny_run, tmp_path, monkeypatch):
 
 
 def clip(lang, split, source):
-    return Utterance(f"{source}:{lang}:{split}", lang, f"{lang} {split}", "a.wav", "s", split, source=source)
+    return Utterance(
+        f"{source}:{lang}:{split}", lang, f"{lang} {split}", "a.wav", f"{lang} {split}", split, source=source
+    )
 
 
 @pytest.fixture
@@ -174,7 +176,7 @@ def test_translations_of_the_bitext_exclude_dev_and_test(tiny_run, tmp_path):
 
 def test_translations_of_the_transcripts(tiny_run, clips, tmp_path):
     utterances = [replace(u, translation="" if u.id == "fr_fr-train-0" else u.translation) for u in clips]
-    held_out = replace(clips[0], id="again", text="es_419 dev 0")
+    held_out = replace(clips[0], id="again", text="nuevo", sentence_id="nuevo", translation="es_419 dev 0")
     copy = replace(clips[1], id="copy")
     config = tiny_run("fleurs21_mt", utterances=[*utterances, held_out, copy], data__translations__source="transcripts")
     found = corpora.load_translations(config.data, corpora.load_corpus(config.data, tmp_path))

@@ -14,6 +14,8 @@ import torch
 from speechde.config import RunConfig
 from speechde.data.manifest import write_manifest
 from speechde.errors import ConfigError, DataError
+from speechde.evaluation.compare import compare_runs
+from speechde.evaluation.summary import find_runs, summarise
 from speechde.export.card import model_card
 from speechde.frontends import features
 from speechde.training import run
@@ -83,15 +85,78 @@ def test_evaluation_of_another_corpus(tiny_run, clips, tmp_path):
     metrics = run.evaluate(config, run.run_directory(config))
     roles = {lang: row["role"] for lang, row in metrics["audio_to_text"]["per_language"].items()}
     assert roles == {"es_419": "seen", "fr_fr": "seen", "ro_ro": "zero_shot"}
-    assert (run.run_directory(config) / "evaluation-clips-test/results/table.md").is_file()
+    (folder,) = run.run_directory(config).glob("evaluation-clips-test-*/results")
+    assert (folder / "table.md").is_file()
     report = tmp_path / "report"
     config.report_dir, config.eval.split = str(report), "dev"
     run.evaluate(config, run.run_directory(config) / "model")
-    assert (report / "metrics.json").is_file()
+    assert {path.name for path in folder.iterdir()} - {"curves.png"} == {path.name for path in report.iterdir()}
+    assert not list(run.run_directory(config).glob("evaluation-*-dev*")), "written beside the model, unasked"
+    assert compare_runs(report, report).languages
     config.data.path = str(tmp_path / "train.jsonl")
     write_manifest([u for u in clips if u.split == "train"], tmp_path / "train.jsonl")
     with pytest.raises(DataError, match=r"train has no clip in the split 'dev'; set eval\.split"):
         run.evaluate(config, run.run_directory(config))
+
+
+def test_evaluations_on_corpora_of_one_name_are_kept_apart(tiny_run, clips, tmp_path):
+    config = tiny_run()
+    run.train(config)
+    for folder, langs in (("a", ("es_419", "ro_ro")), ("b", ("fr_fr",))):
+        path = write_manifest([u for u in clips if u.lang in langs], tmp_path / folder / "clips.tsv")
+        config.data = replace(config.data, path=str(path), seen=[])
+        for _ in range(2):  # the same again takes the place of the first
+            run.evaluate(config, run.run_directory(config))
+    found = sorted(run.run_directory(config).glob("evaluation-*/results/metrics.json"))
+    langs = [sorted(json.loads(path.read_text("utf-8"))["audio_to_text"]["per_language"]) for path in found]
+    assert sorted(langs) == [["es_419", "ro_ro"], ["fr_fr"]]
+    boards = summarise(find_runs([run.run_directory(config)]))["boards"]
+    assert "train" in json.loads((run.run_directory(config) / "results/metrics.json").read_text("utf-8"))["data"]
+    assert boards[0]["systems"][0]["train"], "the run itself comes first, not one of its evaluations"
+
+
+def test_where_an_evaluation_cannot_be_written_nothing_is_scored(tiny_run, tmp_path, monkeypatch):
+    config = tiny_run()
+    run.train(config)
+    (tmp_path / "file").touch()
+    config.report_dir = str(tmp_path / "file/report")
+    monkeypatch.setattr(run.stages, "evaluation_items", lambda *_: pytest.fail("clips were encoded"))
+    with pytest.raises(ConfigError, match=r"cannot write results to .*file/report .* report_dir=FOLDER"):
+        run.evaluate(config, run.run_directory(config))
+
+
+def test_training_and_evaluation_multiply_matrices_alike(tiny_run, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
+    config = tiny_run()
+    run.train(config)
+    run.evaluate(config, run.run_directory(config))
+    assert chosen == ["high", "high"]
+
+
+def test_another_split_of_the_corpus_is_refused(tiny_run, monkeypatch):
+    config = tiny_run()
+    run.train(config)
+    folder = run.run_directory(config) / "model"
+    settings = json.loads((folder / "speechde.json").read_text("utf-8"))
+    settings["training"]["config"]["data"] |= {"name": "stamps", "split_seed": 0}
+    (folder / "speechde.json").write_text(json.dumps(settings), encoding="utf-8")
+    monkeypatch.setattr(run, "load_corpus", lambda *_: pytest.fail("the corpus was read"))
+    config.data = replace(config.data, name="stamps", split_seed=1)
+    with pytest.raises(ConfigError, match=r"data\.split_seed=1: .* trained on stamps with data\.split_seed=0"):
+        run.evaluate(config, folder)
+
+
+def test_training_clips_of_held_out_sentences_are_left_out_and_counted(tiny_run, clips):
+    leaked = [replace(u, text="ES_419 test 0!", sentence_id="x") if u.id == "es_419-train-0" else u for u in clips]
+    metrics = run.train(tiny_run(utterances=leaked))
+    assert metrics["data"]["train"]["recordings"] == 9
+    assert metrics["data"]["dropped"]["train sentence is in test"] == 1
+    everything = [replace(u, sentence_id=u.id[-1]) for u in clips if u.id[-1] in "012"]
+    with pytest.raises(
+        ConfigError, match=r"0 train and 0 dev clips in es_419, fr_fr \(left out: .*'train sentence is in"
+    ):
+        run.train(tiny_run(utterances=everything, run_name="other"))
 
 
 def test_the_best_checkpoint_is_the_model(tiny_run, monkeypatch):

@@ -1,0 +1,207 @@
+"""What a run is: ``run.json``, written before its first step and compared whenever its directory is used again.
+
+A run directory is named by what the command line changed. A recipe that was edited, a manifest with other rows or
+another quantiser gives the same name, and a checkpoint of the one is garbage for the other: unit 17 is another sound.
+
+    version         of the code (``evaluation.versions``)
+    config          what was asked
+    data            a hash of the clips, texts and lengths that are trained on and that choose the checkpoint
+    translations    a hash of the translation pairs
+    speech encoder  weights and layer
+    quantiser       its hash
+    frozen weights  a hash of the weights that no checkpoint holds
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechde.cache import atomic_write, fingerprint, sha256_file
+from speechde.config import RunConfig, build
+from speechde.data.bitext import TextPair
+from speechde.errors import ConfigError, DataError
+from speechde.evaluation.versions import VERSION, void
+from speechde.export.folder import TrainedModel, read_settings
+from speechde.types import Utterance
+
+FILE = "run.json"
+# settings that no number of a run depends on
+OUTSIDE = ("run_name", "runs_dir", "cache_dir", "report_dir", "archive_dir", "threads", "logger", "plan", "plan_only")
+# how the steps are taken, where things lie (what lies there has a hash of its own), and what is evaluated afterwards
+FREE = (
+    "eval", "trainer.devices", "trainer.strategy", "trainer.accelerator", "trainer.micro_batch", "trainer.save_every",
+    "trainer.resume", "frontend.shard", "frontend.ray_workers", "frontend.encoder", "model.source",
+    "model.gradient_checkpointing", "model.attn_implementation", "adapt.checkpoint",
+)  # fmt: skip
+PLACES = ("path", "archive", "root", "covost", "translations.root", "synthetic.archive", "breadth.udhr",
+          "breadth.mediawiki")  # fmt: skip
+# files of a folder that say what a corpus holds
+TABLES = {"root": ("data/*/*.tsv",), "covost": ("*.tsv", "*/*.tsv", "*/*.parquet"), "translations.root": ("*",)}
+
+
+def asked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the numbers of a run depend on, of its configuration as a dict."""
+    return {key: value for key, value in config.items() if key not in OUTSIDE}
+
+
+def asked_before(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """``asked`` of a run of an older version: settings that came later have the values that change nothing."""
+    try:
+        return asked(asdict(build(config)))
+    except ConfigError:  # a setting that is gone
+        return None
+
+
+def sources(config: RunConfig) -> dict[str, str]:
+    """Hashes of the files that a configuration names as its data; of a folder, of the sizes of its tables.
+
+    It is what can be had before a corpus is read, to tell whether a result is one of these data.
+    """
+    found = {}
+    groups = {"data": asdict(config.data), "adapt.old": asdict(config.adapt.old) if config.adapt.old else {}}
+    for group, values in groups.items():
+        settings = dict(_flat(values))
+        for place in PLACES:
+            path = Path(settings.get(place) or "\0")
+            if "\0" in str(path):
+                continue
+            if path.is_file():
+                found[f"{group}.{place}"] = sha256_file(path)[:16]
+            elif path.is_dir():
+                tables = sorted(file for pattern in TABLES.get(place, ()) for file in path.glob(pattern))
+                sizes = [[file.relative_to(path).as_posix(), file.stat().st_size] for file in tables]
+                found[f"{group}.{place}"] = fingerprint(sizes)
+    return found
+
+
+def of_config(config: RunConfig) -> dict[str, Any]:
+    """What is known of a run before anything is read."""
+    return {"version": VERSION, "config": asked(asdict(config))}
+
+
+def of_run(
+    config: RunConfig,
+    clips: Mapping[str, Sequence[Utterance]],
+    seconds: Mapping[str, float],
+    pairs: Sequence[TextPair],
+    built: TrainedModel,
+) -> dict[str, Any]:
+    """All of it.
+
+    Args:
+        clips: those of training and of dev, by split.
+        seconds: length of each clip, by id.
+        built: the model, before training.
+    """
+    encoder = {key: value for key, value in built.settings["speech"]["encoder_key"].items() if key != "dtype"}
+    return of_config(config) | {
+        "data": {split: _hash(_clip(u, seconds.get(u.id)) for u in some) for split, some in clips.items()},
+        "translations": _hash((p.lang, p.text, p.english) for p in pairs) if pairs else None,
+        "speech encoder": encoder,
+        "quantiser": built.quantiser and built.quantiser.hash,
+        "frozen weights": _frozen(built.model),
+    }
+
+
+def check(directory: Path, identity: Mapping[str, Any]) -> None:
+    """``refuse_another``, and write ``run.json`` where there is none."""
+    refuse_another(directory, identity)
+    if not (directory / FILE).is_file() or not has_weights(directory):
+        with atomic_write(directory / FILE) as temporary:
+            temporary.write_text(json.dumps(identity, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def refuse_another(directory: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse to go on with what a run directory holds, unless it is the run that is asked for, as far as is known.
+
+    Raises:
+        ConfigError: it holds weights of another run; every difference is named.
+        DataError: its ``run.json`` is damaged.
+    """
+    if not has_weights(directory):
+        return
+    ways = f"train it elsewhere (run_name=NAME), or delete {directory} to train anew"
+    if (before := _stored(directory)) is None:
+        raise ConfigError(f"{directory} holds a run of a version that did not record what it is, half done; {ways}")
+    if changed := list(_differences(before, identity)):
+        listed = "".join(f"\n  {line}" for line in changed)
+        raise ConfigError(f"{directory} holds another run than is asked for:{listed}\nundo the change, {ways}")
+
+
+def has_weights(directory: Path) -> bool:
+    """Whether a run directory holds anything that was trained."""
+    return any((directory / "checkpoints").glob("*.ckpt")) or (directory / "model").is_dir()
+
+
+def _stored(directory: Path) -> dict[str, Any] | None:
+    """``run.json``, or what the model of a run of before says; None where nothing does."""
+    path = directory / FILE
+    if path.is_file():
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise DataError(f"{path} is damaged ({error}); delete {directory} to train anew") from error
+    folder = directory / "model"
+    return {"version": 1, "config": read_settings(folder)["training"]["config"]} if folder.is_dir() else None
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """``name: old → new`` of every setting, and of what else both know of."""
+    old, new = (_settings(one["config"]) for one in (before, now))
+    known = [name for name in now if name in before and name not in ("version", "config")]
+    for one, identity in ((old, before), (new, now)):
+        one |= _flat({name: identity[name] for name in known})
+    for name in dict.fromkeys((*old, *new)):
+        if old.get(name) != new.get(name):
+            yield f"{name}: {old.get(name)} → {new.get(name)}"
+    if fault := void(before["version"], now["config"]):
+        yield f"version: {before['version']} → {now['version']} ({fault})"
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that a trained model depends on, by dotted name."""
+    free = (*FREE, *(f"{group}.{place}" for group in ("data", "adapt.old") for place in PLACES))
+    named = _flat(asked_before(config) or config)
+    return {name: value for name, value in named if not any(f"{name}.".startswith(f"{one}.") for one in free)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _clip(u: Utterance, seconds: float | None) -> tuple:
+    length = None if seconds is None else round(seconds, 3)
+    return (u.id, u.lang, u.text, u.sentence_id, u.translation, u.synthetic, length)
+
+
+def content(utterances: Iterable[Utterance]) -> str:
+    """8 hex digits of which clips these are, and where they lie: corpora of one name are told apart by it."""
+    return _hash((u.id, u.lang, u.text, u.audio) for u in utterances)[:8]
+
+
+def _hash(items: Iterable[tuple]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(json.dumps(item).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _frozen(model: torch.nn.Module) -> str:
+    """Of the parameters that no checkpoint holds."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            digest.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
+            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
