@@ -17,7 +17,8 @@ from benchmarks import harness, table
 from benchmarks.inputs import real
 from speechde.training.tracking import commit
 
-NAMES = ("text_embedding", "speech_encoder", "kmeans", "ranks", "growth", "large_batch", "training", "training_cached")
+NAMES = ("text_embedding", "speech_encoder", "kmeans", "ranks", "growth", "large_batch", "training", "training_cached",
+         "neighbour")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:

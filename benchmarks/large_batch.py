@@ -8,10 +8,11 @@ what it has used at its peak.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Job:
     batch: int
     dtype: str
     micro_batch: int | None
+    threads: int = 1
 
 
 def run(inputs: Inputs) -> Iterator[Result]:
@@ -68,10 +70,14 @@ def run(inputs: Inputs) -> Iterator[Result]:
     )  # fmt: skip
 
 
-def in_process(job: Job) -> dict[str, float]:
-    """``peak`` and ``before`` (resident MB, at most and before training) and ``seconds`` per pair of a new process."""
+def in_process(job: Job, environment: Mapping[str, str] | None = None) -> dict[str, float]:
+    """``peak`` and ``before`` (resident MB, at most and before training) and ``seconds`` per pair of a new process.
+
+    ``environment``: variables that are set there.
+    """
     command = [sys.executable, "-m", "benchmarks.large_batch"]
-    done = subprocess.run(command, input=json.dumps(asdict(job)), capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, input=json.dumps(asdict(job)), capture_output=True, text=True, cwd=ROOT, check=False,
+                          env=os.environ | (environment or {}))  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -83,7 +89,7 @@ def _peak() -> float:
 
 def _main() -> None:
     job = Job(**json.load(sys.stdin))
-    torch.set_num_threads(1)
+    torch.set_num_threads(job.threads)
     folder, dtype = Path(job.folder), getattr(torch, job.dtype)
     model = dual_encoder(folder)
     before = _peak()

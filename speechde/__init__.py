@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["SpeechTextEncoder"]
+
+# OpenMP threads that wait for one another sleep: by default they spin, and of two jobs on the same cores each then
+# keeps the other's threads from their work (benchmarks/neighbour.py). It is read when torch is loaded, so set before.
+if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 with suppress(ModuleNotFoundError):  # wrapt comes with the extra sentence-transformers
     from wrapt import register_post_import_hook
