@@ -18,16 +18,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechde.errors import ConfigError
+
 if TYPE_CHECKING:
     import numpy as np
 
 
 def cache_root() -> Path:
-    """Folder of all cached files: ``SPEECHDE_CACHE``, else ``XDG_CACHE_HOME/speechde``, else ``~/.cache/speechde``."""
+    """Folder of all cached files: ``SPEECHDE_CACHE``, else ``XDG_CACHE_HOME/speechde``, else ``~/.cache/speechde``.
+
+    Raises:
+        ConfigError: it lies in the home directory of a user who has none.
+    """
     if own := os.environ.get("SPEECHDE_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "speechde"
+        return expanded(own)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "speechde"
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with ``~`` or ``~USER`` at its start replaced by that home directory.
+
+    Raises:
+        ConfigError: there is none (``HOME`` is not set, in a container or a service, say).
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{path} begins with a home directory that is not known; give the whole path, or set HOME (the cache: "
+            "SPEECHDE_CACHE=FOLDER, or cache_dir=FOLDER)"
+        ) from error
 
 
 def fingerprint(obj: object) -> str:

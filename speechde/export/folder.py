@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
 
-from speechde.cache import atomic_directory
+from speechde.cache import atomic_directory, expanded
 from speechde.errors import AssetError, DataError, SpeechdeError
 from speechde.export import card
 from speechde.frontends.continuous import ContinuousFrontend
@@ -162,7 +162,7 @@ def find_model(name: str | Path) -> Path:
     Raises:
         AssetError: there is no such folder, or it cannot be fetched.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return model_folder(folder)
     if folder.is_absolute() or str(name).startswith("."):
