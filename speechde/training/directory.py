@@ -67,14 +67,14 @@ def remember_seconds(directory: Path, seconds: dict[str, float]) -> dict[str, fl
 
 
 def run_directory(config: RunConfig) -> Path:
-    """``<runs_dir>/<recipe>/<overrides>-s<seed>``; what a command line could not hold unquoted becomes ``_``.
+    """``<runs_dir>/<recipe>/<overrides>-s<seed>``; what a path or a command line cannot hold becomes ``_``.
 
     Overrides too long for the name of a file are cut, and told apart by a hash.
     """
-    name = re.sub(r"[^\w.:+-]", "_", config.run_name)
+    recipe, name = (re.sub(r"[^\w.:+-]|^\.+", "_", part) for part in (config.recipe_name, config.run_name))
     if len(name.encode()) > MAX_NAME_BYTES:
         name = f"{name.encode()[:MAX_NAME_BYTES].decode(errors='ignore')}-{fingerprint(config.run_name)}"
-    return Path(config.runs_dir) / config.recipe_name / f"{name}-s{config.seed}"
+    return Path(config.runs_dir) / recipe / f"{name}-s{config.seed}"
 
 
 @contextmanager

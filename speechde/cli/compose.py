@@ -1,0 +1,43 @@
+"""What ``train.py`` and ``evaluate.py`` have in common: overrides checked before Hydra, errors as one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from speechde.errors import SpeechdeError
+from speechde.overrides import prepare
+
+QUOTING = "Quote what Hydra would read, inside the quotes of the shell: 'key=\"value\"'"
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """What a user can correct ends the program with ``error: …`` and code 1."""
+    try:
+        yield
+    except SpeechdeError as error:
+        sys.exit(f"error: {error}")
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [line.strip() for line in str(error).splitlines() if "https://hydra.cc" not in line]
+        where = [f"override {given}"] if (given := getattr(error, "override", None)) else []
+        sys.exit(f"error: {'; '.join(filter(None, [*where, *lines]))}. {QUOTING}")
+
+
+def start(
+    main: Callable[[], object], conf: Path, groups: Sequence[str] | None = None, strings: Sequence[str] = ()
+) -> None:
+    """Run a ``hydra.main`` function on ``sys.argv``; see ``speechde.overrides.prepare`` for the arguments.
+
+    Its own errors are its own to report (``one_line_errors``): Hydra prints a line about any exception that leaves it.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's errors arrive here, and not on the screen
+    with one_line_errors():
+        sys.argv[1:] = prepare(sys.argv[1:], conf, groups, strings)
+        main()
