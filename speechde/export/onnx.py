@@ -53,7 +53,7 @@ class SpeechSide(nn.Module):
 
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.for_speech()
 
     def forward(self, speech: Tensor, speech_mask: Tensor, prefix_ids: Tensor, prefix_mask: Tensor) -> Tensor:
         return self.model.encode_speech(Sequences(speech, speech_mask), Sequences(prefix_ids, prefix_mask))

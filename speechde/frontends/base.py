@@ -23,31 +23,26 @@ class SpeechFrontend(Protocol):
     """Stored speech items → LLM input embeddings. Implementations are ``nn.Module``s."""
 
     audio_tokens: int  # rows this frontend needs in the extended vocabulary; 0 for none
+    stride: int  # stored items of one input position
 
     def __call__(self, speech: Sequences, embedding: ExtendedEmbedding) -> tuple[Tensor, Tensor]:
         """A padded batch → ``(batch, time, width)`` input embeddings and their ``(batch, time)`` bool mask."""
         ...
 
 
-def pad_sequences(items: Sequence[np.ndarray], max_length: int | None = None, allow_empty: bool = False) -> Sequences:
+def pad_sequences(items: Sequence[np.ndarray], allow_empty: bool = False) -> Sequences:
     """Stack arrays ``(time, …)`` of unequal length, zeros on the right.
 
-    Integer arrays become int64; float arrays become float32. ``max_length`` guards the LLM's positions;
-    ``allow_empty`` lets sequences be empty (a prefix may be).
+    Integer arrays become int64; float arrays become float32. ``allow_empty`` lets sequences be empty (a prefix may be).
 
     Raises:
-        DataError: no item, an empty one, or one longer than ``max_length`` (nothing is cut silently).
+        DataError: no item, or an empty one.
     """
     if not len(items):
         raise DataError("cannot make a batch of no items")
     lengths = [len(item) for item in items]
     if min(lengths) == 0 and not allow_empty:
         raise DataError(f"item {lengths.index(0)} of the batch is an empty sequence; drop it before batching")
-    if max_length is not None and max(lengths) > max_length:
-        raise DataError(
-            f"a sequence of {max(lengths)} positions does not fit in {max_length}; "
-            "lower frontend.rate or window the audio"
-        )
     first = np.asarray(items[0])
     dtype = np.float32 if np.issubdtype(first.dtype, np.floating) else np.int64
     values = np.zeros((len(items), max(lengths), *first.shape[1:]), dtype)

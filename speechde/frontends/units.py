@@ -88,6 +88,8 @@ class UnitFrontend(nn.Module):
         drop: share of units left out at random in training, in runs of ``drop_span``.
     """
 
+    stride = 1
+
     def __init__(self, units: int, drop: float = 0.0, drop_span: int = 1) -> None:
         super().__init__()
         self.audio_tokens = units

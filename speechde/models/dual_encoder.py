@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from speechde.errors import ConfigError, unknown_value
 from speechde.frontends.base import SpeechFrontend, compact
-from speechde.models.backbone import Backbone
+from speechde.models.backbone import Backbone, twin
 from speechde.models.pooling import mean_pool
 from speechde.types import Sequences
 
@@ -74,6 +74,21 @@ class DualEncoder(nn.Module):
         """Width of the embeddings."""
         return self.projection.out_features
 
+    def speech_room(self, prefix: int) -> int | None:
+        """How many stored speech items fit the LLM's positions after ``prefix`` tokens; None where it has no limit.
+
+        Raises:
+            ConfigError: none do.
+        """
+        if (positions := self.backbone.positions) is None:
+            return None
+        if prefix >= positions:
+            raise ConfigError(
+                f"a speech prefix of {prefix} tokens fills the {positions} positions of the LLM; shorten "
+                "model.prefix.speech"
+            )
+        return (positions - prefix) * self.frontend.stride
+
     def encode_speech(self, speech: Sequences, prefix: Sequences, buckets: int = 1) -> Tensor:
         """Stored speech items and the prefix tokens of each → ``(batch, dim)`` float32 embeddings.
 
@@ -101,6 +116,10 @@ class DualEncoder(nn.Module):
         """``(batch, width)`` pooled states → embeddings."""
         out = self.projection(pooled).float()
         return F.normalize(out, dim=-1) if self.normalise else out
+
+    def for_speech(self) -> DualEncoder:
+        """A model over the same weights that has no layers below ``speech_layer``; for exporters."""
+        return twin(self, {"backbone": self.backbone.entered_at(self.speech_layer)}, speech_layer=0)
 
     def in_precision(self, dtype: torch.dtype) -> DualEncoder:
         """A copy for embedding, with the weights of LLM and frontend in ``dtype``, which is what they compute in.
