@@ -118,7 +118,10 @@ def cascade_text(scene: Scene) -> Answer:
 
 def cascade_e5(scene: Scene) -> Answer:
     """The transcript asks through multilingual-e5-small."""
-    return _text_cascade(scene, TextEncoder(resolve(E5)))
+    encoder = TextEncoder(resolve(E5))
+    answer = _text_cascade(scene, encoder)
+    scene.note_cut(encoder.cut, encoder.max_tokens)
+    return answer
 
 
 def cascade_rival(scene: Scene, name: str) -> Answer:

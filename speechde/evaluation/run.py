@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,10 +20,11 @@ from speechde.evaluation.diagnostics import diagnose, errors_markdown
 from speechde.evaluation.report import markdown, write_report
 from speechde.evaluation.scene import Request, Scene
 from speechde.export.folder import TrainedModel
-from speechde.models.embed import embed_speech, embed_texts
+from speechde.models.embed import IN_PARTS, embed_speech, embed_texts, parts_needed
 from speechde.types import Utterance
 
 RANDOM = "model.init:random"  # the override that makes a control run
+log = logging.getLogger(__name__)
 
 
 def evaluate_model(
@@ -38,7 +40,8 @@ def evaluate_model(
 ) -> tuple[dict, list[dict]]:
     """Embed one split and score it; see ``protocol.evaluate`` for what comes back.
 
-    The metrics have one key more, ``diagnostics``, which :func:`finish_report` writes to a file of its own.
+    The metrics have two keys more: ``diagnostics``, which :func:`write_results` writes to a file of its own, and
+    ``noted``, what is unusual about clips and texts and how many it concerns, which it puts with ``data``.
 
     Args:
         items: stored speech items by utterance id; a store that knows the ``seconds`` of its clips has them used.
@@ -48,18 +51,24 @@ def evaluate_model(
     roles = {"seen": seen, "zero_shot": zero_shot, "proxy": proxy}
     roles = {role: [lang for lang in langs if lang in present] for role, langs in roles.items()}
     model, prompt = trained.model, trained.prompt
+    cut: list[tuple[str | None, str]] = []
     start = time.perf_counter()
-    speech = embed_speech(model, prompt, [items[u.id] for u in utterances], [u.lang for u in utterances])
+    clips, langs = [items[u.id] for u in utterances], [u.lang for u in utterances]
+    speech = embed_speech(model, prompt, clips, langs)
     seconds_to_embed = time.perf_counter() - start
     texts = protocol.unique_texts(utterances)
-    vectors = embed_texts(model, [prompt.text_ids(text, lang) for lang, text in texts])
+    vectors = embed_texts(model, [prompt.text_ids(text, lang, cut.append) for lang, text in texts])
     translations = protocol.unique_translations(utterances)
     english = None
     if translations:
-        english = translations, embed_texts(model, [prompt.text_ids(text, "en_us") for text in translations])
+        ids = [prompt.text_ids(text, "en_us", cut.append) for text in translations]
+        english = translations, embed_texts(model, ids)
     metrics, records = protocol.evaluate(utterances, speech, texts, vectors, english, **roles, seed=seed)
     role = {lang: role for role, langs in roles.items() for lang in langs}
     seconds = getattr(items, "seconds", None)
+    parts = parts_needed(model, prompt, [len(clip) for clip in clips], langs)
+    noted = {IN_PARTS: int((parts > 1).sum()), f"text cut at {prompt.max_tokens} tokens": len(cut)}
+    metrics["noted"] = {reason: count for reason, count in noted.items() if count}
     metrics["diagnostics"] = diagnose(utterances, speech, texts, vectors, records, role, seconds)
     if baselines and baselines.names:
         scene = Scene(trained, utterances, items, texts, vectors, records, role, baselines)
@@ -82,6 +91,10 @@ def write_results(
     metrics lie beside this run's becomes a column.
     """
     diagnostics = metrics.pop("diagnostics", {})
+    noted = {**metrics["data"].get("noted", {}), **metrics.pop("noted", {})}
+    for reason, count in noted.items():
+        log.info("used, but noted: %d × %s", count, reason)
+    metrics["data"] = {**metrics["data"], "noted": noted}
     controls = control_runs(directory)
     if controls:
         metrics["controls"] = {name: control["audio_to_text"] for name, control in controls.items()}

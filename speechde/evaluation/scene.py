@@ -137,7 +137,15 @@ class Scene:
 
     def text_vectors(self, trained: TrainedModel, texts: Sequence[tuple[str, str]]) -> np.ndarray:
         """``(n, dim)`` embeddings of ``(lang, text)`` pairs."""
-        return embed_texts(trained.model, [trained.prompt.text_ids(text, lang) for lang, text in texts])
+        cut: list[tuple[str | None, str]] = []
+        ids = [trained.prompt.text_ids(text, lang, cut.append) for lang, text in texts]
+        self.note_cut(len(cut), trained.prompt.max_tokens)
+        return embed_texts(trained.model, ids)
+
+    def note_cut(self, count: int, tokens: int) -> None:
+        """Note that texts which a baseline reads were cut."""
+        if count:
+            self.notes.append(f"{count} texts that baselines read were cut at {tokens} tokens")
 
 
 @dataclass

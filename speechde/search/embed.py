@@ -23,9 +23,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from speechde.api import SpeechTextEncoder
 from speechde.cache import fingerprint
-from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform
+from speechde.data.audio import AudioError, check_waveform
 from speechde.data.inputs import read_clip
 from speechde.errors import DataError
+from speechde.models.embed import IN_PARTS
 from speechde.search.items import Item
 from speechde.search.vectors import FORMAT, Header, join, read_header, write_vectors
 from speechde.types import SAMPLE_RATE, Dropped
@@ -71,11 +72,11 @@ def embed(encoder: SpeechTextEncoder, items: Sequence[Item]) -> Embedded:
         vectors[texts] = encoder.encode_text([items[r].text for r in texts], [items[r].language for r in texts])
     for rows, waveforms in _decoded(items, dropped):
         names, languages = [items[row].id for row in rows], [items[row].language for row in rows]
-        vectors[rows] = encoder.encode_speech(waveforms, languages, sampling_rate=SAMPLE_RATE, names=names)
-        for row, waveform in zip(rows, waveforms, strict=True):
+        vectors[rows], parts = encoder.embed_waveforms(waveforms, languages, names)
+        for row, waveform, count in zip(rows, waveforms, parts, strict=True):
             seconds[row] = length = len(waveform) / SAMPLE_RATE
-            if length > MAX_SECONDS:
-                noted.append(Dropped(items[row].id, "long clip, mean of parts", f"{length:.0f} s"))
+            if count > 1:
+                noted.append(Dropped(items[row].id, IN_PARTS, f"{length:.0f} s"))
     kept = sorted(seconds)
     return Embedded([items[row] for row in kept], vectors[kept], [seconds[row] for row in kept], dropped, noted)
 

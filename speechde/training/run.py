@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -53,7 +54,7 @@ from speechde.training.plan import (
     save_plan,
     stated_sets,
 )
-from speechde.training.recall import DevRecall
+from speechde.training.recall import CutTexts, DevRecall
 from speechde.training.record import stored_record, training_record
 from speechde.training.tracking import build_loggers, commit, hardware, log_results
 from speechde.types import Corpus, Utterance
@@ -118,12 +119,13 @@ def train(config: RunConfig) -> dict:
         features = stages.training_features(config.frontend, frames, cache, config.seed, initial and initial.quantiser)
     del frames  # its sample for k-means is a gigabyte
     built = initial or stages.build_model(config, encoder, features)
-    kept, too_long = _usable(training, features, config.trainer.max_seconds)
+    kept, too_long = stages.usable(training, features, config.trainer.max_seconds, built)
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
-    log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
+    log.info("left out: %s; %s", features.dropped or "none", ", ".join(f"{n} {why}" for why, n in too_long.items()))
+    cut = CutTexts()
     loggers = build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", facts["config"])
     with clock("train"):
-        best = _fit(config, directory, loggers, built, features, kept, pairs, dev, corpus, cache)
+        best = _fit(config, directory, loggers, built, features, kept, pairs, dev, cut, cache)
         if best is None:
             return {}
         folder = directory / "model"
@@ -151,9 +153,8 @@ def train(config: RunConfig) -> dict:
             "train": data_counts(kept),
             "dev": data_counts(dev),
             config.eval.split: data_counts(test),
-            "noted": corpus.noted_counts(),
-            "dropped": Counter(_dropped(corpus, items)) + Counter(features.dropped)
-            | {"longer than trainer.max_seconds": too_long},
+            "noted": corpus.noted_counts() | cut.counts(built.prompt.max_tokens),
+            "dropped": Counter(_dropped(corpus, items)) + Counter(features.dropped) | too_long,
             **({"translations": _translation_counts(translations)} if translations else {}),
             "encoder_times_real_time": [round(speed, 1) for speed in features.times_real_time],
         },
@@ -288,7 +289,7 @@ def _dropped(corpus: Corpus, *stores: FeatureStore) -> dict[str, int]:
 
 def _fit(
     config: RunConfig, directory: Path, loggers: list[Logger], built: TrainedModel, features: stages.Features,
-    training: list[Utterance], translations: list[TextPair], dev: list[Utterance], corpus: Corpus, cache: Path,
+    training: list[Utterance], translations: list[TextPair], dev: list[Utterance], cut: CutTexts, cache: Path,
 ) -> float | None:  # fmt: skip
     """Train (or resume, or find that training is done), load the best weights into ``built``.
 
@@ -298,12 +299,13 @@ def _fit(
     if t.steps % t.eval_every:
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
     prompt = built.prompt
-    text_ids = [prompt.text_ids(u.text, u.lang) for u in training]
+    text_ids = [prompt.text_ids(u.text, u.lang, cut.training.add) for u in training]
     prefix_ids = {lang: prompt.speech_ids(lang) for lang in {u.lang for u in training}}
-    dataset = PairDataset(training, features.train, text_ids, prefix_ids, translations, prompt.text_ids)
+    tokenise = partial(prompt.text_ids, cut=cut.training.add)
+    dataset = PairDataset(training, features.train, text_ids, prefix_ids, translations, tokenise)
     langs = [pair.lang for pair in translations]
     sampler = language_batches(config, training, steps=t.eval_every, views=len(features.train), translations=langs)
-    recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev)
+    recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev, cut.dev.add)
     module = LitDualEncoder(
         built.model,
         ContrastiveLoss(**asdict(config.loss)),
@@ -364,16 +366,6 @@ def _translation_counts(translations: Bitext) -> dict:
         "by language": dict(Counter(pair.lang for pair in translations.pairs)),
         "dropped": translations.dropped,
     }
-
-
-def _usable(training: list[Utterance], features: stages.Features, max_seconds: float) -> tuple[list[Utterance], int]:
-    """Clips that have features and are not longer than ``max_seconds``, and how many were too long.
-
-    A batch costs as much as its longest clip times its size; a handful of clips of 20 s would decide the speed.
-    """
-    present = [u for u in training if all(u.id in s for s in (features.train[:1] if u.synthetic else features.train))]
-    kept = [u for u in present if features.seconds[u.id] <= max_seconds]
-    return kept, len(present) - len(kept)
 
 
 def _precision(requested: str) -> str:

@@ -30,8 +30,9 @@ def oracle(monkeypatch):
     monkeypatch.setattr(
         run, "embed_speech", lambda m, p, items, langs: np.eye(4, dtype=np.float32)[[i[0] for i in items]]
     )
+    monkeypatch.setattr(run, "parts_needed", lambda m, p, lengths, langs: np.ones(len(lengths), int))
     monkeypatch.setattr(run, "embed_texts", lambda m, ids: np.eye(4, dtype=np.float32)[[i[0] for i in ids]])
-    prompt = SimpleNamespace(text_ids=lambda text, lang: np.array([int(text.split()[1])]))
+    prompt = SimpleNamespace(text_ids=lambda text, lang, cut: np.array([int(text.split()[1])]), max_tokens=256)
     return SimpleNamespace(model=None, prompt=prompt)
 
 

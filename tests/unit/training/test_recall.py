@@ -13,7 +13,7 @@ ROWS = [("fr_fr", "a"), ("fr_fr", "a"), ("fr_fr", "b"), ("fr_fr", "c"), ("es_419
 
 
 class WordPrompt:
-    def text_ids(self, text, lang):
+    def text_ids(self, text, lang, cut=None):
         return np.array([ord(text), len(lang)])
 
 
