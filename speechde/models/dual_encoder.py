@@ -100,7 +100,10 @@ class DualEncoder(nn.Module):
         inputs = torch.cat([self.backbone.embed(prefix.values).to(frames.dtype), frames], dim=1)
         mask = torch.cat([prefix.mask, mask], dim=1)
         # positions are absolute, so the gap that a short prefix leaves before the speech must be closed
-        return self.project(self._pooled(*compact(inputs, mask), self.speech_layer))
+        longest = None
+        if speech.lengths is not None and prefix.lengths is not None:
+            longest = int((prefix.lengths + -(-speech.lengths // self.frontend.stride)).max())
+        return self.project(self._pooled(*compact(inputs, mask, longest), self.speech_layer))
 
     def encode_text(self, text: Sequences, buckets: int = 1) -> Tensor:
         """Token ids, prefix included → ``(batch, dim)`` float32 embeddings; ``buckets`` as in ``encode_speech``."""
@@ -141,13 +144,17 @@ def in_buckets(encode: Callable[..., Tensor], buckets: int, first: Sequences, *o
     The longest come first: later parts then fit in the memory that earlier ones have freed. With hundreds of parts in
     the other order a process took twice as much.
     """
-    order = torch.argsort(first.mask.sum(1), descending=True, stable=True)
+    lengths = first.mask.sum(1) if first.lengths is None else first.lengths
+    order = torch.argsort(lengths, descending=True, stable=True)
     parts = [encode(*(_rows(sequences, rows) for sequences in (first, *others))) for rows in order.chunk(buckets)]
-    return torch.cat(parts)[torch.argsort(order)]
+    together = torch.cat(parts)
+    return together[torch.argsort(order).to(together.device, non_blocking=True)]
 
 
 def _rows(sequences: Sequences, rows: Tensor) -> Sequences:
     """Some rows, cut to the longest of them."""
-    mask = sequences.mask[rows]
-    longest = int(mask.sum(1).max())
-    return Sequences(sequences.values[rows][:, :longest], mask[:, :longest])
+    there = rows.to(sequences.mask.device, non_blocking=True)
+    mask = sequences.mask[there]
+    lengths = None if sequences.lengths is None else sequences.lengths[rows.cpu()]
+    longest = int((mask.sum(1) if lengths is None else lengths).max())
+    return Sequences(sequences.values[there][:, :longest], mask[:, :longest], lengths)
