@@ -114,7 +114,7 @@ def test_no_clip_is_cut_and_no_row_is_of_both_kinds(run):
     rows = [{"array": clip, "sampling_rate": SAMPLE_RATE} for clip in clips]
     first, second = encoder.encode(Loader([{"audio": rows}], "audio"), hf_subset="ro_ro", **options)
     assert np.abs(first - second).max() > 1e-4
-    assert encoder.mteb_model_meta.max_tokens is None
+    assert encoder.mteb_model_meta.max_tokens == encoder.encoder.trained.prompt.max_tokens == 128
     with pytest.raises(DataError, match="rows of audio, text"):
         encoder.encode(Loader([], "audio", "text"), hf_subset="ro_ro", **options)
 

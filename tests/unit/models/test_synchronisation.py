@@ -58,7 +58,7 @@ def prefix():
 
 
 def as_on_a_device(monkeypatch, *known):
-    """Take tensors for those of a GPU; within the context that is returned, numbers of ``known`` lengths may be read."""
+    """Take tensors for those of a GPU; the context that is returned lets lengths of ``known`` be read, and no more."""
     for module in (base, units):
         monkeypatch.setattr(module, "on_host", lambda _: False)
     for one in known:
