@@ -7,7 +7,7 @@
 ``(batch, time, dim)`` of a continuous one; masks are bool, true where real. Batch and time are free. Prefixes and
 special tokens are in the ids: ``prefixes.json`` and ``tokenizer.json``, written beside, say how. The speech encoder and
 k-means are not in the graph. Nor is the splitting of long clips: speech (divided by the frontend's stride) and prefix
-together, and a text, may have as many positions as the LLM has, beyond which a graph fails or gives vectors of no worth.
+together, and a text, may have as many positions as the LLM has, beyond which a graph fails or gives poor vectors.
 
 Weights are float32. A file is only kept when its vectors are those of PyTorch within ``TOLERANCE`` on batches of other
 sizes than the ones it was traced with.
