@@ -14,7 +14,7 @@ from speechde.cache import cache_root
 from speechde.data import stamps, texts
 from speechde.frontends.windows import fast_dtype
 from speechde.models.backbone import Backbone
-from speechde.models.prompt import Prompt, max_tokens
+from speechde.models.prompt import Prompt
 from speechde.types import Utterance
 from speechde.weights import resolve
 
@@ -101,4 +101,4 @@ def repeated(items: Sequence, count: int) -> list:
 
 def plain_prompt(folder: Path, backbone: Backbone) -> Prompt:
     """Token ids without a prefix, as sentence-transformers makes them."""
-    return Prompt(AutoTokenizer.from_pretrained(folder), mode="none", max_tokens=max_tokens(backbone.config))
+    return Prompt(AutoTokenizer.from_pretrained(folder), mode="none", positions=backbone.positions)

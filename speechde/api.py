@@ -22,6 +22,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -29,25 +30,29 @@ import torch
 from torch import Tensor
 
 from speechde.cache import atomic_rows
-from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform, trim_silence
+from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform
 from speechde.data.inputs import as_list, as_vectors, check_texts, is_clip, language_codes, read_clip
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.export.folder import TrainedModel, find_model, languages_heard, speech_encoder
 from speechde.export.hub import push_folder
-from speechde.frontends.encoders import SpeechEncoder, pool_frames, pooling_factor
-from speechde.frontends.features import by_length, subtract_mean
-from speechde.models.embed import embed_speech, embed_texts
+from speechde.frontends.encoders import SpeechEncoder
+from speechde.frontends.features import items_in_memory
+from speechde.models.embed import Parts, embed_parts, embed_texts, fitting_parts
 from speechde.progress import progress as shown
 from speechde.types import SAMPLE_RATE
 
 CHUNK = 64  # clips decoded and held at once
 TEXT_CHUNK = 4096  # texts tokenised and sorted at once
 EMBEDDING = "embedding"  # column of vectors where rows of datasets come in
+LOADING = Lock()  # of speech encoders; not in the encoder, which datasets pickles
+CUT = "%d of %d texts were cut at %d tokens"
 log = logging.getLogger(__name__)
 
 
 class SpeechTextEncoder:
     """A trained dual encoder: clips and texts → vectors whose dot product says how well they match.
+
+    Any number of threads may use one.
 
     Args:
         trained: model, prompt, quantiser and settings.
@@ -139,9 +144,10 @@ class SpeechTextEncoder:
     @property
     def encoder(self) -> SpeechEncoder:
         """The speech encoder, checked to be the one that the model was trained with."""
-        if self._encoder is None:
-            self._encoder = speech_encoder(self.trained.settings, self.device, self.speech_encoder)
-        return self._encoder
+        with LOADING:
+            if self._encoder is None:
+                self._encoder = speech_encoder(self.trained.settings, self.device, self.speech_encoder)
+            return self._encoder
 
     def encode_speech(
         self,
@@ -159,8 +165,8 @@ class SpeechTextEncoder:
         """Clips → ``(clips, dim)`` float32, in order; one clip alone → ``(dim,)``.
 
         A clip is what ``data.inputs.read_clip`` reads: path, bytes, array, row of ``datasets``. Clips are a list, a
-        column of ``datasets`` or any iterable. Silence at the ends of a clip is cut. One longer than 240 s is embedded
-        in equal parts, whose mean is its vector, and a warning says so.
+        column of ``datasets`` or any iterable. Silence at the ends of a clip is cut. One longer than 240 s, or than the
+        LLM's positions, is embedded in equal parts, whose mean is its vector, and a warning says so.
 
         Args:
             language: any tag that ``speechde.languages`` knows (``ro``, ``ro_ro``), for all clips or one for each;
@@ -204,7 +210,8 @@ class SpeechTextEncoder:
     ) -> np.ndarray | Tensor | dict[str, np.ndarray]:
         """Texts → ``(texts, dim)`` float32, in order; one text alone → ``(dim,)``. See ``encode_speech``.
 
-        Texts longer than 256 tokens, or than the model's positions, are cut, and a warning counts them.
+        Texts longer than the model's limit (``model.max_tokens`` in training, 256 unless set, and never more than the
+        LLM has positions) are cut, and a warning counts them.
 
         Raises:
             DataError: something that is no text, or an empty one.
@@ -212,15 +219,14 @@ class SpeechTextEncoder:
         options = {"progress": progress, "as_tensor": as_tensor, "out": out}
         if _has_column(texts, column):
             return {EMBEDDING: self.encode_text(texts[column], language, **options)}
-        single, prompt = isinstance(texts, str), self.trained.prompt
-        before = prompt.truncated
+        single, cut = isinstance(texts, str), []
 
         def report(count: int) -> None:
-            if cut := prompt.truncated - before:
-                log.warning("%d of %d texts were cut at %d tokens", cut, count, prompt.max_tokens)
+            if cut:
+                log.warning(CUT, len(cut), count, self.trained.prompt.max_tokens)
 
-        texts = [texts] if single else texts
-        vectors = self._encode(texts, language, "texts", TEXT_CHUNK, self._text_vectors, report, **options)
+        texts, encode = [texts] if single else texts, partial(self._text_vectors, cut=cut)
+        vectors = self._encode(texts, language, "texts", TEXT_CHUNK, encode, report, **options)
         return vectors[0] if single else vectors
 
     def similarity(self, a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> np.ndarray:
@@ -243,30 +249,48 @@ class SpeechTextEncoder:
         if self.trained.quantiser is None:
             raise ConfigError("this model has a continuous frontend and no units; use one of frontend=discrete")
         clips = [clips] if is_clip(clips) else list(as_list(clips, "clips"))
-        waveforms = [self._read(clip, sampling_rate, f"clip {row}") for row, clip in enumerate(clips)]
+        waveforms = [self.waveform(clip, sampling_rate, f"clip {row}") for row, clip in enumerate(clips)]
         return self.speech_items(waveforms)
 
-    def waveforms(self, clip: Any, sampling_rate: int | None = None, name: str = "the clip") -> list[np.ndarray]:
-        """A clip as 16 kHz waveforms: itself, or the equal parts of one longer than 240 s."""
-        waveform = self._read(clip, sampling_rate, name)
-        count = -(-len(waveform) // int(MAX_SECONDS * SAMPLE_RATE))
-        if count > 1:
-            log.warning("%s of %.0f s is embedded in %d parts", name, len(waveform) / SAMPLE_RATE, count)
-        return np.array_split(waveform, count)
+    def waveform(self, clip: Any, sampling_rate: int | None = None, name: str = "the clip") -> np.ndarray:
+        """A clip as a 16 kHz waveform.
+
+        Raises:
+            AudioError: it cannot be used; the message begins with ``name``.
+        """
+        try:
+            return check_waveform(read_clip(clip, sampling_rate), max_seconds=np.inf)
+        except AudioError as error:
+            raise AudioError(error.reason, f"{name}: {error.detail}") from error
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+
+    def parts(self, waveforms: Sequence[np.ndarray], langs: Sequence[str | None], names: Sequence[str]) -> Parts:
+        """16 kHz waveforms → what the model reads of them; a warning names each that is cut into parts.
+
+        Those longer than 240 s are cut before they are encoded, which bounds memory, and items that do not fit the
+        LLM's positions after that.
+        """
+        pieces = [np.array_split(w, max(1, -(-len(w) // int(MAX_SECONDS * SAMPLE_RATE)))) for w in waveforms]
+        owners = [row for row, some in enumerate(pieces) for _ in some]
+        items = self.speech_items([piece for some in pieces for piece in some])
+        owned = [langs[row] for row in owners]
+        parts = fitting_parts(self.trained.model, self.trained.prompt, items, owned, owners)
+        for name, waveform, count in zip(names, waveforms, parts.counts, strict=True):
+            if count > 1:
+                log.warning("%s of %.0f s is embedded in %d parts", name, len(waveform) / SAMPLE_RATE, count)
+        return parts
+
+    def embed_waveforms(
+        self, waveforms: Sequence[np.ndarray], langs: Sequence[str | None], names: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """16 kHz waveforms in FLEURS languages → ``(n, dim)`` float32 vectors, and how many parts each was cut into."""
+        parts = self.parts(waveforms, langs, names)
+        return self._finite(embed_parts(self.trained.model, self.trained.prompt, parts, langs)), parts.counts
 
     def speech_items(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """16 kHz waveforms → stored speech items (frames or units), as training and evaluation make them."""
-        speech, quantiser = self.trained.settings["speech"], self.trained.quantiser
-        factor = pooling_factor(self.encoder.rate, speech["rate"])
-        items: list[np.ndarray] = [np.empty(0)] * len(waveforms)
-        trimmed = [(row, trim_silence(waveform, speech["trim_db"])) for row, waveform in enumerate(waveforms)]
-        for batch in by_length(trimmed):
-            for (row, _), frames in zip(batch, self.encoder.encode([w for _, w in batch]), strict=True):
-                frames = pool_frames(frames, factor)
-                if share := speech.get("mean_norm", 0.0):
-                    frames = subtract_mean(frames, share)
-                items[row] = frames if quantiser is None else quantiser.encode(frames)
-        return items
+        return items_in_memory(waveforms, self.encoder, self.trained.quantiser, self.trained.settings["speech"])
 
     def _encode(
         self,
@@ -311,44 +335,27 @@ class SpeechTextEncoder:
         bad: list[AudioError] | None,
     ) -> np.ndarray:
         out = np.full((len(clips), self.dim), np.nan, np.float32)
-        parts: list[np.ndarray] = []
-        owners: list[int] = []
+        called = [names[first + row] if names else f"clip {first + row}" for row in range(len(clips))]
+        waveforms: dict[int, np.ndarray] = {}
         for row, clip in enumerate(clips):
-            name = names[first + row] if names else f"clip {first + row}"
             try:
-                some = self.waveforms(clip, sampling_rate, name)
+                waveforms[row] = self.waveform(clip, sampling_rate, called[row])
             except DataError as error:
                 if bad is None:
                     raise
                 bad.append(error if isinstance(error, AudioError) else AudioError("unreadable", str(error)))
                 log.info("%s", error)
-                continue
-            parts += some
-            owners += [row] * len(some)
-        items, owned = self.speech_items(parts), [langs[row] for row in owners]
-        vectors = self._finite(embed_speech(self.trained.model, self.trained.prompt, items, owned))
-        rows = np.array(owners, int)
-        for row in dict.fromkeys(owners):
-            own = vectors[rows == row]
-            out[row] = own[0] if len(own) == 1 else self._mean(own)
+        rows = list(waveforms)
+        usable = list(waveforms.values())
+        out[rows], _ = self.embed_waveforms(usable, [langs[row] for row in rows], [called[row] for row in rows])
         return out
 
-    def _text_vectors(self, texts: list[Any], langs: list[str | None], first: int) -> np.ndarray:
+    def _text_vectors(
+        self, texts: list[Any], langs: list[str | None], first: int, cut: list[tuple[str | None, str]]
+    ) -> np.ndarray:
         check_texts(texts, first)
-        ids = [self.trained.prompt.text_ids(text, lang) for text, lang in zip(texts, langs, strict=True)]
+        ids = [self.trained.prompt.text_ids(text, lang, cut.append) for text, lang in zip(texts, langs, strict=True)]
         return self._finite(embed_texts(self.trained.model, ids))
-
-    def _read(self, clip: Any, sampling_rate: int | None, name: str) -> np.ndarray:
-        try:
-            return check_waveform(read_clip(clip, sampling_rate), max_seconds=np.inf)
-        except AudioError as error:
-            raise AudioError(error.reason, f"{name}: {error.detail}") from error
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from error
-
-    def _mean(self, vectors: np.ndarray) -> np.ndarray:
-        mean = vectors.mean(0)
-        return mean / np.linalg.norm(mean) if self.trained.model.normalise else mean
 
     def _finite(self, vectors: np.ndarray) -> np.ndarray:
         if not np.isfinite(vectors).all():

@@ -191,6 +191,7 @@ class ModelConfig:
     projection_init: str = choice("random", "random", "identity")
     projection_gain: float = bounded(1.0, "(0, ∞)")
     speech_layer: int = bounded(0, "[0, ∞)")  # layer of the LLM at which speech enters; 0 is its input
+    max_tokens: int = bounded(256, "[1, ∞)")  # of a text with its prefix; longer ones are cut, and counted
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
 
 

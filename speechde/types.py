@@ -148,15 +148,17 @@ class Sequences:
     """A padded batch of sequences of one kind.
 
     ``values`` is ``(batch, time)`` int64 (token or unit ids) or ``(batch, time, dim)`` float (frames); ``mask`` is
-    ``(batch, time)`` bool, true where real.
+    ``(batch, time)`` bool, true where real. ``lengths`` is ``(batch,)`` int64, the real positions of each row; it stays
+    on the CPU, so that nobody has to wait for a GPU to know how long a batch is. None: it is not known there.
     """
 
     values: Tensor
     mask: Tensor
+    lengths: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Sequences:
         """The same batch on another device."""
-        return Sequences(self.values.to(device), self.mask.to(device))
+        return Sequences(self.values.to(device), self.mask.to(device), self.lengths)
 
 
 @dataclass

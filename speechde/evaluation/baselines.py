@@ -115,7 +115,10 @@ def cascade_text(scene: Scene) -> Answer:
 
 def cascade_e5(scene: Scene) -> Answer:
     """The transcript asks through multilingual-e5-small."""
-    return _cascade(scene, _texts_of(TextEncoder(resolve(E5))))
+    encoder = TextEncoder(resolve(E5))
+    answer = _cascade(scene, _texts_of(encoder))
+    scene.note_cut(encoder.cut, encoder.max_tokens)
+    return answer
 
 
 def cascade_rival(scene: Scene, name: str) -> Answer:

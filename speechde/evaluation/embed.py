@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,11 +14,15 @@ from speechde.types import Audio, Item
 
 
 def stored_embed(
-    model: DualEncoder, prompt: Prompt, store: Mapping[str, np.ndarray], label: str | None = None
+    model: DualEncoder,
+    prompt: Prompt,
+    store: Mapping[str, np.ndarray],
+    label: str | None = None,
+    cut: Callable[[tuple[str | None, str]], object] | None = None,
 ) -> Embed:
     """Items of one part → vectors; a clip is read from ``store`` by the id of its item.
 
-    ``label``: of the progress that is shown; None shows none.
+    ``label``: of the progress that is shown; None shows none. ``cut`` is told each text that is cut.
     """
 
     def embed(items: Sequence[Item], role: str) -> np.ndarray:
@@ -29,7 +33,7 @@ def stored_embed(
             values = [store[item.id] for item in clips]
             out[spoken] = embed_speech(model, prompt, values, [item.lang for item in clips], label)
         if texts:
-            ids = [prompt.text_ids(item.parts[0].content, item.lang) for item in texts]
+            ids = [prompt.text_ids(item.parts[0].content, item.lang, cut) for item in texts]
             out[~spoken] = embed_texts(model, ids, label)
         return out
 

@@ -1,9 +1,9 @@
 """A trained model as an encoder of mteb (Enevoldsen et al. 2025; Assadi et al. 2025 for audio): speech and text.
 
-Nothing is truncated. Other adapters cut clips at some seconds, which costs them the ends of long FLEURS recordings;
-here a clip is encoded whole, in windows where the speech encoder needs them, and ``max_tokens`` of the metadata is
-None. Speech goes through the very steps of ``evaluate.py``: silence trimmed, frames, pooling, mean normalisation,
-units.
+No speech is cut. Other adapters cut clips at some seconds, which costs them the ends of long FLEURS recordings; here a
+clip is encoded whole, in windows where the speech encoder needs them and as the mean of parts where the LLM has too few
+positions. ``max_tokens`` of the metadata is the limit of texts; a warning counts those that are longer. Speech goes
+through the very steps of ``evaluate.py``: silence trimmed, frames, pooling, mean normalisation, units.
 
 The language of a prefix is that of the side which is encoded. mteb lists the languages of each subset, and says whether
 queries or documents are encoded, but no convention says which of two languages is whose: ``acm_Arab-eng_Latn`` of
@@ -165,7 +165,7 @@ def _metadata(trained: TrainedModel, weights: str) -> ModelMeta:
         n_parameters=sum(parameter.numel() for parameter in model.parameters()),
         n_embedding_parameters=embedding,
         memory_usage_mb=None,
-        max_tokens=None,
+        max_tokens=trained.prompt.max_tokens,
         embed_dim=model.dim,
         license=None,
         open_weights=None,

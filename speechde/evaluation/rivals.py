@@ -18,7 +18,9 @@ from transformers import AutoModel, AutoTokenizer
 from speechde.cache import expanded
 from speechde.data.audio import load_audio
 from speechde.errors import AssetError
+from speechde.models.loading import positions
 from speechde.models.pooling import mean_pool
+from speechde.models.prompt import MAX_TOKENS
 from speechde.progress import Advance, progress
 from speechde.types import SAMPLE_RATE, Utterance
 from speechde.weights import hub
@@ -45,19 +47,23 @@ class TextEncoder:
         self.model.to(self.device).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.prefix = prefix
+        self.max_tokens = positions(self.model.config) or MAX_TOKENS
+        self.cut = 0  # texts that were longer
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[Pair], query: bool = False) -> np.ndarray:
-        """See ``SentenceEncoder``. Texts beyond the model's positions are cut."""
+        """See ``SentenceEncoder``. Texts beyond the model's positions are cut, and ``cut`` counts them."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i][1]))
         out = np.empty((len(texts), self.model.config.hidden_size), np.float32)
         with progress("embedding by a text encoder", len(order), "texts") as advance:
             for start in range(0, len(order), BATCH):
                 rows = order[start : start + BATCH]
+                written = [self.prefix + texts[i][1] for i in rows]
+                lengths = map(len, self.tokenizer(written, verbose=False)["input_ids"])
+                self.cut += sum(length > self.max_tokens for length in lengths)
                 batch = self.tokenizer(
-                    [self.prefix + texts[i][1] for i in rows], padding=True, truncation=True, return_tensors="pt",
-                    max_length=self.model.config.max_position_embeddings,
-                ).to(self.device)  # fmt: skip
+                    written, padding=True, truncation=True, return_tensors="pt", max_length=self.max_tokens
+                ).to(self.device)
                 hidden = self.model(**batch).last_hidden_state
                 out[rows] = F.normalize(mean_pool(hidden, batch["attention_mask"].bool()), dim=-1).cpu().numpy()
                 advance(len(rows))

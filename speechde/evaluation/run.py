@@ -24,6 +24,7 @@ from speechde.evaluation.retrieval import QUERY, Remembered, evaluate
 from speechde.evaluation.scene import Request, Scene
 from speechde.evaluation.speech import scored, speech_metrics, speech_tasks
 from speechde.export.folder import TrainedModel
+from speechde.models.embed import IN_PARTS, parts_needed
 from speechde.types import Utterance
 
 EMBEDDING = "embedding for evaluation"  # label of the progress
@@ -44,7 +45,8 @@ def evaluate_model(
 ) -> tuple[dict, list[dict]]:
     """Embed one split and score it; see ``speech.evaluate_speech`` for what comes back.
 
-    The metrics have one key more, ``diagnostics``, which :func:`finish_report` writes to a file of its own.
+    The metrics have two keys more: ``diagnostics``, which :func:`write_results` writes to a file of its own, and
+    ``noted``, what is unusual about clips and texts and how many it concerns, which it puts with ``data``.
 
     Args:
         items: stored speech items by utterance id; a store that knows the ``seconds`` of its clips has them used.
@@ -54,12 +56,17 @@ def evaluate_model(
     roles = {"seen": seen, "zero_shot": zero_shot, "proxy": proxy}
     roles = {role: [lang for lang in langs if lang in present] for role, langs in roles.items()}
     tasks, size = scored(speech_tasks(utterances, roles), seed)
-    embed = Remembered(stored_embed(trained.model, trained.prompt, items, EMBEDDING), symmetric=True)
+    model, prompt = trained.model, trained.prompt
+    cut: set[tuple[str | None, str]] = set()
+    embed = Remembered(stored_embed(model, prompt, items, EMBEDDING, cut.add), symmetric=True)
     start = time.perf_counter()
     embed([query for task in tasks if task.name == "audio_to_text" for query in task.queries], QUERY)
     seconds_to_embed = time.perf_counter() - start
     results = evaluate(tasks, embed, seed=seed)
     metrics = speech_metrics(tasks, results, size, seed)
+    parts = parts_needed(model, prompt, [len(items[u.id]) for u in utterances], [u.lang for u in utterances])
+    noted = {IN_PARTS: int((parts > 1).sum()), f"text cut at {prompt.max_tokens} tokens": len(cut)}
+    metrics["noted"] = {reason: count for reason, count in noted.items() if count}
     metrics["diagnostics"] = diagnose(tasks, embed, results, getattr(items, "seconds", None))
     if baselines and baselines.names:
         scene = Scene(trained, utterances, items, tasks, embed, results, baselines)
@@ -86,6 +93,10 @@ def write_results(
     ``diagnostics`` are taken out of the metrics.
     """
     diagnostics = metrics.pop("diagnostics", {})
+    noted = {**metrics["data"].get("noted", {}), **metrics.pop("noted", {})}
+    for reason, count in noted.items():
+        log.info("used, but noted: %d × %s", count, reason)
+    metrics["data"] = {**metrics["data"], "noted": noted}
     results = directory / "results" if directory else report_dir
     controls = control_runs(directory) if directory else {}
     if controls:

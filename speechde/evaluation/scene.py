@@ -106,6 +106,11 @@ class Scene:
         speed = getattr(self.items if items is None else items, "speed", None)
         return float(np.mean([self.durations[u.id] for u in self.utterances])) / speed if speed else 0.0
 
+    def note_cut(self, count: int, tokens: int) -> None:
+        """Note that texts which a baseline reads were cut."""
+        if count:
+            self.notes.append(f"{count} texts that baselines read were cut at {tokens} tokens")
+
 
 @dataclass
 class Answer:

@@ -36,7 +36,7 @@ from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.loading import untrained
 from speechde.models.lora import merge_lora
-from speechde.models.prompt import Prompt, max_tokens
+from speechde.models.prompt import MAX_TOKENS, Prompt
 from speechde.models.vocabulary import with_audio_tokens
 from speechde.weights import resolve
 
@@ -128,8 +128,9 @@ class TrainedModel:
         prompt = Prompt(
             tokenizer,
             **settings["prefix"],
-            max_tokens=max_tokens(model.backbone.config),
-            table=_read_json(folder / "prefixes.json"),  # folders of the first version have none
+            max_tokens=settings.get("max_tokens", MAX_TOKENS),  # neither is in folders of the first version
+            positions=model.backbone.positions,
+            table=_read_json(folder / "prefixes.json"),
         )
         text = folder / card.FILE
         return cls(model.eval(), prompt, quantiser, settings, text.read_text("utf-8") if text.is_file() else None)
@@ -142,6 +143,8 @@ class TrainedModel:
         """
         keys = ("frontend", "head", "attention", "prefix", "speech")
         decides = {key: self.settings[key] for key in keys}
+        if (limit := self.settings.get("max_tokens", MAX_TOKENS)) != MAX_TOKENS:  # which folders do not all state
+            decides["max_tokens"] = limit
         decides["speech"] = {
             key: value for key, value in decides["speech"].items() if key != "encoder"
         }  # only its path

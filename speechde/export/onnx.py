@@ -6,7 +6,8 @@
 ``speech`` is what the frontend reads: int64 units ``(batch, time)`` of a discrete model, float32 frames
 ``(batch, time, dim)`` of a continuous one; masks are bool, true where real. Batch and time are free. Prefixes and
 special tokens are in the ids: ``prefixes.json`` and ``tokenizer.json``, written beside, say how. The speech encoder and
-k-means are not in the graph.
+k-means are not in the graph. Nor is the splitting of long clips: speech (divided by the frontend's stride) and prefix
+together, and a text, may have as many positions as the LLM has, beyond which a graph fails or gives poor vectors.
 
 Weights are float32. A file is only kept when its vectors are those of PyTorch within ``TOLERANCE`` on batches of other
 sizes than the ones it was traced with.
@@ -53,7 +54,7 @@ class SpeechSide(nn.Module):
 
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
-        self.model = model
+        self.model = model.for_speech()
 
     def forward(self, speech: Tensor, speech_mask: Tensor, prefix_ids: Tensor, prefix_mask: Tensor) -> Tensor:
         return self.model.encode_speech(Sequences(speech, speech_mask), Sequences(prefix_ids, prefix_mask))

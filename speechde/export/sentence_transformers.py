@@ -18,6 +18,7 @@ installed package that the user imports, so ``import speechde`` enters it in the
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,14 +31,16 @@ from sentence_transformers.base.modules import InputModule
 from torch import Tensor
 
 from speechde import languages
-from speechde.api import SpeechTextEncoder
+from speechde.api import CUT, SpeechTextEncoder
 from speechde.errors import ConfigError, DataError
 from speechde.export.folder import MODULE, TrainedModel
 from speechde.frontends.base import pad_sequences
+from speechde.models.pooling import mean_of_parts
 from speechde.search.items import AUDIO
 from speechde.types import SAMPLE_RATE, Sequences
 
 MODALITIES = ["text", "audio"]
+log = logging.getLogger(__name__)
 
 
 class SpeechTextModule(InputModule):
@@ -115,7 +118,7 @@ class SpeechTextModule(InputModule):
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens of a text; longer ones are cut. Speech is never cut."""
+        """Tokens of a text, prefix included; longer ones are cut. Speech is never cut."""
         return self._encoder.trained.prompt.max_tokens
 
     def get_embedding_dimension(self) -> int:
@@ -143,19 +146,21 @@ class SpeechTextModule(InputModule):
             return self._speech(inputs, lang)
         if empty := [text for text in inputs if not isinstance(text, str) or not text.strip()]:
             raise DataError(f"a text is {empty[0]!r}; give a string that is not empty")
-        encode = self._encoder.trained.prompt.text_ids
-        text = pad_sequences([encode((prompt or "") + item, lang) for item in inputs])
+        own, cut = self._encoder.trained.prompt, []
+        text = pad_sequences([own.text_ids((prompt or "") + item, lang, cut.append) for item in inputs])
+        if cut:
+            log.warning(CUT, len(cut), len(inputs), own.max_tokens)
         return {"input_ids": text.values, "attention_mask": text.mask.long()}
 
     def _speech(self, clips: Sequence[Any], lang: str | None) -> dict[str, Tensor]:
-        encoder = self.encoder
-        parts = [encoder.waveforms(clip, SAMPLE_RATE, f"clip {row}") for row, clip in enumerate(clips)]
-        speech = pad_sequences(encoder.speech_items([part for some in parts for part in some]))
+        encoder, names = self.encoder, [f"clip {row}" for row in range(len(clips))]
+        waveforms = [encoder.waveform(clip, SAMPLE_RATE, name) for clip, name in zip(clips, names, strict=True)]
+        parts = encoder.parts(waveforms, [lang] * len(clips), names)
+        speech = pad_sequences(parts.items)
         prefix = pad_sequences([encoder.trained.prompt.speech_ids(lang)] * len(speech.values), allow_empty=True)
-        owner = torch.repeat_interleave(torch.arange(len(parts)), torch.tensor([len(some) for some in parts]))
         return {
             "speech": speech.values, "speech_mask": speech.mask, "prefix": prefix.values, "prefix_mask": prefix.mask,
-            "owner": owner,
+            "owner": torch.from_numpy(parts.owners),
         }  # fmt: skip
 
     def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
@@ -168,10 +173,8 @@ class SpeechTextModule(InputModule):
             Sequences(features["prefix"], features["prefix_mask"]),
         )
         owner = features["owner"]
-        if (counts := torch.bincount(owner)).max() > 1:  # a long clip is the mean of its parts
-            sums = vectors.new_zeros(len(counts), vectors.shape[1]).index_add_(0, owner, vectors)
-            means = sums / counts.unsqueeze(1)
-            vectors = torch.nn.functional.normalize(means, dim=1) if self.model.normalise else means
+        if (clips := int(owner[-1]) + 1) < len(owner):
+            vectors = mean_of_parts(vectors, owner, clips, self.model.normalise)
         return features | {"sentence_embedding": vectors}
 
 

@@ -23,38 +23,33 @@ class SpeechFrontend(Protocol):
     """Stored speech items → LLM input embeddings. Implementations are ``nn.Module``s."""
 
     audio_tokens: int  # rows this frontend needs in the extended vocabulary; 0 for none
+    stride: int  # stored items of one input position
 
     def __call__(self, speech: Sequences, embedding: ExtendedEmbedding) -> tuple[Tensor, Tensor]:
         """A padded batch → ``(batch, time, width)`` input embeddings and their ``(batch, time)`` bool mask."""
         ...
 
 
-def pad_sequences(items: Sequence[np.ndarray], max_length: int | None = None, allow_empty: bool = False) -> Sequences:
+def pad_sequences(items: Sequence[np.ndarray], allow_empty: bool = False) -> Sequences:
     """Stack arrays ``(time, …)`` of unequal length, zeros on the right.
 
-    Integer arrays become int64; float arrays become float32. ``max_length`` guards the LLM's positions;
-    ``allow_empty`` lets sequences be empty (a prefix may be).
+    Integer arrays become int64; float arrays become float32. ``allow_empty`` lets sequences be empty (a prefix may be).
 
     Raises:
-        DataError: no item, an empty one, or one longer than ``max_length`` (nothing is cut silently).
+        DataError: no item, or an empty one.
     """
     if not len(items):
         raise DataError("cannot make a batch of no items")
-    lengths = [len(item) for item in items]
-    if min(lengths) == 0 and not allow_empty:
-        raise DataError(f"item {lengths.index(0)} of the batch is an empty sequence; drop it before batching")
-    if max_length is not None and max(lengths) > max_length:
-        raise DataError(
-            f"a sequence of {max(lengths)} positions does not fit in {max_length}; "
-            "lower frontend.rate or window the audio"
-        )
+    lengths = torch.tensor([len(item) for item in items], dtype=torch.int64)
+    if not allow_empty and not lengths.all():
+        raise DataError(f"item {int(lengths.argmin())} of the batch is an empty sequence; drop it before batching")
     first = np.asarray(items[0])
     dtype = np.float32 if np.issubdtype(first.dtype, np.floating) else np.int64
-    values = np.zeros((len(items), max(lengths), *first.shape[1:]), dtype)
-    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    values = np.zeros((len(items), int(lengths.max()), *first.shape[1:]), dtype)
+    mask = torch.arange(values.shape[1]) < lengths[:, None]
     for row, item in zip(values, items, strict=True):
         row[: len(item)] = item
-    return Sequences(torch.from_numpy(values), mask)
+    return Sequences(torch.from_numpy(values), mask, lengths)
 
 
 def drop_spans(mask: Tensor, share: float, span: int) -> Tensor:
@@ -75,16 +70,22 @@ def drop_spans(mask: Tensor, share: float, span: int) -> Tensor:
     return mask & keep
 
 
-def compact(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def on_host(tensor: Tensor) -> bool:
+    """Whether values can be read without waiting for a GPU, or for a graph that has none yet."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_exporting()
+
+
+def compact(values: Tensor, mask: Tensor, longest: int | None = None) -> tuple[Tensor, Tensor]:
     """Move the marked positions of each row to the left and cut the common padding.
 
-    ``values`` is ``(batch, time, …)``, ``mask`` ``(batch, time)`` bool. In an exported graph, whose shapes cannot
-    depend on values, the padding stays.
+    ``values`` is ``(batch, time, …)``, ``mask`` ``(batch, time)`` bool. Where they are not on the host no row may have
+    more than ``longest`` marked positions, and the padding beyond is cut; None: it stays.
     """
     time = mask.shape[1]
     # distinct numbers to sort by: not every runtime sorts stably
     order = torch.argsort(torch.arange(time, device=mask.device) + time * (~mask).long(), dim=1)
-    if not torch.compiler.is_exporting():
-        order = order[:, : int(mask.sum(1).max())]
+    if on_host(mask):
+        longest = int(mask.sum(1).max())
+    order = order[:, :longest]
     index = order.view(*order.shape, *([1] * (values.dim() - 2))).expand(-1, -1, *values.shape[2:])
     return values.gather(1, index), mask.gather(1, order)

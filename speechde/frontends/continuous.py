@@ -72,6 +72,7 @@ class ContinuousFrontend(nn.Module):
             raise ConfigError(f"frontend.hidden={hidden} is not a multiple of frontend.heads={heads}")
         if not 0 <= mask_features <= frame_dim:
             raise ConfigError(f"frontend.mask_features={mask_features} is not possible; use 0 to {frame_dim}")
+        self.stride = stride
         self.drop, self.drop_span, self.noise, self.mask_features = drop, drop_span, noise, mask_features
         self.register_buffer("frame_mean", torch.zeros(frame_dim))
         self.register_buffer("frame_std", torch.ones(frame_dim))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -192,6 +192,25 @@ def subtract_mean(frames: np.ndarray, share: float) -> np.ndarray:
     """
     wide = frames.astype(np.float32)
     return (wide - share * wide.mean(0)).astype(frames.dtype)
+
+
+def items_in_memory(
+    waveforms: Sequence[np.ndarray], encoder: SpeechEncoder, quantiser: Quantiser | None, speech: Mapping
+) -> list[np.ndarray]:
+    """16 kHz waveforms → speech items (frames or units), those of a store of the same clips, in order.
+
+    ``speech`` are the settings of a trained model: ``rate``, ``trim_db`` and ``mean_norm``.
+    """
+    factor = pooling_factor(encoder.rate, speech["rate"])
+    items: list[np.ndarray] = [np.empty(0)] * len(waveforms)
+    trimmed = [(row, trim_silence(waveform, speech["trim_db"])) for row, waveform in enumerate(waveforms)]
+    for batch in by_length(trimmed):
+        for (row, _), frames in zip(batch, encoder.encode([w for _, w in batch]), strict=True):
+            frames = pool_frames(frames, factor)
+            if share := speech.get("mean_norm", 0.0):
+                frames = subtract_mean(frames, share)
+            items[row] = frames if quantiser is None else quantiser.encode(frames)
+    return items
 
 
 def encode_pieces(encoder: SpeechEncoder, jobs: Sequence[Job], view: View) -> Iterator[int]:

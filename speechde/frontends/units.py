@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from speechde.cache import fingerprint
 from speechde.errors import DataError
-from speechde.frontends.base import compact, drop_spans
+from speechde.frontends.base import compact, drop_spans, on_host
 from speechde.frontends.kmeans import KMeans
 from speechde.frontends.unit_bpe import UnitBpe
 from speechde.models.vocabulary import ExtendedEmbedding
@@ -88,6 +88,8 @@ class UnitFrontend(nn.Module):
         drop: share of units left out at random in training, in runs of ``drop_span``.
     """
 
+    stride = 1
+
     def __init__(self, units: int, drop: float = 0.0, drop_span: int = 1) -> None:
         super().__init__()
         self.audio_tokens = units
@@ -99,8 +101,8 @@ class UnitFrontend(nn.Module):
         values, mask = speech.values, speech.mask
         if self.training and self.drop > 0:
             values, mask = compact(values, drop_spans(mask, self.drop, self.drop_span))
-        exporting = torch.compiler.is_exporting()  # a graph has no place for what depends on values
-        for unit in () if exporting else (int(values.min()), int(values.max())):
+        # a GPU is not waited for: there the look-up of a unit beyond the table stops by itself
+        for unit in (int(values.min()), int(values.max())) if on_host(values) else ():
             if not 0 <= unit < self.audio_tokens:
                 raise DataError(f"unit {unit} is outside 0…{self.audio_tokens - 1}; it came from another quantiser")
         return embedding(torch.where(mask, values + embedding.text_tokens, 0)), mask

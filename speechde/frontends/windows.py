@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
-from speechde.errors import ConfigError
+from speechde.errors import ConfigError, unknown_value
 
+FORCED = "SPEECHDE_BFLOAT16"  # environment variable: the number format whatever the processor
 WINDOWS_AT_ONCE = 4  # padded audio of one forward pass, in windows: 2 minutes where a window is 30 s
 
 
 def fast_dtype() -> torch.dtype:
-    """bfloat16 where the processor multiplies it faster than float32 (CUDA, AVX512-BF16, AMX), else float32."""
+    """bfloat16 where the processor multiplies it faster than float32 (CUDA, AVX512-BF16, AMX), else float32.
+
+    The environment variable ``SPEECHDE_BFLOAT16`` decides in the processor's place: 1 or 0.
+
+    Raises:
+        ConfigError: it is set to something else.
+    """
+    if forced := os.environ.get(FORCED):
+        if forced not in ("0", "1"):
+            raise unknown_value(FORCED, forced, ("0", "1"))
+        return torch.bfloat16 if forced == "1" else torch.float32
     if torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
         return torch.bfloat16
     return torch.float32

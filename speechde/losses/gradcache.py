@@ -36,9 +36,8 @@ def cached(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     def run(*sequences: Sequences) -> Tensor:
         def encode_tensors(*tensors: Tensor) -> Tensor:
-            pairs = zip(tensors[::2], tensors[1::2], strict=True)
             try:
-                return encode(*(Sequences(values, mask) for values, mask in pairs))
+                return encode(*map(Sequences, tensors[::2], tensors[1::2], (one.lengths for one in sequences)))
             finally:  # a second run ends with an exception of PyTorch's, as soon as it has what it needs
                 if tensors[0].device.type == "cpu" and next(_encoded) % PARTS == 0:
                     _malloc_trim()(0)

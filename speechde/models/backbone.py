@@ -8,11 +8,11 @@ model type.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from speechde.errors import ConfigError, unknown_value
 from speechde.models.attention import BIDIRECTIONAL_DECODERS, attention_direction, decoder_arguments, is_flash
-from speechde.models.loading import load_config, pretrained, untrained
+from speechde.models.loading import load_config, positions, pretrained, untrained
 from speechde.models.vocabulary import ExtendedEmbedding
 
 INITS = ("pretrained", "random")
@@ -39,6 +39,16 @@ def _skipped(layer: nn.Module) -> Callable:
         return hidden_states, position_bias, None
 
     return hand_on_t5 if hasattr(layer, "layer") else hand_on
+
+
+def twin(module: nn.Module, children: Mapping[str, nn.Module] | None = None, **attributes: Any) -> nn.Module:
+    """A module with the parameters, buffers, hooks and children of another, but for those children and attributes.
+
+    It takes microseconds. The class is not called: those of FSDP construct another module.
+    """
+    made = object.__new__(type(module))
+    vars(made).update(vars(module), _modules={**module._modules, **(children or {})}, **attributes)
+    return made
 
 
 class Backbone(nn.Module):
@@ -112,6 +122,11 @@ class Backbone(nn.Module):
         """Width of the hidden states that ``forward`` returns: m, except where the LLM ends in a projection."""
         return getattr(self.config, "embedding_dim", self.width)
 
+    @property
+    def positions(self) -> int | None:
+        """The longest input, in positions; None where the LLM sets no limit."""
+        return positions(self.config)
+
     def embed(self, ids: Tensor) -> Tensor:
         """``(batch, time)`` ids (text or audio tokens) → ``(batch, time, width)`` input embeddings."""
         return self.embedding(ids)
@@ -132,31 +147,41 @@ class Backbone(nn.Module):
         arguments = {"attention_mask": mask.long()}
         if self.attention == "bidirectional" and self.config.model_type in BIDIRECTIONAL_DECODERS:
             arguments = decoder_arguments(self.config, mask)
-        with self._layers_changed(first_layer):
-            return self.model(inputs_embeds=inputs, **arguments).last_hidden_state
+        return self._model_from(first_layer)(inputs_embeds=inputs, **arguments).last_hidden_state
 
     @property
     def layers(self) -> nn.ModuleList:
         """The transformer layers, lowest first."""
+        return getattr(*self._layer_list())
+
+    def entered_at(self, first_layer: int) -> Backbone:
+        """A backbone over the same weights whose every pass skips those layers; for exporters, which trace modules."""
+        return twin(self, {"model": self._model_from(first_layer)})
+
+    def _layer_list(self) -> tuple[nn.Module, str]:
+        """The part of the model that runs the layers, and what it calls them."""
         owner = getattr(self.model, "encoder", self.model)
-        return next(getattr(owner, name) for name in ("layers", "layer", "block") if hasattr(owner, name))
+        return owner, next(name for name in ("layers", "layer", "block") if hasattr(owner, name))
 
-    @contextmanager
-    def _layers_changed(self, first_layer: int) -> Iterator[None]:
-        """Within the block the layers below ``first_layer`` hand their input on, and others are checkpointed.
+    def _model_from(self, first_layer: int) -> nn.Module:
+        """The model, with layers below ``first_layer`` that hand their input on, and others that are checkpointed.
 
-        The model's own loop computes masks and positions and runs unchanged, whatever the architecture.
+        The model's own loop computes masks and positions and runs unchanged, whatever the architecture. Nothing that
+        another thread could see is changed: what differs is done by twins of the layers in a twin of the model. They
+        are made for this pass, and so can neither grow old nor be saved.
         """
-        layers = list(self.layers)
-        changed = layers if self.gradient_checkpointing and torch.is_grad_enabled() else layers[:first_layer]
-        for i, layer in enumerate(changed):
-            skip = i < first_layer
-            layer.forward = _skipped(layer) if skip else partial(checkpoint, layer.forward, use_reentrant=False)
-        try:
-            yield
-        finally:
-            for layer in changed:
-                del layer.forward
+        again = self.gradient_checkpointing and torch.is_grad_enabled()
+        if not first_layer and not again:
+            return self.model
+        changed = {}
+        for i, layer in enumerate(self.layers):
+            if i < first_layer:
+                changed[str(i)] = twin(layer, forward=_skipped(layer))
+            elif again:
+                changed[str(i)] = twin(layer, forward=partial(checkpoint, layer.forward, use_reentrant=False))
+        owner, name = self._layer_list()
+        part = twin(owner, {name: twin(self.layers, changed)})
+        return part if owner is self.model else twin(self.model, {"encoder": part})
 
     def freeze(self, patterns: list[str]) -> list[str]:
         """Stop training the parameters whose names match a glob pattern, and return their names.

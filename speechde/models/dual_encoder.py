@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from speechde.errors import ConfigError, unknown_value
 from speechde.frontends.base import SpeechFrontend, compact
-from speechde.models.backbone import Backbone
+from speechde.models.backbone import Backbone, twin
 from speechde.models.pooling import mean_pool
 from speechde.types import Sequences
 
@@ -74,6 +74,21 @@ class DualEncoder(nn.Module):
         """Width of the embeddings."""
         return self.projection.out_features
 
+    def speech_room(self, prefix: int) -> int | None:
+        """How many stored speech items fit the LLM's positions after ``prefix`` tokens; None where it has no limit.
+
+        Raises:
+            ConfigError: none do.
+        """
+        if (positions := self.backbone.positions) is None:
+            return None
+        if prefix >= positions:
+            raise ConfigError(
+                f"a speech prefix of {prefix} tokens fills the {positions} positions of the LLM; shorten "
+                "model.prefix.speech"
+            )
+        return (positions - prefix) * self.frontend.stride
+
     def encode_speech(self, speech: Sequences, prefix: Sequences, buckets: int = 1) -> Tensor:
         """Stored speech items and the prefix tokens of each → ``(batch, dim)`` float32 embeddings.
 
@@ -85,7 +100,10 @@ class DualEncoder(nn.Module):
         inputs = torch.cat([self.backbone.embed(prefix.values).to(frames.dtype), frames], dim=1)
         mask = torch.cat([prefix.mask, mask], dim=1)
         # positions are absolute, so the gap that a short prefix leaves before the speech must be closed
-        return self.project(self._pooled(*compact(inputs, mask), self.speech_layer))
+        longest = None
+        if speech.lengths is not None and prefix.lengths is not None:
+            longest = int((prefix.lengths + -(-speech.lengths // self.frontend.stride)).max())
+        return self.project(self._pooled(*compact(inputs, mask, longest), self.speech_layer))
 
     def encode_text(self, text: Sequences, buckets: int = 1) -> Tensor:
         """Token ids, prefix included → ``(batch, dim)`` float32 embeddings; ``buckets`` as in ``encode_speech``."""
@@ -101,6 +119,10 @@ class DualEncoder(nn.Module):
         """``(batch, width)`` pooled states → embeddings."""
         out = self.projection(pooled).float()
         return F.normalize(out, dim=-1) if self.normalise else out
+
+    def for_speech(self) -> DualEncoder:
+        """A model over the same weights that has no layers below ``speech_layer``; for exporters."""
+        return twin(self, {"backbone": self.backbone.entered_at(self.speech_layer)}, speech_layer=0)
 
     def in_precision(self, dtype: torch.dtype) -> DualEncoder:
         """A copy for embedding, with the weights of LLM and frontend in ``dtype``, which is what they compute in.
@@ -122,13 +144,17 @@ def in_buckets(encode: Callable[..., Tensor], buckets: int, first: Sequences, *o
     The longest come first: later parts then fit in the memory that earlier ones have freed. With hundreds of parts in
     the other order a process took twice as much.
     """
-    order = torch.argsort(first.mask.sum(1), descending=True, stable=True)
+    lengths = first.mask.sum(1) if first.lengths is None else first.lengths
+    order = torch.argsort(lengths, descending=True, stable=True)
     parts = [encode(*(_rows(sequences, rows) for sequences in (first, *others))) for rows in order.chunk(buckets)]
-    return torch.cat(parts)[torch.argsort(order)]
+    together = torch.cat(parts)
+    return together[torch.argsort(order).to(together.device, non_blocking=True)]
 
 
 def _rows(sequences: Sequences, rows: Tensor) -> Sequences:
     """Some rows, cut to the longest of them."""
-    mask = sequences.mask[rows]
-    longest = int(mask.sum(1).max())
-    return Sequences(sequences.values[rows][:, :longest], mask[:, :longest])
+    there = rows.to(sequences.mask.device, non_blocking=True)
+    mask = sequences.mask[there]
+    lengths = None if sequences.lengths is None else sequences.lengths[rows.cpu()]
+    longest = int((mask.sum(1) if lengths is None else lengths).max())
+    return Sequences(sequences.values[there][:, :longest], mask[:, :longest], lengths)

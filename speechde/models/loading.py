@@ -30,6 +30,8 @@ ENCODERS_ALONE = {  # model type of the text config → module of transformers.m
 ENCODER_PART = {r"^model\.encoder\.text_model\.": "", r"^encoder\.text_model\.": "", r"^model\.encoder\.": "",
                 r"^encoder\.": ""}  # fmt: skip
 TEXT_PART = {r"^model\.language_model\.": "", r"^language_model\.model\.": "", r"^language_model\.": ""}
+# their table of positions starts behind the padding token, so it has that many rows that no position reads
+OFFSET_POSITIONS = ("camembert", "roberta", "xlm-roberta", "xlm-roberta-xl")
 DROPOUTS = ("attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob", "dropout_rate", "mlp_dropout",
             "embedding_dropout")  # fmt: skip
 
@@ -73,6 +75,12 @@ def load_config(folder: str | Path, num_layers: int | None = None, dropout: floa
         config.layer_types = list(config.layer_types[:num_layers])
     config.num_hidden_layers = num_layers
     return config
+
+
+def positions(config: PretrainedConfig) -> int | None:
+    """How many positions an input may have; None where they are relative and without end (T5, mT5)."""
+    rows = getattr(config, "max_position_embeddings", None)
+    return rows - config.pad_token_id - 1 if rows and config.model_type in OFFSET_POSITIONS else rows
 
 
 def _model_class(config: PretrainedConfig) -> type:

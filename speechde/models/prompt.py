@@ -14,7 +14,9 @@ as it did in training.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from functools import cached_property
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -25,22 +27,19 @@ from speechde.models.vocabulary import spells_audio_token
 
 MODES = ("name", "unknown", "none")
 UNKNOWN = "unknown"  # row of the prefix table for a language that is not known
-MAX_TOKENS = 256  # of a text; what is longer is no sentence
-
-
-def max_tokens(config: object) -> int:
-    """How many tokens of a text an LLM is given: ``MAX_TOKENS``, or the positions it has where these are fewer."""
-    return min(MAX_TOKENS, getattr(config, "max_position_embeddings", None) or MAX_TOKENS)
+MAX_TOKENS = 256  # of a text, prefix included, where a model states no other limit
+Text = tuple[str | None, str]  # language and text
 
 
 class Prompt:
-    """Turns texts and languages into token ids.
+    """Turns texts and languages into token ids. It may be used from several threads.
 
     Args:
         tokenizer: of the LLM, with or without special tokens.
         speech, text: templates; ``{language}`` becomes the English name of the language.
         mode: ``name``; ``unknown`` (every language is called "Unknown"); or ``none`` (no prefix at all).
-        max_tokens: longer texts are cut, and ``truncated`` counts them.
+        max_tokens: longer texts are cut.
+        positions: of the LLM, which bound ``max_tokens``; None for no bound.
         table: prefixes as ``prefixes`` returned them when the model was saved; they go before the templates.
     """
 
@@ -51,6 +50,7 @@ class Prompt:
         text: str = "[{language} Text] ",
         mode: str = "name",
         max_tokens: int = MAX_TOKENS,
+        positions: int | None = None,
         table: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         if mode not in MODES:
@@ -63,10 +63,15 @@ class Prompt:
         self.tokenizer = tokenizer
         self.templates = {"speech": speech, "text": text}
         self.mode = mode
-        self.max_tokens = max_tokens
+        self.max_tokens = max_tokens if positions is None else min(max_tokens, positions)
         self.table = dict(table or {})
-        self.truncated = 0
+        # this call also ends the padding and cutting that a tokenizer's file may ask for: a later one changes nothing
         self._closing = _closing_tokens(tokenizer)
+        if self.max_tokens <= (taken := len(tokenizer(self.prefix("text", None))["input_ids"])):
+            raise ConfigError(
+                f"model.max_tokens={self.max_tokens} leaves no room for a text, whose prefix takes {taken} tokens; "
+                "raise it, or shorten model.prefix.text"
+            )
 
     def prefix(self, modality: str, lang: str | None) -> str:
         """The prefix string of ``speech`` or ``text`` in a language (a FLEURS code; ``None`` if not known)."""
@@ -85,14 +90,28 @@ class Prompt:
             for name, lang in [(UNKNOWN, None), *((code, code) for code in langs)]
         }
 
-    def text_ids(self, text: str, lang: str | None) -> np.ndarray:
-        """Token ids of a text with its prefix and the tokenizer's special tokens, ``(time,)`` int64."""
-        options = {"split_special_tokens": True} if spells_audio_token(text) else {}
-        ids = self.tokenizer(self.prefix("text", lang) + text, verbose=False, **options)["input_ids"]
+    def text_ids(self, text: str, lang: str | None, cut: Callable[[Text], object] | None = None) -> np.ndarray:
+        """Token ids of a text with its prefix and the tokenizer's special tokens, ``(time,)`` int64.
+
+        ``cut`` is told each text that is longer than ``max_tokens`` and loses its end; whoever calls reports it.
+        """
+        whole = self.prefix("text", lang) + text
+        if spells_audio_token(text):
+            ids = self._literal(whole, verbose=False, split_special_tokens=True)["input_ids"]
+        else:
+            ids = self.tokenizer(whole, verbose=False)["input_ids"]
         if len(ids) > self.max_tokens:
-            self.truncated += 1
+            if cut is not None:
+                cut((lang, text))
             ids = ids[: self.max_tokens - len(self._closing)] + self._closing
         return np.array(ids, dtype=np.int64)
+
+    @cached_property
+    def _literal(self) -> PreTrainedTokenizerBase:
+        """A tokenizer that knows no special tokens. One tokenizer cannot be switched while another thread uses it."""
+        tokenizer = deepcopy(self.tokenizer)
+        tokenizer("a", split_special_tokens=True)
+        return tokenizer
 
     def speech_ids(self, lang: str | None) -> np.ndarray:
         """Token ids that go before the speech: opening special tokens and prefix. May be empty."""

@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 from speechde.api import SpeechTextEncoder
 from speechde.cache import cache_root, fingerprint
 from speechde.data import audio
-from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform
+from speechde.data.audio import AudioError, check_waveform
 from speechde.data.content import content_keys
 from speechde.data.inputs import read_clip
 from speechde.errors import DataError
+from speechde.models.embed import IN_PARTS
 from speechde.progress import progress
 from speechde.search.items import Item
 from speechde.search.vectors import FORMAT, Header, join, read_header, write_vectors
@@ -82,19 +83,18 @@ def embed_blocks(encoder: SpeechTextEncoder, items: Sequence[Item]) -> Iterator[
     for block, waveforms, dropped in _blocks(items):
         vectors = np.empty((len(block), encoder.dim), np.float32)
         languages, names = [item.language for item in block], [item.id for item in block]
+        noted = []
         if texts := [row for row, item in enumerate(block) if item.audio is None]:
             vectors[texts] = encoder.encode_text([block[row].text for row in texts], [languages[row] for row in texts])
         if rows := list(waveforms):
-            vectors[rows] = encoder.encode_speech(
-                list(waveforms.values()), [languages[row] for row in rows], sampling_rate=SAMPLE_RATE,
-                names=[names[row] for row in rows],
-            )  # fmt: skip
+            own = [languages[row] for row in rows], [names[row] for row in rows]
+            vectors[rows], parts = encoder.embed_waveforms(list(waveforms.values()), *own)
+            noted = [
+                Dropped(names[row], IN_PARTS, f"{len(waveforms[row]) / SAMPLE_RATE:.0f} s")
+                for row, count in zip(rows, parts, strict=True)
+                if count > 1
+            ]
         seconds = {row: len(waveform) / SAMPLE_RATE for row, waveform in waveforms.items()}
-        noted = [
-            Dropped(names[row], "long clip, mean of parts", f"{length:.0f} s")
-            for row, length in seconds.items()
-            if length > MAX_SECONDS
-        ]
         kept = sorted([*texts, *rows])
         yield Embedded([block[row] for row in kept], vectors[kept], list(map(seconds.get, kept)), dropped, noted)
 

@@ -33,6 +33,7 @@ from speechde.evaluation.run import evaluate_model, write_results
 from speechde.evaluation.speech import ROLES
 from speechde.export.folder import TrainedModel, assemble, check_encoder, find_model, read_settings
 from speechde.frontends.encoders import SpeechEncoder
+from speechde.models.prompt import MAX_TOKENS
 from speechde.training.corpora import check_split, load_corpus
 from speechde.training.stages import choose_trained
 from speechde.types import Corpus, Utterance
@@ -98,6 +99,7 @@ def _described(folder: Path, settings: Mapping) -> tuple[dict[str, Any], dict[st
         "model.dropout": None,
         "model.attention": settings["attention"],
         "model.attn_implementation": "auto",
+        "model.max_tokens": settings.get("max_tokens", MAX_TOKENS),
         **{f"model.{key}": head[key] for key in ("dim", "projection_init", "projection_gain", "speech_layer")},
         **{f"model.prefix.{key}": value for key, value in settings["prefix"].items()},
     }

@@ -116,7 +116,7 @@ def read_sets(
     """The sets of a corpus that was read."""
     prefix = config.model.prefix
     tokenizer = AutoTokenizer.from_pretrained(resolve(config.model.source, weights=False))
-    prompt = Prompt(tokenizer, mode=prefix.mode, speech=prefix.speech, text=prefix.text)
+    prompt = Prompt(tokenizer, **asdict(prefix), max_tokens=config.model.max_tokens)
     made = [u for u in training if u.synthetic]
     sets = {"train": [u for u in training if not u.synthetic], **({"synthetic": made} if made else {}), "dev": dev,
             "evaluation": evaluation}  # fmt: skip

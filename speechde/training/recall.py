@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,21 +17,41 @@ from speechde.progress import on_terminal
 from speechde.types import Utterance
 
 
+@dataclass
+class CutTexts:
+    """Texts (language, text) longer than ``model.max_tokens``, whose start alone is read in training and on dev."""
+
+    training: set[tuple[str | None, str]] = field(default_factory=set)
+    dev: set[tuple[str | None, str]] = field(default_factory=set)
+
+    def counts(self, tokens: int) -> dict[str, int]:
+        """As ``noted`` of ``metrics.json`` has them."""
+        sets = {"training text": self.training, "dev text": self.dev}
+        return {f"{name} cut at {tokens} tokens": len(texts) for name, texts in sets.items() if texts}
+
+
 class DevRecall:
     """Callable: model → audio→text R@1, averaged over languages, by the evaluator that reports it.
 
     Args:
         utterances: recordings of the dev split of seen languages.
         items: their stored speech items by id.
+        cut: told each text that is cut (``Prompt.text_ids``).
     """
 
-    def __init__(self, prompt: Prompt, utterances: Sequence[Utterance], items: Mapping[str, np.ndarray]) -> None:
-        self.prompt, self.items = prompt, items
+    def __init__(
+        self,
+        prompt: Prompt,
+        utterances: Sequence[Utterance],
+        items: Mapping[str, np.ndarray],
+        cut: Callable[[tuple[str | None, str]], object] | None = None,
+    ) -> None:
+        self.prompt, self.items, self.cut = prompt, items, cut
         tasks = speech_tasks(utterances, {"seen": sorted({u.lang for u in utterances})})
         self.tasks = [task for task in tasks if task.name == "audio_to_text"]
 
     def __call__(self, model: DualEncoder) -> float:
         """See the class."""
         shown = rank() == 0 and not on_terminal()  # there the bar of the training stands
-        embed = stored_embed(model, self.prompt, self.items, "dev recall" if shown else None)
+        embed = stored_embed(model, self.prompt, self.items, "dev recall" if shown else None, self.cut)
         return evaluate(self.tasks, embed, label=None).mean("audio_to_text")["recall@1"]

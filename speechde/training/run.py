@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -56,7 +57,7 @@ from speechde.training.plan import (
     save_plan,
     stated_sets,
 )
-from speechde.training.recall import DevRecall
+from speechde.training.recall import CutTexts, DevRecall
 from speechde.training.record import stored_record, training_record
 from speechde.training.tracking import build_loggers, commit, hardware, log_results
 from speechde.types import Corpus, Utterance
@@ -132,15 +133,16 @@ def _train(config: RunConfig, directory: Path, held: ExitStack) -> dict:
         features = stages.training_features(config.frontend, frames, cache, config.seed, initial and initial.quantiser)
     del frames  # its sample for k-means is a gigabyte
     built = initial or stages.build_model(config, encoder, features)
-    kept, too_long = _usable(training, features, config.trainer.max_seconds)
+    kept, too_long = stages.usable(training, features, config.trainer.max_seconds, built)
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
-    log.info("left out: %s; %d longer than %g s", features.dropped or "none", too_long, config.trainer.max_seconds)
+    log.info("left out: %s; %s", features.dropped or "none", ", ".join(f"{n} {why}" for why, n in too_long.items()))
     clips = {"train": kept, "dev": dev}
     known = identity.of_run(config, clips, features.seconds | features.dev.seconds, pairs, built)
     rank_zero_only(identity.check)(directory, known)
+    cut = CutTexts()
     loggers = build_loggers(config.logger, directory, f"{config.recipe_name}/{config.run_name}", facts["config"])
     with clock("train"):
-        best = _fit(config, directory, loggers, built, features, kept, pairs, dev, corpus, cache)
+        best = _fit(config, directory, loggers, built, features, kept, pairs, dev, cut, cache)
         if best is None:
             return {}
         folder = directory / "model"
@@ -169,9 +171,8 @@ def _train(config: RunConfig, directory: Path, held: ExitStack) -> dict:
             "dev": data_counts(dev),
             config.eval.split: data_counts(test),
             **sample_counts(whole, config.eval.per_language),
-            "noted": corpus.noted_counts(),
-            "dropped": Counter(_dropped(corpus, items)) + Counter(features.dropped)
-            | {"longer than trainer.max_seconds": too_long},
+            "noted": corpus.noted_counts() | cut.counts(built.prompt.max_tokens),
+            "dropped": Counter(_dropped(corpus, items)) + Counter(features.dropped) | too_long,
             **({"translations": translations.counts()} if translations else {}),
             "encoder_times_real_time": [round(speed, 1) for speed in features.times_real_time],
         },
@@ -332,7 +333,7 @@ def _dropped(corpus: Corpus, *stores: FeatureStore) -> dict[str, int]:
 
 def _fit(
     config: RunConfig, directory: Path, loggers: list[Logger], built: TrainedModel, features: stages.Features,
-    training: list[Utterance], translations: list[TextPair], dev: list[Utterance], corpus: Corpus, cache: Path,
+    training: list[Utterance], translations: list[TextPair], dev: list[Utterance], cut: CutTexts, cache: Path,
 ) -> float | None:  # fmt: skip
     """Train (or resume, or find that training is done), load the best weights into ``built``.
 
@@ -342,14 +343,15 @@ def _fit(
     if t.steps % t.eval_every:
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
     prompt = built.prompt
-    text_ids = [prompt.text_ids(u.text, u.lang) for u in training]
+    text_ids = [prompt.text_ids(u.text, u.lang, cut.training.add) for u in training]
     prefix_ids = {lang: prompt.speech_ids(lang) for lang in {u.lang for u in training}}
+    tokenise = partial(prompt.text_ids, cut=cut.training.add)
     dataset = PairDataset(
-        training, features.train, text_ids, prefix_ids, translations, prompt.text_ids, one_language=t.one_language
+        training, features.train, text_ids, prefix_ids, translations, tokenise, one_language=t.one_language
     )
     langs = [pair.lang for pair in translations]
     sampler = language_batches(config, training, steps=t.eval_every, views=len(features.train), translations=langs)
-    recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev)
+    recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev, cut.dev.add)
     module = LitDualEncoder(
         built.model,
         ContrastiveLoss(**asdict(config.loss)),
@@ -402,13 +404,3 @@ def _fit(
     merge_lora(built.model.backbone)  # whether the model folder is still to be written or is there
     built.model.cpu().eval()
     return float(state["callbacks"][keeper.state_key]["best_model_score"])
-
-
-def _usable(training: list[Utterance], features: stages.Features, max_seconds: float) -> tuple[list[Utterance], int]:
-    """Clips that have features and are not longer than ``max_seconds``, and how many were too long.
-
-    A batch costs as much as its longest clip times its size; a handful of clips of 20 s would decide the speed.
-    """
-    present = [u for u in training if all(u.id in s for s in (features.train[:1] if u.synthetic else features.train))]
-    kept = [u for u in present if features.seconds[u.id] <= max_seconds]
-    return kept, len(present) - len(kept)

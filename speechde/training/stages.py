@@ -29,10 +29,10 @@ from speechde.frontends.unit_bpe import VERSION as BPE_VERSION
 from speechde.frontends.units import Quantiser
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
-from speechde.models.embed import STATES_VERSION, text_states
+from speechde.models.embed import STATES_VERSION, parts_needed, text_states
 from speechde.models.loading import load_config, untrained
 from speechde.models.lora import add_lora
-from speechde.models.prompt import Prompt, max_tokens
+from speechde.models.prompt import Prompt
 from speechde.training.sharding import whole_tensor
 from speechde.types import Utterance
 from speechde.weights import resolve
@@ -185,6 +185,24 @@ def training_features(
     )
 
 
+def usable(
+    training: list[Utterance], features: Features, max_seconds: float, built: TrainedModel
+) -> tuple[list[Utterance], dict[str, int]]:
+    """Clips that have features and are not too long, and how many were, by the limit that they exceed.
+
+    A batch costs as much as its longest clip times its size; a handful of clips of 20 s would decide the speed. A clip
+    beyond the LLM's positions has a vector only as the mean of parts, which training does not make.
+    """
+    stores = {u.id: features.train[:1] if u.synthetic else features.train for u in training}
+    present = [u for u in training if all(u.id in store for store in stores[u.id])]
+    short = [u for u in present if features.seconds[u.id] <= max_seconds]
+    lengths = [max(len(store[u.id]) for store in stores[u.id]) for u in short]
+    parts = parts_needed(built.model, built.prompt, lengths, [u.lang for u in short])
+    kept = [u for u, count in zip(short, parts, strict=True) if count == 1]
+    beyond = {"longer than the LLM's positions": len(short) - len(kept)} if len(kept) < len(short) else {}
+    return kept, {"longer than trainer.max_seconds": len(present) - len(short), **beyond}
+
+
 def frozen_text_states(model: DualEncoder, ids: list[np.ndarray], cache: Path) -> np.ndarray:
     """``text_states`` of a frozen LLM, from the cache when the same weights have read the same texts before."""
     digest = hashlib.sha256(f"{STATES_VERSION} {model.backbone.config.to_json_string()}".encode())
@@ -245,8 +263,8 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     log.info("model: %.1f M parameters, %.1f M trained, %d tensors frozen", total / 1e6, trained / 1e6, len(frozen))
-    cut = max_tokens(backbone.model.config)
-    prompt = Prompt(AutoTokenizer.from_pretrained(folder), **settings["prefix"], max_tokens=cut)
+    limits = {"max_tokens": settings["max_tokens"], "positions": backbone.positions}
+    prompt = Prompt(AutoTokenizer.from_pretrained(folder), **settings["prefix"], **limits)
     return TrainedModel(model, prompt, features.quantiser, settings)
 
 
@@ -268,6 +286,7 @@ def model_settings(config: RunConfig, encoder: SpeechEncoder, audio_tokens: int,
                  "projection_gain": config.model.projection_gain, "speech_layer": config.model.speech_layer,
                  "normalise": config.loss.similarity == "cosine"},
         "prefix": prefix,
+        "max_tokens": config.model.max_tokens,
         "speech": {"encoder": f.encoder, "layer": f.layer, "rate": f.rate, "trim_db": f.trim_db,
                    "mean_norm": f.mean_norm, "deduplicate": f.deduplicate, "bpe": f.bpe,
                    "encoder_key": encoder.describe()},

@@ -39,9 +39,9 @@ class Spy:
                 super().__init__(utterances, views, text_ids, prefix_ids, *rest)
 
         class Recall(DevRecall):
-            def __init__(recall, prompt, utterances, items):
+            def __init__(recall, prompt, utterances, *rest):
                 self.dev += [u.id for u in utterances]
-                super().__init__(prompt, utterances, items)
+                super().__init__(prompt, utterances, *rest)
 
         monkeypatch.setattr(stages, "extract_frames", extract)
         monkeypatch.setattr(stages, "fit_kmeans", fit)

@@ -101,14 +101,18 @@ def test_adapts_and_compares(base, adapting, recipe, options, monkeypatch):
 
 
 def test_no_steps_in_effect_change_nothing(base, adapting):
-    """With a rate too small to move a weight, the model stays the same: weights really come from the folder."""
+    """With a rate too small to matter, the model stays the same: weights really come from the folder.
+
+    Adam moves a weight by about the rate however small its gradient is, and a key's bias, whose gradient is what
+    rounding leaves of zero, may be moved or not, as the processor rounds.
+    """
     source = base()
     config = adapting(source, optim__lr=1e-30, optim__backbone_lr=1e-30)
     run.train(config)
     before, after = (
         TrainedModel.load(folder / "model").model.state_dict() for folder in (source, run.run_directory(config))
     )
-    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-25)
     table = read(run.run_directory(config) / "results/before_after.json")
     assert [row["difference"] for row in table["languages"]] == [0, 0, 0]
     assert [(row["won"], row["lost"]) for row in table["languages"]] == [(0, 0)] * 3
@@ -124,9 +128,9 @@ def test_what_training_and_the_choice_of_the_checkpoint_are_given(base, adapting
             super().__init__(utterances, *rest)
 
     class Recall(run.DevRecall):
-        def __init__(self, prompt, utterances, items):
+        def __init__(self, prompt, utterances, *rest):
             dev.extend(utterances)
-            super().__init__(prompt, utterances, items)
+            super().__init__(prompt, utterances, *rest)
 
     monkeypatch.setattr(run, "PairDataset", Pairs)
     monkeypatch.setattr(run, "DevRecall", Recall)

@@ -22,6 +22,7 @@ from speechde.export.folder import TrainedModel, assemble
 from speechde.frontends.encoders import load_speech_encoder
 from speechde.frontends.kmeans import fit_kmeans
 from speechde.frontends.units import Quantiser
+from speechde.frontends.windows import FORCED
 from speechde.models.backbone import Backbone
 from speechde.models.prompt import Prompt
 from speechde.types import Utterance
@@ -31,13 +32,9 @@ SEEN, ZERO_SHOT = ("ca_es", "fr_fr"), ("ro_ro",)
 
 @pytest.fixture(scope="module", autouse=True)
 def float32_everywhere():
-    """Without a dtype, float32 on every processor: the tolerances of these tests are those of float32.
-
-    Of each module, not of the session: tests elsewhere compare with processes of their own.
-    """
+    """Without a dtype, float32 on every processor: the tolerances of these tests are those of float32."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-            patch.setattr(torch.cpu, name, lambda: False)
+        patch.setenv(FORCED, "0")
         yield
 
 

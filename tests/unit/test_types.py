@@ -39,5 +39,7 @@ def test_batch_moves_every_tensor():
     sequences = [Sequences(torch.ones(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.bool)) for _ in range(3)]
     moved = Batch(*sequences, meaning=torch.zeros(2, 3), text_row=torch.arange(2)).to("meta")
     assert moved.meaning.is_meta and moved.text_row.is_meta
+    sequences[0].lengths = torch.tensor([3, 3])
+    assert sequences[0].to("meta").lengths is sequences[0].lengths  # which is read on the host
     for part in (moved.speech, moved.speech_prefix, moved.text):
         assert part.values.is_meta and part.mask.is_meta and part.values.shape == (2, 3)

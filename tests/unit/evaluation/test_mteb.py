@@ -155,7 +155,7 @@ def test_no_clip_is_cut(run):
     loader = Loader([{"audio": rows_of(clips)}], "audio")
     first, second = encoder.encode(loader, hf_subset="ro_ro", **options)
     assert np.abs(first - second).max() > 1e-4
-    assert encoder.mteb_model_meta.max_tokens is None
+    assert encoder.mteb_model_meta.max_tokens == encoder.encoder.trained.prompt.max_tokens == 128
 
 
 SIDES = (PromptType.query, PromptType.document, None)

@@ -44,6 +44,15 @@ def test_text_encoder_is_mean_pooling_with_a_prefix(tiny_llm, monkeypatch, batch
     np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "tokens"), [("bert", 128), ("xlm-roberta", 127)])
+def test_texts_beyond_the_positions_are_cut_and_counted(tiny_llm, name, tokens):
+    encoder = TextEncoder(tiny_llm(name), "")
+    longest = "a" * (tokens - 1)  # with the token in front
+    vectors = encoder.embed_texts([("fr_fr", longest), ("fr_fr", longest + "b"), ("fr_fr", "c")])
+    assert encoder.cut == 1 and encoder.max_tokens == tokens
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)
+
+
 def test_a_sentence_transformer_folder(sentence_transformer, tiny_llm):
     rival = Rival(str(sentence_transformer))
     np.testing.assert_allclose(

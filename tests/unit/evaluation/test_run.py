@@ -31,8 +31,9 @@ def oracle(monkeypatch):
     monkeypatch.setattr(
         embed, "embed_speech", lambda m, p, items, langs, label: np.eye(4, dtype=np.float32)[[i[0] for i in items]]
     )
+    monkeypatch.setattr(run, "parts_needed", lambda m, p, lengths, langs: np.ones(len(lengths), int))
     monkeypatch.setattr(embed, "embed_texts", lambda m, ids, label: np.eye(4, dtype=np.float32)[[i[0] for i in ids]])
-    prompt = SimpleNamespace(text_ids=lambda text, lang: np.array([int(text.split()[1])]))
+    prompt = SimpleNamespace(text_ids=lambda text, lang, cut: np.array([int(text.split()[1])]), max_tokens=256)
     return SimpleNamespace(model=SimpleNamespace(dim=4), prompt=prompt)
 
 

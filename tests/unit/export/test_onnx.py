@@ -28,7 +28,7 @@ def test_both_sides_give_the_vectors_of_the_library(tiny_model, make_wav, tmp_pa
     prompt = encoder.trained.prompt
     ids = pad_sequences([prompt.text_ids(item, "ro_ro") for item in TEXTS])
     sides = {"text": {"input_ids": ids.values, "attention_mask": ids.mask}}
-    items = pad_sequences(encoder.speech_items([encoder.waveforms(path)[0] for path in paths]))
+    items = pad_sequences(encoder.speech_items([encoder.waveform(path) for path in paths]))
     prefix = pad_sequences([prompt.speech_ids("ro_ro")] * len(paths))
     sides["speech"] = {"speech": items.values, "speech_mask": items.mask, "prefix_ids": prefix.values,
                        "prefix_mask": prefix.mask}  # fmt: skip

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from speechde.errors import ConfigError
-from speechde.frontends.windows import WINDOWS_AT_ONCE, encode_in_windows, layer_number
+from speechde.frontends.windows import FORCED, WINDOWS_AT_ONCE, encode_in_windows, fast_dtype, layer_number
 
 
 def samples(length, start=0):
@@ -46,3 +47,18 @@ def test_layer_number():
     for layer in (0, 4, -4):
         with pytest.raises(ConfigError, match=rf"frontend\.layer={layer} is not possible: x has 3 layers; use 1 to 3"):
             layer_number(layer, 3, "x")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_number_format_follows_the_processor_unless_it_is_forced(monkeypatch, fast):
+    for owner, name in ((torch.cuda, "is_available"), (torch.cpu, "_is_avx512_bf16_supported"),
+                        (torch.cpu, "_is_amx_tile_supported")):  # fmt: skip
+        monkeypatch.setattr(owner, name, lambda: fast)
+    monkeypatch.delenv(FORCED, raising=False)
+    assert fast_dtype() == (torch.bfloat16 if fast else torch.float32)
+    for value, expected in (("1", torch.bfloat16), ("0", torch.float32)):
+        monkeypatch.setenv(FORCED, value)
+        assert fast_dtype() == expected
+    monkeypatch.setenv(FORCED, "yes")
+    with pytest.raises(ConfigError, match=r"SPEECHDE_BFLOAT16: 'yes' is not known; allowed: 0, 1"):
+        fast_dtype()

@@ -76,11 +76,15 @@ def test_a_tokenizer_without_special_tokens(opening):
 
 
 def test_long_texts_are_cut_and_counted(closing):
-    prompt = Prompt(closing, mode="none", max_tokens=6)
-    assert prompt.text_ids("abcd", None).tolist() == [1, *tokens(closing, "abcd"), 2]
-    assert prompt.truncated == 0
-    assert prompt.text_ids("abcdefgh", None).tolist() == [1, *tokens(closing, "abcd"), 2]
-    assert prompt.truncated == 1
+    prompt, cut = Prompt(closing, mode="none", max_tokens=6), []
+    assert prompt.text_ids("abcd", None, cut.append).tolist() == [1, *tokens(closing, "abcd"), 2]
+    assert cut == []
+    assert prompt.text_ids("abcdefgh", "fr_fr", cut.append).tolist() == [1, *tokens(closing, "abcd"), 2]
+    assert cut == [("fr_fr", "abcdefgh")]
+    assert Prompt(closing, mode="none", max_tokens=300, positions=6).max_tokens == 6
+    assert Prompt(closing, mode="none", max_tokens=6, positions=300).max_tokens == 6
+    with pytest.raises(ConfigError, match=r"model\.max_tokens=17 leaves no room for a text, whose prefix takes 17 tok"):
+        Prompt(closing, max_tokens=17)
 
 
 def test_unknown_language_and_mode_are_refused(opening):
@@ -146,10 +150,9 @@ def test_sentencepiece_models_are_converted_and_keep_their_special_tokens(pieces
     assert speech[: len(opening)] == opening and [t for t in speech if t in special] == opening
     assert len(speech) > len(opening) + 1 and len(text) > len(speech)
     assert Prompt(tokenizer, mode="none").speech_ids("fr_fr").tolist() == tokenizer.convert_tokens_to_ids(opening)
-    short = Prompt(tokenizer, max_tokens=5)
-    cut = short.text_ids("le petit chat", "fr_fr").tolist()
-    whole = prompt.text_ids("le petit chat", "fr_fr").tolist()
-    assert cut == whole[: 5 - len(closing)] + whole[len(whole) - len(closing) :] and short.truncated == 1
+    cut = Prompt(tokenizer, mode="none", max_tokens=5).text_ids("le petit chat " * 3, "fr_fr").tolist()
+    whole = Prompt(tokenizer, mode="none").text_ids("le petit chat " * 3, "fr_fr").tolist()
+    assert len(whole) > 5 and cut == whole[: 5 - len(closing)] + whole[len(whole) - len(closing) :]
     tokenizer.save_pretrained(tmp_path)  # as a trained model's folder holds it
     again = Prompt(AutoTokenizer.from_pretrained(tmp_path))
     assert again.text_ids("un été à la mer", "fr_fr").tolist() == prompt.text_ids("un été à la mer", "fr_fr").tolist()

@@ -20,7 +20,7 @@ MODEL = SimpleNamespace(dim=8)
 
 
 class WordPrompt:
-    def text_ids(self, text, lang):
+    def text_ids(self, text, lang, cut=None):
         return np.array([TEXTS.index((lang, text))])
 
 

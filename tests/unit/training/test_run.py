@@ -84,6 +84,17 @@ def test_long_clips_are_left_out_of_training_and_counted(tiny_run, clips, make_w
     assert metrics["data"]["test"]["recordings"] == 9
 
 
+def test_texts_that_are_cut_are_counted_in_training_on_dev_and_on_test(tiny_run, clips):
+    """The limit is the model's: it is stored with it, and evaluation cuts where training did."""
+    long = {"es_419-train-0", "fr_fr-train-1", "fr_fr-dev-0", "ro_ro-test-2", "fr_fr-test-0", "fr_fr-test-1"}
+    utterances = [replace(u, text=u.text + " x" * 150 if u.id in long else u.text) for u in clips]
+    config = tiny_run(utterances=utterances, model__max_tokens=60)
+    noted = {"training text cut at 60 tokens": 2, "dev text cut at 60 tokens": 1, "text cut at 60 tokens": 3}
+    assert run.train(config)["data"]["noted"] == noted
+    assert run.TrainedModel.load(run.run_directory(config) / "model").prompt.max_tokens == 60
+    assert run.evaluate(config, run.run_directory(config))["data"]["noted"] == {"text cut at 60 tokens": 3}
+
+
 def test_evaluation_of_another_corpus(tiny_run, clips, tmp_path):
     """Languages that were trained on are seen whatever the configuration says; others are zero-shot."""
     config = tiny_run()
