@@ -37,9 +37,9 @@ from speechde.export.folder import TrainedModel, find_model, languages_heard, sp
 from speechde.export.hub import push_folder
 from speechde.frontends.encoders import SpeechEncoder
 from speechde.frontends.features import items_in_memory
-from speechde.models.embed import Parts, embed_parts, embed_texts, fitting_parts
+from speechde.models.embed import Cut, Embedded, Read, embed_items
 from speechde.progress import progress as shown
-from speechde.types import SAMPLE_RATE
+from speechde.types import SAMPLE_RATE, Audio, Item, Part, Text
 
 CHUNK = 64  # clips decoded and held at once
 TEXT_CHUNK = 4096  # texts tokenised and sorted at once
@@ -229,6 +229,35 @@ class SpeechTextEncoder:
         vectors = self._encode(texts, language, "texts", TEXT_CHUNK, encode, report, **options)
         return vectors[0] if single else vectors
 
+    def embed(
+        self,
+        items: Item | Iterable[Item],
+        *,
+        progress: bool = False,
+        as_tensor: bool = False,
+        out: str | Path | None = None,
+    ) -> np.ndarray | Tensor:
+        """Items of any make-up → ``(items, dim)`` float32, in order; one item alone → ``(dim,)``.
+
+            encoder.embed([Item(Audio("a.ogg"), lang="ro_ro"), Item(Text("un autobuz"), lang="ro_ro")])
+
+        A list is as many vectors as it has items: only the parts of one item become one vector.
+
+        Raises:
+            ConfigError: an item mixes parts that enter the LLM at different layers.
+            DataError: something that is no item, or an item that cannot be used.
+        """
+        single, cut = isinstance(items, Item), []
+
+        def report(count: int) -> None:
+            if cut:
+                log.warning(CUT, len(cut), count, self.trained.prompt.max_tokens)
+
+        encode = partial(self._item_vectors, cut=cut)
+        options = {"progress": progress, "as_tensor": as_tensor, "out": out}
+        vectors = self._encode([items] if single else items, None, "items", CHUNK, encode, report, **options)
+        return vectors[0] if single else vectors
+
     def similarity(self, a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> np.ndarray:
         """Dot products of all vectors of ``a`` with all of ``b``: ``(n, m)``; the score that retrieval ranks by.
 
@@ -265,28 +294,36 @@ class SpeechTextEncoder:
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
 
-    def parts(self, waveforms: Sequence[np.ndarray], langs: Sequence[str | None], names: Sequence[str]) -> Parts:
-        """16 kHz waveforms → what the model reads of them; a warning names each that is cut into parts.
-
-        Those longer than 240 s are cut before they are encoded, which bounds memory, and items that do not fit the
-        LLM's positions after that.
-        """
-        pieces = [np.array_split(w, max(1, -(-len(w) // int(MAX_SECONDS * SAMPLE_RATE)))) for w in waveforms]
-        owners = [row for row, some in enumerate(pieces) for _ in some]
-        items = self.speech_items([piece for some in pieces for piece in some])
-        owned = [langs[row] for row in owners]
-        parts = fitting_parts(self.trained.model, self.trained.prompt, items, owned, owners)
-        for name, waveform, count in zip(names, waveforms, parts.counts, strict=True):
-            if count > 1:
-                log.warning("%s of %.0f s is embedded in %d parts", name, len(waveform) / SAMPLE_RATE, count)
-        return parts
-
     def embed_waveforms(
         self, waveforms: Sequence[np.ndarray], langs: Sequence[str | None], names: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray]:
         """16 kHz waveforms in FLEURS languages → ``(n, dim)`` float32 vectors, and how many parts each was cut into."""
-        parts = self.parts(waveforms, langs, names)
-        return self._finite(embed_parts(self.trained.model, self.trained.prompt, parts, langs)), parts.counts
+        clips = zip(waveforms, langs, names, strict=True)
+        items = [Item(Audio(waveform, SAMPLE_RATE), id=name, lang=lang) for waveform, lang, name in clips]
+        made = self._embed(items, lambda media: self.pieces([part.content for _, part in media]))
+        for name, waveform, count in zip(names, waveforms, made.pieces, strict=True):
+            if count > 1:
+                log.warning("%s of %.0f s is embedded in %d parts", name, len(waveform) / SAMPLE_RATE, count)
+        return made.vectors, made.pieces
+
+    def pieces(self, waveforms: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+        """16 kHz waveforms → stored speech items of each: one, or several of a waveform longer than 240 s.
+
+        Those are cut before they are encoded, which bounds memory.
+        """
+        cut = [np.array_split(w, max(1, -(-len(w) // int(MAX_SECONDS * SAMPLE_RATE)))) for w in waveforms]
+        items = iter(self.speech_items([piece for some in cut for piece in some]))
+        return [[next(items) for _ in some] for some in cut]
+
+    def read_parts(self, media: Sequence[tuple[Item, Part]]) -> list[list[np.ndarray]]:
+        """The audio of items → stored speech items (``models.embed.Read``)."""
+        clips = [(part.content, part.sampling_rate, item.id or "a clip") for item, part in media]
+        return self.pieces([self.waveform(*clip) for clip in clips])
+
+    def _embed(self, items: Sequence[Item], read: Read, cut: Cut | None = None) -> Embedded:
+        made = embed_items(self.trained.model, self.trained.prompt, items, read, cut=cut)
+        self._finite(made.vectors)
+        return made
 
     def speech_items(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """16 kHz waveforms → stored speech items (frames or units), as training and evaluation make them."""
@@ -354,8 +391,18 @@ class SpeechTextEncoder:
         self, texts: list[Any], langs: list[str | None], first: int, cut: list[tuple[str | None, str]]
     ) -> np.ndarray:
         check_texts(texts, first)
-        ids = [self.trained.prompt.text_ids(text, lang, cut.append) for text, lang in zip(texts, langs, strict=True)]
-        return self._finite(embed_texts(self.trained.model, ids))
+        items = [Item(Text(text), lang=lang) for text, lang in zip(texts, langs, strict=True)]
+        return self._embed(items, self.read_parts, cut.append).vectors
+
+    def _item_vectors(
+        self, items: list[Any], langs: list[str | None], first: int, cut: list[tuple[str | None, str]]
+    ) -> np.ndarray:
+        if wrong := [item for item in items if not isinstance(item, Item)]:
+            raise DataError(
+                f"a {type(wrong[0]).__name__} is no item; give Item(Text(…)), Item(Audio(…)) or their mixture"
+            )
+        check_texts([part.content for item in items for part in item.parts if isinstance(part, Text)])
+        return self._embed(items, self.read_parts, cut.append).vectors
 
     def _finite(self, vectors: np.ndarray) -> np.ndarray:
         if not np.isfinite(vectors).all():

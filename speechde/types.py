@@ -160,38 +160,91 @@ class Sequences:
         """The same batch on another device."""
         return Sequences(self.values.to(device), self.mask.to(device), self.lengths)
 
+    def rows(self, index: Tensor) -> Sequences:
+        """Some rows, cut to the longest of them."""
+        there = index.to(self.mask.device, non_blocking=True)
+        mask = self.mask[there]
+        lengths = None if self.lengths is None else self.lengths[index.cpu()]
+        longest = int((mask.sum(1) if lengths is None else lengths).max())
+        return Sequences(self.values[there][:, :longest], mask[:, :longest], lengths)
+
 
 @dataclass
-class Translations:
-    """Aligned token ids of texts and their English; ``meaning`` is ``(pairs, k)``, as in ``Batch``."""
+class Inputs:
+    """A padded batch of items as a model reads them.
 
-    text: Sequences
-    english: Sequences
-    meaning: Tensor
+    Column k is the k-th part of the rows that have one, with the modality that names its frontend; where a row has none
+    its mask is empty. The words of a prompt are columns like any other.
+    """
 
-    def to(self, device: torch.device | str) -> Translations:
-        """The same pairs on another device."""
-        return Translations(self.text.to(device), self.english.to(device), self.meaning.to(device))
+    columns: list[tuple[str, Sequences]]
+
+    def __len__(self) -> int:
+        return len(self.columns[0][1].mask)
+
+    @property
+    def lengths(self) -> Tensor:
+        """``(batch,)`` real positions of all columns together, on the CPU where each column knows its own."""
+        return sum(column.mask.sum(1) if column.lengths is None else column.lengths for _, column in self.columns)
+
+    def is_of(self, modality: str) -> bool:
+        """Whether it holds this modality alone."""
+        return all(name == modality for name, _ in self.columns)
+
+    def rows(self, index: Tensor) -> Inputs:
+        """Some rows, each column cut to the longest of them."""
+        return Inputs([(modality, column.rows(index)) for modality, column in self.columns])
+
+    def to(self, device: torch.device | str) -> Inputs:
+        """The same batch on another device."""
+        return Inputs([(modality, column.to(device)) for modality, column in self.columns])
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What training learns from: a query, the item that answers it, and items that do not.
+
+    ``stratum`` is what a batch has one of (the language); ``source`` is what shares within a batch speak of: recorded,
+    synthetic, translation. ``also`` lists what both items mean beside their own ``meaning``, as (language, meaning), or
+    (None, meaning) of what is the same in every language.
+    """
+
+    query: Item
+    positive: Item
+    negatives: tuple[Item, ...] = ()
+    stratum: str = ""
+    source: str = ""
+    also: tuple[tuple[str | None, str], ...] = ()
+
+
+@dataclass
+class Rows:
+    """Rows of a batch whose items are made up alike, so that they go through a model together.
+
+    ``known`` is ``(rows,)`` int64: where the state of each positive is found among those computed before training.
+    """
+
+    query: Inputs
+    positive: Inputs
+    known: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Rows:
+        """The same rows on another device."""
+        known = self.known if self.known is None else self.known.to(device)
+        return Rows(self.query.to(device), self.positive.to(device), known)
 
 
 @dataclass
 class Batch:
-    """Aligned speech and text; row i of one belongs to row i of the other.
+    """Examples of one task, in parts one after another.
 
-    ``speech`` and ``speech_prefix``/``text`` hold frames or units, and token ids. ``meaning`` is ``(batch, k)`` int64,
-    ids of what the two sides of a row mean: rows that share any id are never each other's negatives. ``text_row`` is
-    ``(batch,)`` int64, the row of the transcript among the unique ones of training. ``translations`` are further pairs
-    of the same batch.
+    ``meaning`` is ``(batch, k)`` int64, ids of what the two sides of an example mean: rows that share any id are never
+    each other's negatives.
     """
 
-    speech: Sequences
-    speech_prefix: Sequences
-    text: Sequences
+    rows: list[Rows]
     meaning: Tensor
-    text_row: Tensor
-    translations: Translations | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device (the hook Lightning calls)."""
-        parts = (self.speech, self.speech_prefix, self.text, self.meaning, self.text_row)
-        return Batch(*(part.to(device) for part in parts), self.translations and self.translations.to(device))
+        return Batch([rows.to(device) for rows in self.rows], self.meaning.to(device))

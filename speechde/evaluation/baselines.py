@@ -84,8 +84,8 @@ def initialised(trained: TrainedModel, initial: Mapping) -> TrainedModel:
     if trained.quantiser is not None:
         model.backbone.embedding.reset_audio(initial["audio_init"], torch.from_numpy(trained.quantiser.centroids))
     else:
-        frontend = trained.model.frontend
-        model.frontend.set_statistics(frontend.frame_mean.cpu(), frontend.frame_std.cpu())
+        frontend = trained.model.frontends["speech"]
+        model.frontends["speech"].set_statistics(frontend.frame_mean.cpu(), frontend.frame_std.cpu())
     model = model.to(next(trained.model.parameters()).device).eval()
     return TrainedModel(model, trained.prompt, trained.quantiser, trained.settings)
 

@@ -24,7 +24,7 @@ from speechde.evaluation.retrieval import QUERY, Remembered, evaluate
 from speechde.evaluation.scene import Request, Scene
 from speechde.evaluation.speech import scored, speech_metrics, speech_tasks
 from speechde.export.folder import TrainedModel
-from speechde.models.embed import IN_PARTS, parts_needed
+from speechde.models.embed import IN_PARTS
 from speechde.types import Utterance
 
 EMBEDDING = "embedding for evaluation"  # label of the progress
@@ -58,14 +58,14 @@ def evaluate_model(
     tasks, size = scored(speech_tasks(utterances, roles), seed)
     model, prompt = trained.model, trained.prompt
     cut: set[tuple[str | None, str]] = set()
-    embed = Remembered(stored_embed(model, prompt, items, EMBEDDING, cut.add), symmetric=True)
+    pieces: dict[str, int] = {}
+    embed = Remembered(stored_embed(model, prompt, items, EMBEDDING, cut.add, pieces), symmetric=True)
     start = time.perf_counter()
     embed([query for task in tasks if task.name == "audio_to_text" for query in task.queries], QUERY)
     seconds_to_embed = time.perf_counter() - start
     results = evaluate(tasks, embed, seed=seed)
     metrics = speech_metrics(tasks, results, size, seed)
-    parts = parts_needed(model, prompt, [len(items[u.id]) for u in utterances], [u.lang for u in utterances])
-    noted = {IN_PARTS: int((parts > 1).sum()), f"text cut at {prompt.max_tokens} tokens": len(cut)}
+    noted = {IN_PARTS: sum(count > 1 for count in pieces.values()), f"text cut at {prompt.max_tokens} tokens": len(cut)}
     metrics["noted"] = {reason: count for reason, count in noted.items() if count}
     metrics["diagnostics"] = diagnose(tasks, embed, results, getattr(items, "seconds", None))
     if baselines and baselines.names:

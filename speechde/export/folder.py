@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ from speechde.models.prompt import MAX_TOKENS, Prompt
 from speechde.models.vocabulary import with_audio_tokens
 from speechde.weights import resolve
 
-FORMAT = 1
+FORMAT = 2
+READ = (1, FORMAT)
 MODULE = "speechde.export.sentence_transformers.SpeechTextModule"
 
 
@@ -113,7 +115,7 @@ class TrainedModel:
                         f"{folder} has a quantiser of {quantiser.tokens} tokens, and a model of {expected}"
                     )
             model = assemble(untrained(AutoConfig.from_pretrained(folder)), settings)
-            missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+            missing, unexpected = model.load_state_dict(_weights(folder / "model.safetensors"), strict=False)
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (KeyError, TypeError) as error:
             raise AssetError(f"{folder}/speechde.json lacks {error}; fetch the folder again") from error
@@ -156,6 +158,11 @@ class TrainedModel:
         return digest.hexdigest()[:16]
 
 
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    """Of any format: the first knew no other frontend than that of speech."""
+    return {re.sub(r"^frontend\.", "frontends.speech.", name): tensor for name, tensor in load_file(path).items()}
+
+
 def model_folder(path: str | Path) -> Path:
     """The model folder of a run directory; any other path is taken to be a model folder itself."""
     path = Path(path)
@@ -187,8 +194,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model")
     if not isinstance(settings, dict):
         raise AssetError(f"{folder}/speechde.json is damaged: it holds no settings; fetch the folder again")
-    if (found := settings.pop("format", 0)) != FORMAT:
-        raise AssetError(f"{folder} has another format than {FORMAT} ({found}); load it with the version that wrote it")
+    if (found := settings.pop("format", 0)) not in READ:
+        known = " or ".join(map(str, READ))
+        raise AssetError(f"{folder} has another format than {known} ({found}); load it with the version that wrote it")
     return settings
 
 
@@ -244,11 +252,12 @@ def check_encoder(settings: dict[str, Any], encoder: SpeechEncoder, source: str 
 
 def assemble(llm: torch.nn.Module, settings: dict[str, Any]) -> DualEncoder:
     """Put backbone, frontend and projection together from ``settings`` (keys ``frontend``, ``head``, ``attention``)."""
-    arguments = dict(settings["frontend"])
+    arguments, head = dict(settings["frontend"]), dict(settings["head"])
     discrete = arguments.pop("kind") == "discrete"
+    arguments["entry_layer"] = head.pop("speech_layer", 0)
     backbone = Backbone(llm, arguments["units"] if discrete else 0, settings["attention"])
     frontend = UnitFrontend(**arguments) if discrete else ContinuousFrontend(width=backbone.width, **arguments)
-    return DualEncoder(backbone, frontend, **settings["head"])
+    return DualEncoder(backbone, {"speech": frontend}, **head)
 
 
 def _state(model: DualEncoder) -> dict[str, torch.Tensor]:

@@ -30,7 +30,7 @@ from speechde.errors import AssetError, ConfigError, DataError
 from speechde.export.folder import TrainedModel
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.lora import merge_lora
-from speechde.types import Sequences
+from speechde.types import Inputs, Sequences
 
 TOLERANCE = 1e-4  # largest difference of a component, in units of the longest vector of the batch
 OPSET = 18
@@ -39,25 +39,26 @@ log = logging.getLogger(__name__)
 
 
 class TextSide(nn.Module):
-    """``encode_text`` on plain tensors."""
+    """``encode`` of texts, on plain tensors."""
 
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model.encode_text(Sequences(input_ids, attention_mask))
+        return self.model.encode(Inputs([("text", Sequences(input_ids, attention_mask))]))
 
 
 class SpeechSide(nn.Module):
-    """``encode_speech`` on plain tensors."""
+    """``encode`` of speech behind its prefix, on plain tensors."""
 
     def __init__(self, model: DualEncoder) -> None:
         super().__init__()
-        self.model = model.for_speech()
+        self.model = model.entered_at("speech")
 
     def forward(self, speech: Tensor, speech_mask: Tensor, prefix_ids: Tensor, prefix_mask: Tensor) -> Tensor:
-        return self.model.encode_speech(Sequences(speech, speech_mask), Sequences(prefix_ids, prefix_mask))
+        columns = [("text", Sequences(prefix_ids, prefix_mask)), ("speech", Sequences(speech, speech_mask))]
+        return self.model.encode(Inputs(columns))
 
 
 @dataclass(frozen=True)

@@ -34,10 +34,11 @@ from speechde import languages
 from speechde.api import CUT, SpeechTextEncoder
 from speechde.errors import ConfigError, DataError
 from speechde.export.folder import MODULE, TrainedModel
-from speechde.frontends.base import pad_sequences
+from speechde.frontends.base import pad_items
+from speechde.models.embed import item_rows
 from speechde.models.pooling import mean_of_parts
 from speechde.search.items import AUDIO
-from speechde.types import SAMPLE_RATE, Sequences
+from speechde.types import SAMPLE_RATE, Audio, Inputs, Item, Sequences, Text
 
 MODALITIES = ["text", "audio"]
 log = logging.getLogger(__name__)
@@ -147,32 +148,32 @@ class SpeechTextModule(InputModule):
         if empty := [text for text in inputs if not isinstance(text, str) or not text.strip()]:
             raise DataError(f"a text is {empty[0]!r}; give a string that is not empty")
         own, cut = self._encoder.trained.prompt, []
-        text = pad_sequences([own.text_ids((prompt or "") + item, lang, cut.append) for item in inputs])
+        items = [Item(Text((prompt or "") + text), lang=lang) for text in inputs]
+        rows, _ = item_rows(self.model, own, items, self._encoder.read_parts, cut.append)
         if cut:
             log.warning(CUT, len(cut), len(inputs), own.max_tokens)
+        ((_, text),) = pad_items(rows).columns
         return {"input_ids": text.values, "attention_mask": text.mask.long()}
 
     def _speech(self, clips: Sequence[Any], lang: str | None) -> dict[str, Tensor]:
-        encoder, names = self.encoder, [f"clip {row}" for row in range(len(clips))]
-        waveforms = [encoder.waveform(clip, SAMPLE_RATE, name) for clip, name in zip(clips, names, strict=True)]
-        parts = encoder.parts(waveforms, [lang] * len(clips), names)
-        speech = pad_sequences(parts.items)
-        prefix = pad_sequences([encoder.trained.prompt.speech_ids(lang)] * len(speech.values), allow_empty=True)
-        return {
-            "speech": speech.values, "speech_mask": speech.mask, "prefix": prefix.values, "prefix_mask": prefix.mask,
-            "owner": torch.from_numpy(parts.owners),
-        }  # fmt: skip
+        encoder = self.encoder
+        items = [Item(Audio(clip, SAMPLE_RATE), id=f"clip {row}", lang=lang) for row, clip in enumerate(clips)]
+        rows, owners = item_rows(self.model, encoder.trained.prompt, items, encoder.read_parts)
+        columns = dict(pad_items(rows).columns)
+        features = {"speech": columns["speech"].values, "speech_mask": columns["speech"].mask}
+        if "text" in columns:
+            features |= {"prefix": columns["text"].values, "prefix_mask": columns["text"].mask}
+        return features | {"owner": torch.from_numpy(owners)}
 
     def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
         """Add ``sentence_embedding``, ``(batch, dim)``."""
         if "input_ids" in features:
-            vectors = self.model.encode_text(Sequences(features["input_ids"], features["attention_mask"].bool()))
-            return features | {"sentence_embedding": vectors}
-        vectors = self.model.encode_speech(
-            Sequences(features["speech"], features["speech_mask"]),
-            Sequences(features["prefix"], features["prefix_mask"]),
-        )
-        owner = features["owner"]
+            columns = [("text", Sequences(features["input_ids"], features["attention_mask"].bool()))]
+            return features | {"sentence_embedding": self.model.encode(Inputs(columns))}
+        columns = [("speech", Sequences(features["speech"], features["speech_mask"]))]
+        if "prefix" in features:
+            columns.insert(0, ("text", Sequences(features["prefix"], features["prefix_mask"])))
+        vectors, owner = self.model.encode(Inputs(columns)), features["owner"]
         if (clips := int(owner[-1]) + 1) < len(owner):
             vectors = mean_of_parts(vectors, owner, clips, self.model.normalise)
         return features | {"sentence_embedding": vectors}

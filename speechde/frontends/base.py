@@ -1,7 +1,7 @@
-"""The one Protocol behind which discrete and continuous speech inputs live.
+"""The one Protocol behind which the inputs of every modality but text live.
 
-A frontend has two halves. Off line it says what is stored for an utterance: unit ids, or frames. In the model it turns
-a padded batch of those into *input embeddings of the LLM*, so that everything downstream is the same for both.
+What is stored of a medium is made once, off line: unit ids, or frames. In the model a frontend turns a padded batch of
+those into *input embeddings of the LLM*, so that everything downstream is the same for all.
 """
 
 from __future__ import annotations
@@ -15,14 +15,19 @@ from torch import Tensor
 
 from speechde.errors import DataError
 from speechde.models.vocabulary import ExtendedEmbedding
-from speechde.types import Sequences
+from speechde.types import Inputs, Sequences
 
 
 @runtime_checkable
-class SpeechFrontend(Protocol):
-    """Stored speech items → LLM input embeddings. Implementations are ``nn.Module``s."""
+class Frontend(Protocol):
+    """Stored items of one modality → LLM input embeddings. Implementations are ``nn.Module``s.
+
+    The lowest layers of an LLM compose sub-words into words; an adapter that has context of its own can do without
+    them, is several times cheaper to train, and reaches a frozen LLM's text space through fewer frozen layers.
+    """
 
     audio_tokens: int  # rows this frontend needs in the extended vocabulary; 0 for none
+    entry_layer: int  # of the LLM, at which its output enters; 0 is the LLM's input
     stride: int  # stored items of one input position
 
     def __call__(self, speech: Sequences, embedding: ExtendedEmbedding) -> tuple[Tensor, Tensor]:
@@ -50,6 +55,23 @@ def pad_sequences(items: Sequence[np.ndarray], allow_empty: bool = False) -> Seq
     for row, item in zip(values, items, strict=True):
         row[: len(item)] = item
     return Sequences(torch.from_numpy(values), mask, lengths)
+
+
+def pad_items(items: Sequence[Sequence[tuple[str, np.ndarray]]]) -> Inputs:
+    """Items of ``(modality, values)`` parts, made up alike, as one batch; the words of a prompt may be empty.
+
+    Raises:
+        DataError: no item, or a part of one is empty that is no text.
+    """
+    if not items:
+        raise DataError("cannot make a batch of no items")
+    columns = []
+    for part in zip(*items, strict=True):
+        modality = part[0][0]
+        column = pad_sequences([values for _, values in part], allow_empty=modality == "text" and len(items[0]) > 1)
+        if column.values.shape[1] or len(items[0]) == 1:
+            columns.append((modality, column))
+    return Inputs(columns)
 
 
 def drop_spans(mask: Tensor, share: float, span: int) -> Tensor:

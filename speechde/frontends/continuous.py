@@ -42,6 +42,7 @@ class ContinuousFrontend(nn.Module):
         drop: share of frames left out at random in training, in runs of ``drop_span``.
         noise: standard deviation of Gaussian noise added to the standardised frames in training.
         mask_features: widest band of neighbouring features set to zero in training, one for each clip.
+        entry_layer: see ``Frontend``.
     """
 
     audio_tokens = 0
@@ -61,6 +62,7 @@ class ContinuousFrontend(nn.Module):
         noise: float = 0.0,
         downsample: str = "conv",
         mask_features: int = 0,
+        entry_layer: int = 0,
     ) -> None:
         super().__init__()
         if downsample not in DOWNSAMPLE:
@@ -73,6 +75,7 @@ class ContinuousFrontend(nn.Module):
         if not 0 <= mask_features <= frame_dim:
             raise ConfigError(f"frontend.mask_features={mask_features} is not possible; use 0 to {frame_dim}")
         self.stride = stride
+        self.entry_layer = entry_layer
         self.drop, self.drop_span, self.noise, self.mask_features = drop, drop_span, noise, mask_features
         self.register_buffer("frame_mean", torch.zeros(frame_dim))
         self.register_buffer("frame_std", torch.ones(frame_dim))
@@ -100,7 +103,7 @@ class ContinuousFrontend(nn.Module):
         self.frame_std.copy_(std)
 
     def forward(self, speech: Sequences, embedding: ExtendedEmbedding) -> tuple[Tensor, Tensor]:
-        """See ``SpeechFrontend``."""
+        """See ``Frontend``."""
         values, mask = (speech.values - self.frame_mean) / self.frame_std, speech.mask
         if self.training and self.drop > 0:
             values, mask = compact(values, drop_spans(mask, self.drop, self.drop_span))

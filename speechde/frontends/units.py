@@ -86,18 +86,20 @@ class UnitFrontend(nn.Module):
     Args:
         units: number of audio tokens: k-means units, or the size of the BPE over them.
         drop: share of units left out at random in training, in runs of ``drop_span``.
+        entry_layer: see ``Frontend``.
     """
 
     stride = 1
 
-    def __init__(self, units: int, drop: float = 0.0, drop_span: int = 1) -> None:
+    def __init__(self, units: int, drop: float = 0.0, drop_span: int = 1, entry_layer: int = 0) -> None:
         super().__init__()
+        self.entry_layer = entry_layer
         self.audio_tokens = units
         self.drop = drop
         self.drop_span = drop_span
 
     def forward(self, speech: Sequences, embedding: ExtendedEmbedding) -> tuple[Tensor, Tensor]:
-        """See ``SpeechFrontend``."""
+        """See ``Frontend``."""
         values, mask = speech.values, speech.mask
         if self.training and self.drop > 0:
             values, mask = compact(values, drop_spans(mask, self.drop, self.drop_span))

@@ -24,26 +24,29 @@ from itertools import count
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from speechde.types import Sequences
+from speechde.types import Inputs, Sequences
 
 BLOCK = 256  # rows of the similarity matrix that exist at once; smaller batches are compared in one go
 PARTS = 16  # after so many, a process gives back the memory that it has freed
 _encoded = count(1)
 
 
-def cached(encode: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``encode`` of ``Sequences``, run a second time for its gradient in place of keeping activations."""
+def cached(encode: Callable[[Inputs], Tensor]) -> Callable[[Inputs], Tensor]:
+    """``encode``, run a second time for its gradient in place of keeping activations."""
 
-    def run(*sequences: Sequences) -> Tensor:
+    def run(inputs: Inputs) -> Tensor:
+        columns = [column for _, column in inputs.columns]
+
         def encode_tensors(*tensors: Tensor) -> Tensor:
+            again = map(Sequences, tensors[::2], tensors[1::2], (column.lengths for column in columns))
             try:
-                return encode(*map(Sequences, tensors[::2], tensors[1::2], (one.lengths for one in sequences)))
+                return encode(Inputs(list(zip((name for name, _ in inputs.columns), again, strict=True))))
             finally:  # a second run ends with an exception of PyTorch's, as soon as it has what it needs
                 if tensors[0].device.type == "cpu" and next(_encoded) % PARTS == 0:
                     _malloc_trim()(0)
 
-        # tensors, and not Sequences: checkpoint saves the random state of the devices of the tensors that it is given
-        tensors = [tensor for one in sequences for tensor in (one.values, one.mask)]
+        # tensors, and not Inputs: checkpoint saves the random state of the devices of the tensors that it is given
+        tensors = [tensor for column in columns for tensor in (column.values, column.mask)]
         return checkpoint(encode_tensors, *tensors, use_reentrant=False)
 
     return run

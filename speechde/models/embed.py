@@ -1,12 +1,13 @@
-"""Batched embedding with a dual encoder: sorted by length, bounded memory, numpy out.
+"""The one way from items to vectors: parts, prompts, pieces of what is too long, batches by length, numpy out.
 
-A clip that has more stored items than the LLM has positions is embedded in equal parts, and its vector is their mean.
-That is the one rule for long clips, and this the one place: the library, the commands, training and evaluation all
-embed speech here.
+The library, the commands, evaluation, dev recall and baselines all embed here; they differ in where the stored items of
+a clip come from (``read``). A clip that has more stored items than the LLM has positions is embedded in equal pieces,
+and its vector is their mean.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,140 +15,166 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechde.frontends.base import pad_sequences
-from speechde.models.dual_encoder import DualEncoder
+from speechde.errors import ConfigError, DataError
+from speechde.frontends.base import pad_items
+from speechde.models.dual_encoder import TEXT, DualEncoder
 from speechde.models.pooling import mean_of_parts
 from speechde.models.prompt import Prompt
 from speechde.progress import progress
+from speechde.types import Inputs, Item, Part, Text
 
 # Padded positions a batch. A GPU wants many at once: a few hundred MB of activations for the models used here. On a CPU
 # the states of a layer should stay in the cache: with 8,192 positions e5-small takes up to twice as long (measured).
 BATCH_POSITIONS = {"cuda": 8192, "cpu": 1024}
 STATES_VERSION = 1  # of what ``text_states`` computes; part of the cache key
-IN_PARTS = "long clip, mean of parts"  # how lists of what is unusual call a clip that is embedded in parts
+IN_PARTS = "long clip, mean of parts"  # how lists of what is unusual call a clip that is embedded in pieces
+
+Row = list[tuple[str, np.ndarray]]  # (modality, ids or frames) of the parts of an item, the words of its prompt too
+# Media of items → what is stored of each: one array, or several of a clip that had to be cut before it was encoded.
+Read = Callable[[Sequence[tuple[Item, Part]]], list[list[np.ndarray]]]
+Cut = Callable[[tuple[str | None, str]], object]  # told the language and text of each text that is cut
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Stored speech items that fit the LLM, and the clip that each is of, 0 to ``len(counts)`` − 1."""
+class Embedded:
+    """``vectors`` ``(n, dim)`` float32 of items, in order, and in how many ``pieces`` ``(n,)`` int64 each was read."""
 
-    items: list[np.ndarray]
-    owners: np.ndarray  # (parts,) int64
-    counts: np.ndarray  # (clips,) int64: parts of each clip
-
-
-def parts_needed(model: DualEncoder, prompt: Prompt, lengths: Sequence[int], langs: Sequence[str | None]) -> np.ndarray:
-    """In how many parts clips of so many stored items fit the LLM's positions, ``(n,)`` int64; 1 where they do whole.
-
-    Raises:
-        ConfigError: the prefix alone fills the positions.
-    """
-    rooms = {lang: model.speech_room(len(prompt.speech_ids(lang))) for lang in set(langs)}
-    counts = [max(1, -(-length // (rooms[lang] or length or 1))) for length, lang in zip(lengths, langs, strict=True)]
-    return np.array(counts, np.int64)
+    vectors: np.ndarray
+    pieces: np.ndarray
 
 
-def fitting_parts(
+def embed_items(
     model: DualEncoder,
     prompt: Prompt,
-    items: Sequence[np.ndarray],
-    langs: Sequence[str | None],
-    owners: Sequence[int] | None = None,
-) -> Parts:
-    """Stored speech items, those too long for the LLM's positions cut into equal parts.
+    items: Sequence[Item],
+    read: Read,
+    *,
+    label: str | None = None,
+    cut: Cut | None = None,
+) -> Embedded:
+    """Embed items of any make-up.
 
     Args:
-        owners: the clip of each item, where items are parts of clips already; None: each is a clip.
+        label: of the progress that is shown; None shows none.
+
+    Raises:
+        ConfigError: an item mixes parts that enter the LLM at different layers, or a prompt fills its positions.
+        DataError: an item of several media is longer than the LLM's positions.
     """
-    needed = parts_needed(model, prompt, [len(item) for item in items], langs)
-    own = np.repeat(np.arange(len(items)) if owners is None else np.asarray(owners, np.int64), needed)
-    parts = [part for item, count in zip(items, needed, strict=True) for part in np.array_split(item, count)]
-    return Parts(parts, own, np.bincount(own, minlength=0))
+    rows, owners = item_rows(model, prompt, items, read, cut)
+    vectors = embed_rows(model, rows, label)
+    if len(rows) > len(items):
+        means = mean_of_parts(torch.from_numpy(vectors), torch.from_numpy(owners), len(items), model.normalise)
+        vectors = means.numpy()
+    return Embedded(vectors, np.bincount(owners, minlength=len(items)))
 
 
-def embed_speech(
-    model: DualEncoder,
-    prompt: Prompt,
-    items: Sequence[np.ndarray],
-    langs: Sequence[str | None],
-    label: str | None = None,
-) -> np.ndarray:
-    """Stored speech items (frames or units) → ``(n, dim)`` float32 embeddings, one per item, in order.
+def item_rows(
+    model: DualEncoder, prompt: Prompt, items: Sequence[Item], read: Read, cut: Cut | None = None
+) -> tuple[list[Row], np.ndarray]:
+    """Items as rows that fit the LLM, and the item ``(rows,)`` int64 that each is of; see ``embed_items``."""
+    for item in items:
+        check_entry(model, item)
+    stored = iter(read([(item, part) for item in items for part in item.parts if not isinstance(part, Text)]))
+    rows: list[Row] = []
+    owners: list[int] = []
+    for number, item in enumerate(items):
+        segments = prompt.segments(item, cut)
+        made = fitting(model, item, segments, [next(stored) for modality, _ in segments if modality != TEXT])
+        rows += made
+        owners += [number] * len(made)
+    return rows, np.array(owners, np.int64)
 
-    ``label``: of the progress that is shown; None shows none.
+
+def check_entry(model: DualEncoder, item: Item) -> None:
+    """Refuse an item whose own parts enter the LLM at different layers; the words of its prompt go along with any.
+
+    Raises:
+        ConfigError: they do.
     """
-    return embed_parts(model, prompt, fitting_parts(model, prompt, items, langs), langs, label)
+    layers = {part.modality: model.entry_layer(part.modality) for part in item.parts}
+    if len(set(layers.values())) > 1:
+        where = ", ".join(f"{modality} at layer {layer}" for modality, layer in layers.items())
+        raise ConfigError(
+            f"item {item.id!r} mixes parts that enter the LLM at different layers ({where}); train a model with "
+            "model.speech_layer=0, or give each part as an item of its own"
+        )
 
 
-def embed_parts(
-    model: DualEncoder, prompt: Prompt, parts: Parts, langs: Sequence[str | None], label: str | None = None
-) -> np.ndarray:
-    """``(n, dim)`` float32 embeddings of clips that were cut into parts; ``langs`` has the language of each clip."""
-    prefixes = {lang: prompt.speech_ids(lang) for lang in set(langs)}
+def fitting(
+    model: DualEncoder, item: Item, segments: Sequence[tuple[str, np.ndarray | Part]], media: Sequence[list[np.ndarray]]
+) -> list[Row]:
+    """An item as rows that fit the LLM's positions: one, or several where its only medium is too long.
 
-    def encode(rows: list[int]) -> Tensor:
-        device = next(model.parameters()).device
-        speech = pad_sequences([parts.items[row] for row in rows]).to(device)
-        prefix = pad_sequences([prefixes[langs[parts.owners[row]]] for row in rows], allow_empty=True).to(device)
-        return model.encode_speech(speech, prefix)
-
-    vectors = _embed(model, [len(item) for item in parts.items], encode, label, "clips")
-    if len(vectors) == len(parts.counts):
-        return vectors
-    means = mean_of_parts(torch.from_numpy(vectors), torch.from_numpy(parts.owners), len(parts.counts), model.normalise)
-    return means.numpy()
-
-
-def embed_texts(model: DualEncoder, ids: Sequence[np.ndarray], label: str | None = None) -> np.ndarray:
-    """Token ids of each text (``Prompt.text_ids``) → ``(n, dim)`` float32 embeddings, one per text, in order.
-
-    ``label`` as in ``embed_speech``.
+    Raises:
+        DataError: it has several media and does not fit.
     """
+    words = sum(len(values) for modality, values in segments if modality == TEXT)
+    if not media:
+        return [list(segments)]
+    modality = next(modality for modality, _ in segments if modality != TEXT)
+    room = model.room(modality, words)
+    if len(media) == 1:
+        pieces = [piece for part in media[0] for piece in np.array_split(part, pieces_needed(len(part), room))]
+        return [[(name, piece if name != TEXT else values) for name, values in segments] for piece in pieces]
+    if any(len(part) > 1 for part in media) or (room is not None and sum(len(part[0]) for part in media) > room):
+        raise DataError(f"item {item.id!r} is longer than the LLM's positions; embed its parts as items of their own")
+    parts = iter(media)
+    return [[(name, next(parts)[0] if name != TEXT else values) for name, values in segments]]
 
-    def encode(rows: list[int]) -> Tensor:
-        return model.encode_text(pad_sequences([ids[row] for row in rows]).to(next(model.parameters()).device))
 
-    return _embed(model, [len(item) for item in ids], encode, label, "texts")
+def pieces_needed(length: int, room: int | None) -> int:
+    """Into how many equal pieces ``length`` stored items are cut where ``room`` of them fit the LLM's positions."""
+    return max(1, -(-length // (room or length or 1)))
 
 
 def text_states(model: DualEncoder, ids: Sequence[np.ndarray]) -> np.ndarray:
-    """As ``embed_texts``, before the projection: ``(n, width)``. Constant, so worth caching, when the LLM is frozen."""
+    """Token ids of texts → ``(n, width)`` states before the projection.
 
-    def encode(rows: list[int]) -> Tensor:
-        return model.text_states(pad_sequences([ids[row] for row in rows]).to(next(model.parameters()).device))
-
-    return _embed(model, [len(item) for item in ids], encode, "text states", "texts")
+    They are constant, so worth caching, when the LLM is frozen.
+    """
+    return embed_rows(model, [[(TEXT, each)] for each in ids], "text states", states=True)
 
 
 @torch.no_grad()
-def _embed(
-    model: DualEncoder, lengths: Sequence[int], encode: Callable[[list[int]], Tensor], label: str | None, unit: str
-) -> np.ndarray:
+def embed_rows(model: DualEncoder, rows: Sequence[Row], label: str | None = None, states: bool = False) -> np.ndarray:
+    """Rows of any make-up → ``(n, dim)`` float32 vectors, or ``(n, width)`` states before the projection, in order."""
     learning = [module for module in model.modules() if module.training]  # none of a model that other threads use
     for module in learning:
         module.training = False
+    device, encode = next(model.parameters()).device, model.states if states else model.encode
     try:
         out: np.ndarray | None = None
-        with progress(label or "", len(lengths), unit, enabled=label is not None) as advance:
-            for rows in _batches(lengths, BATCH_POSITIONS.get(next(model.parameters()).device.type, 8192)):
-                vectors = encode(rows).float().cpu().numpy()
+        with progress(label or "", len(rows), "items", enabled=label is not None) as advance:
+            for chosen in _batches(rows, BATCH_POSITIONS.get(device.type, 8192)):
+                vectors = _on_host(encode, pad_items([rows[row] for row in chosen]).to(device))
                 if out is None:
-                    out = np.empty((len(lengths), vectors.shape[1]), np.float32)
-                out[rows] = vectors
-                advance(len(rows))
+                    out = np.empty((len(rows), vectors.shape[1]), np.float32)
+                out[chosen] = vectors
+                advance(len(chosen))
         return np.empty((0, model.dim), np.float32) if out is None else out
     finally:
         for module in learning:
             module.training = True
 
 
-def _batches(lengths: Sequence[int], positions: int) -> Iterator[list[int]]:
-    """Rows in order of length, at most ``positions`` padded ones together, or one row."""
-    batch: list[int] = []
-    for row in np.argsort(lengths, kind="stable"):
-        if batch and lengths[row] * (len(batch) + 1) > positions:
+def _on_host(encode: Callable[[Inputs], Tensor], inputs: Inputs) -> np.ndarray:
+    return encode(inputs).float().cpu().numpy()
+
+
+def _batches(rows: Sequence[Row], positions: int) -> Iterator[list[int]]:
+    """Rows of one make-up in order of length, at most ``positions`` padded ones together, or one row."""
+    alike = defaultdict(list)
+    for number, row in enumerate(rows):
+        alike[tuple(modality for modality, _ in row)].append(number)
+    for make_up, own in alike.items():
+        media = [place for place, modality in enumerate(make_up) if modality != TEXT] or range(len(make_up))
+        lengths = np.array([sum(len(rows[number][place][1]) for place in media) for number in own])
+        batch: list[int] = []
+        for place in np.argsort(lengths, kind="stable"):
+            if batch and lengths[place] * (len(batch) + 1) > positions:
+                yield batch
+                batch = []
+            batch.append(own[place])
+        if batch:
             yield batch
-            batch = []
-        batch.append(int(row))
-    if batch:
-        yield batch

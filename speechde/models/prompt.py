@@ -24,11 +24,12 @@ from transformers import PreTrainedTokenizerBase
 from speechde.errors import ConfigError, unknown_value
 from speechde.languages import LANGUAGES, get
 from speechde.models.vocabulary import spells_audio_token
+from speechde.types import Item, Part, Text
 
 MODES = ("name", "unknown", "none")
 UNKNOWN = "unknown"  # row of the prefix table for a language that is not known
 MAX_TOKENS = 256  # of a text, prefix included, where a model states no other limit
-Text = tuple[str | None, str]  # language and text
+Words = tuple[str | None, str]  # language and text
 
 
 class Prompt:
@@ -90,7 +91,7 @@ class Prompt:
             for name, lang in [(UNKNOWN, None), *((code, code) for code in langs)]
         }
 
-    def text_ids(self, text: str, lang: str | None, cut: Callable[[Text], object] | None = None) -> np.ndarray:
+    def text_ids(self, text: str, lang: str | None, cut: Callable[[Words], object] | None = None) -> np.ndarray:
         """Token ids of a text with its prefix and the tokenizer's special tokens, ``(time,)`` int64.
 
         ``cut`` is told each text that is longer than ``max_tokens`` and loses its end; whoever calls reports it.
@@ -105,6 +106,47 @@ class Prompt:
                 cut((lang, text))
             ids = ids[: self.max_tokens - len(self._closing)] + self._closing
         return np.array(ids, dtype=np.int64)
+
+    def segments(self, item: Item, cut: Callable[[Words], object] | None = None) -> list[tuple[str, np.ndarray | Part]]:
+        """What an LLM reads of an item: token ids of its words, prefix and special tokens included, and its media.
+
+        Words that follow each other, those of the prefix and of a text part, are tokenised together.
+        """
+        (first, *others) = item.parts
+        if not others and isinstance(first, Text):
+            return [("text", self.text_ids(first.content, item.lang, cut))]
+        media = [part for part in item.parts if not isinstance(part, Text)]
+        if not others:
+            return [("text", self.speech_ids(item.lang)), (first.modality, first)]
+        out: list[tuple[str, np.ndarray | Part]] = []
+        words, opened = self.prefix("speech" if media else "text", item.lang), False
+        for part in item.parts:
+            if isinstance(part, Text):
+                words += part.content
+                continue
+            if words or not opened:
+                out.append(("text", self._words(words, item, opened, False, cut)))
+            out.append((part.modality, part))
+            words, opened = "", True
+        if words:
+            out.append(("text", self._words(words, item, opened, True, cut)))
+        return out
+
+    def _words(
+        self, words: str, item: Item, opened: bool, closed: bool, cut: Callable[[Words], object] | None
+    ) -> np.ndarray:
+        """Token ids of some words of an item, with the opening special tokens where nothing is before them, and the
+        closing ones where nothing follows."""
+        tokenizer = self._literal if spells_audio_token(words) else self.tokenizer
+        bare = tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
+        opening = [] if opened else self.tokenizer("")["input_ids"]
+        opening = opening[: len(opening) - len(self._closing)]
+        closing = self._closing if closed else []
+        if len(bare) > (room := self.max_tokens - len(opening) - len(closing)):
+            if cut is not None:
+                cut((item.lang, words))
+            bare = bare[:room]
+        return np.array([*opening, *bare, *closing], dtype=np.int64)
 
     @cached_property
     def _literal(self) -> PreTrainedTokenizerBase:

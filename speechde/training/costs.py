@@ -130,7 +130,7 @@ class Cost:
         self.rows = math.ceil(config.trainer.batch_size / processes)  # of a batch, on one device
         self.part = min(config.trainer.micro_batch or self.rows, self.rows)  # of them, encoded at once
         self.encoder, self.stem = encoder_stack(encoder)
-        self.speech_stack, self.text_stack = stack(model.backbone, model.speech_layer), stack(model.backbone)
+        self.speech_stack, self.text_stack = stack(model.backbone, model.entry_layer("speech")), stack(model.backbone)
         self.text_is_frozen = not self.text_stack.trained and not model.backbone.embedding.text.weight.requires_grad
         self.pooled = pooling_factor(encoder.rate, config.frontend.rate) > 1
         f = config.frontend
@@ -154,7 +154,7 @@ class Cost:
 
     def adapter(self, seconds: float, drop: float = 0.0) -> float:
         """FLOPs of one clip in a continuous frontend; its convolutions are counted at the rate of its input."""
-        frontend = self.model.frontend
+        frontend = self.model.frontends["speech"]
         if not hasattr(frontend, "input"):
             return 0.0
         lower = sum(numel(m) for m in (frontend.input, frontend.convolutions, frontend.pooling) if m is not None)

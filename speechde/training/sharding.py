@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 from speechde.models.dual_encoder import DualEncoder
 
-ENTRIES = ("encode_speech", "encode_text", "text_states")  # the ways in, since nothing calls forward
+ENTRIES = ("encode", "states")  # the ways in, since nothing calls forward
 
 
 def shard(model: DualEncoder, mesh: DeviceMesh) -> DualEncoder:
@@ -36,7 +36,7 @@ def shard(model: DualEncoder, mesh: DeviceMesh) -> DualEncoder:
     whole = deepcopy(model, shared)
     empty = {p for p in model.parameters() if not p.numel()}  # the audio rows of a continuous frontend
     # units of their own: the rest is freed when the backward pass has reached an input of it that has a gradient
-    for unit in (*model.backbone.layers, model.frontend, model.projection):
+    for unit in (*model.backbone.layers, *model.frontends.values(), model.projection):
         fully_shard(unit, mesh=mesh)
     fully_shard(model, mesh=mesh, ignored_params=empty)
     for name in ENTRIES:

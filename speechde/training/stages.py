@@ -29,7 +29,7 @@ from speechde.frontends.unit_bpe import VERSION as BPE_VERSION
 from speechde.frontends.units import Quantiser
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
-from speechde.models.embed import STATES_VERSION, parts_needed, text_states
+from speechde.models.embed import STATES_VERSION, pieces_needed, text_states
 from speechde.models.loading import load_config, untrained
 from speechde.models.lora import add_lora
 from speechde.models.prompt import Prompt
@@ -197,8 +197,8 @@ def usable(
     present = [u for u in training if all(u.id in store for store in stores[u.id])]
     short = [u for u in present if features.seconds[u.id] <= max_seconds]
     lengths = [max(len(store[u.id]) for store in stores[u.id]) for u in short]
-    parts = parts_needed(built.model, built.prompt, lengths, [u.lang for u in short])
-    kept = [u for u, count in zip(short, parts, strict=True) if count == 1]
+    rooms = {lang: built.model.room("speech", len(built.prompt.speech_ids(lang))) for lang in {u.lang for u in short}}
+    kept = [u for u, n in zip(short, lengths, strict=True) if pieces_needed(n, rooms[u.lang]) == 1]
     beyond = {"longer than the LLM's positions": len(short) - len(kept)} if len(kept) < len(short) else {}
     return kept, {"longer than trainer.max_seconds": len(present) - len(short), **beyond}
 
@@ -258,7 +258,9 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
         centroids = torch.from_numpy(features.quantiser.centroids)
         model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
     else:
-        model.frontend.set_statistics(torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std))
+        model.frontends["speech"].set_statistics(
+            torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std)
+        )
     frozen = choose_trained(model, config)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
