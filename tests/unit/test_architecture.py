@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 400
 
 FLOORS = {
-    0: ["types", "errors", "languages", "schema", "config", "overrides", "cache"],
+    0: ["types", "errors", "languages", "install", "schema", "config", "overrides", "cache"],
     1: ["losses", "evaluation.metrics", "models.attention", "models.pooling", "models.vocabulary", "weights",
         "distributed", "data.audio", "data.containers", "data.archives"],
     2: ["models", "frontends", "data", "search"],
