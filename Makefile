@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: quickstart test lint bench ablation results clean
 
+# of the extras, quickstart itself needs synthetic alone
 quickstart: $(STAMP)
 	$(BIN)/python train.py recipe=quickstart
 

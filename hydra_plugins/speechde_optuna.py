@@ -44,12 +44,13 @@ class OptunaSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         """Run or resume the study, and write its table beside it."""
         from speechde.errors import AssetError, SpeechdeError
+        from speechde.install import install_command
 
         try:
             try:
                 import optuna  # noqa: F401
             except ModuleNotFoundError as error:
-                raise AssetError(f"{error}; a search needs Optuna: pip install 'speechde[optuna]'") from error
+                raise AssetError(f"{error}; a search needs Optuna: {install_command('optuna')}") from error
             self._search(arguments)
         except SpeechdeError as error:
             sys.exit(f"error: {error}")

@@ -164,7 +164,7 @@ class PrefixConfig:
 
 @dataclass
 class LoraConfig:
-    """Low-rank updates in place of the LLM's weights; needs ``pip install 'speechde[lora]'``. See ``models.lora``."""
+    """Low-rank updates in place of the LLM's weights; needs the extra ``lora``. See ``models.lora``."""
 
     rank: int = bounded(0, "[0, ∞)")  # 0: no LoRA
     alpha: float = bounded(32.0, "(0, ∞)")

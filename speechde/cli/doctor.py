@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -16,6 +17,7 @@ from speechde import __version__
 from speechde.cache import cache_root, sha256_file
 from speechde.cli.options import Json, print_json, print_table
 from speechde.errors import AssetError, SpeechdeError, unknown_value
+from speechde.install import ROOT, install_command, pip, requirements
 
 EXAMPLES = (
     "speechde doctor",
@@ -106,16 +108,6 @@ def _asset(name: str, folder: Path, verify: bool) -> dict[str, Any]:
     return state
 
 
-def _requirements() -> list[Any]:
-    """What the installed package asks for; nothing when it runs from a folder that was never installed."""
-    from packaging.requirements import Requirement
-
-    try:
-        return [Requirement(line) for line in metadata.requires("speechde") or ()]
-    except metadata.PackageNotFoundError:
-        return []
-
-
 def _installed(name: str) -> str | None:
     try:
         return metadata.version(name)
@@ -125,12 +117,12 @@ def _installed(name: str) -> str | None:
 
 def _packages() -> list[dict[str, Any]]:
     rows = []
-    for requirement in _requirements():
+    for requirement in requirements():
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
             continue
         version = _installed(requirement.name)
         ok = version is not None and requirement.specifier.contains(version, prereleases=True)
-        command = None if ok else f"pip install '{requirement.name}{requirement.specifier}'"
+        command = None if ok else f"{pip()} install '{requirement.name}{requirement.specifier}'"
         rows.append({"name": requirement.name, "needs": str(requirement.specifier), "installed": version, "ok": ok,
                      "command": command})  # fmt: skip
     return rows
@@ -143,10 +135,10 @@ def _extras() -> list[dict[str, Any]]:
         names = []
     rows = []
     for extra in names:
-        own = [r for r in _requirements() if r.marker and r.marker.evaluate({"extra": extra})]
+        own = [r for r in requirements() if r.marker and r.marker.evaluate({"extra": extra})]
         own = [r for r in own if not r.marker.evaluate({"extra": ""}) and r.name != "speechde"]
         missing = [r.name for r in own if _installed(r.name) is None]
-        rows.append({"name": extra, "missing": missing, "command": f"pip install 'speechde[{extra}]'"})
+        rows.append({"name": extra, "missing": missing, "command": install_command(extra)})
     return rows
 
 
@@ -189,7 +181,7 @@ def _print(found: dict[str, Any]) -> None:
                 for p in found["packages"])  # fmt: skip
         print_table(("package", "installed", "needs", "to repair"), rows)
     else:
-        print("speechde is not installed, so what it needs is not known; pip install -e .")
+        print(f"speechde is not installed, so what it needs is not known; {pip()} install -e {shlex.quote(str(ROOT))}")
     rows = ([e["name"], "complete" if not e["missing"] else f"lacks {', '.join(e['missing'])}",
              e["command"] if e["missing"] else ""] for e in found["extras"])  # fmt: skip
     print()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from speechde.errors import AssetError, unknown_value
+from speechde.install import install_command
 
 EXAMPLES = ("speechde mteb runs/quickstart/default-s0 --tasks FleursA2TRetrieval.v2 --langs ro_ro --langs bg_bg",)
 
@@ -26,7 +27,7 @@ def mteb(
 
         from speechde.evaluation.mteb import MtebEncoder
     except ModuleNotFoundError as error:
-        raise AssetError(f"{error}; install mteb with: pip install 'speechde[mteb]'") from error
+        raise AssetError(f"{error}; install mteb with: {install_command('mteb')}") from error
     known = {task.metadata.name for task in get_tasks()}
     if unknown := [name for name in tasks if name not in known]:
         close = [name for name in known if unknown[0].casefold() in name.casefold()] or sorted(known)[:5]

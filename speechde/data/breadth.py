@@ -45,6 +45,7 @@ from speechde.data.stamps import assign_split
 from speechde.data.texts import Sentence
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.evaluation.metrics import normalise_text
+from speechde.install import install_command
 from speechde.languages import LANGUAGES, resolve_roles
 from speechde.types import SAMPLE_RATE, SPLITS, Corpus, Dropped, Utterance
 
@@ -166,7 +167,7 @@ def _covered(langs: Sequence[str]) -> tuple[set[str], list[Dropped]]:
         if lang not in VOICES:
             dropped.append(Dropped(lang, "not covered", "no voice of espeak-ng reads it, or there is no text"))
         elif package := missing_package(lang):
-            dropped.append(Dropped(lang, f"needs {package}", f"run: pip install {package}"))
+            dropped.append(Dropped(lang, f"needs {package}", f"run: {install_command('breadth')}"))
     return set(langs) - {item.id for item in dropped}, dropped
 
 

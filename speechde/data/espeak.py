@@ -38,6 +38,7 @@ import numpy as np
 
 from speechde.data import audio
 from speechde.errors import AssetError, unknown_value
+from speechde.install import install_command
 from speechde.progress import progress
 from speechde.types import SAMPLE_RATE
 
@@ -76,7 +77,6 @@ _BURMESE_CLAUSE = 40  # characters; the shortest that aborted had 58
 VARIANTS = ("", "+m1", "+m2", "+m3", "+m4", "+m5", "+m6", "+m7", "+f1", "+f2", "+f3", "+f4", "+f5")
 
 VERSION = 1  # raise it when the same text gets another reading
-_INSTALL = "run: pip install 'espeakng-loader>=0.2.4,<0.3'"
 _SYNCHRONOUS = 2  # espeak_AUDIO_OUTPUT: the callback runs within the call, on its thread
 _RETURN_ERRORS = 0x8000  # without it the library ends the process when it finds no data
 _UTF8, _END_PAUSE = 1, 0x1000
@@ -126,9 +126,9 @@ class Espeak:
             self._path = espeakng_loader.get_library_path()
             self._data = str(Path(espeakng_loader.get_data_path()).parent).encode()
         except ImportError as error:
-            raise AssetError(f"synthetic speech needs a package that is not installed; {_INSTALL}") from error
+            raise _not_usable("synthetic speech needs a package that is not installed") from error
         except RuntimeError as error:
-            raise AssetError(f"espeakng-loader holds no voices ({error}); {_INSTALL}") from error
+            raise _not_usable(f"espeakng-loader holds no voices ({error})") from error
         with self._library():
             pass
 
@@ -138,11 +138,11 @@ class Espeak:
         try:
             library = ctypes.CDLL(self._path)
         except OSError as error:
-            raise AssetError(f"espeak-ng cannot be loaded ({error}); {_INSTALL}") from error
+            raise _not_usable(f"espeak-ng cannot be loaded ({error})") from error
         try:
             rate = library.espeak_Initialize(_SYNCHRONOUS, 0, self._data, _RETURN_ERRORS)
             if rate <= 0:
-                raise AssetError(f"espeak-ng did not start with the data in {self._data.decode()}; {_INSTALL}")
+                raise _not_usable(f"espeak-ng did not start with the data in {self._data.decode()}")
             library.espeak_ng_SetRandSeed(ctypes.c_long(1))
             yield library, rate
             library.espeak_Terminate()
@@ -173,7 +173,7 @@ class Espeak:
         with self._library() as (library, rate):
             library.espeak_SetSynthCallback(callback)
             if library.espeak_SetVoiceByName(voice.encode()) != 0:
-                raise AssetError(f"espeak-ng has no voice {voice!r}; {_INSTALL}")
+                raise _not_usable(f"espeak-ng has no voice {voice!r}")
             for parameter, value in ((_RATE, speaker.rate), (_PITCH, speaker.pitch), (_RANGE, speaker.pitch_range)):
                 library.espeak_SetParameter(parameter, value, 0)
             flags = _UTF8 | _END_PAUSE
@@ -206,7 +206,7 @@ def spoken_form(text: str, lang: str) -> str:
     Raises ``AssetError`` when the package that transliterates is not installed.
     """
     if package := missing_package(lang):
-        raise AssetError(f"reading {lang} needs {package}, which is not installed; run: pip install {package}")
+        raise AssetError(f"reading {lang} needs {package}, which is not installed; run: {install_command('breadth')}")
     if lang == "ja_jp":
         return " ".join(part["hira"] for part in _kakasi().convert(text))
     if lang == "cmn_hans_cn":
@@ -265,7 +265,11 @@ def reading_version() -> str:
     try:
         return f"{version('espeakng-loader')}, {VERSION}, {audio.VERSION}"
     except PackageNotFoundError as error:
-        raise AssetError(f"synthetic speech needs a package that is not installed; {_INSTALL}") from error
+        raise _not_usable("synthetic speech needs a package that is not installed") from error
+
+
+def _not_usable(reason: str) -> AssetError:
+    return AssetError(f"{reason}; run: {install_command('synthetic')}")
 
 
 @cache

@@ -13,13 +13,14 @@ from threading import Thread
 from speechde.demo.answers import Answers, Found, language_choices, problem_html, results_html
 from speechde.demo.clips import FORMATS, MEGABYTE
 from speechde.errors import AssetError, SpeechdeError
+from speechde.install import install_command
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 
 try:
     import gradio as gr
 except ModuleNotFoundError as error:
-    raise AssetError(f"{error}; install the page with: pip install 'speechde[demo]'") from error
+    raise AssetError(f"{error}; install the page with: {install_command('demo')}") from error
 
 import uvicorn
 from fastapi import FastAPI

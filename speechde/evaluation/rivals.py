@@ -1,7 +1,7 @@
 """Other people's encoders as baselines: a text encoder of transformers, a SentenceTransformer, any model of mteb.
 
 Their vectors are scaled to unit length, so scores are cosines. mteb and sentence-transformers are read when a rival is
-named: ``pip install 'speechde[mteb]'``.
+named, and needs the extra ``mteb``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from speechde.cache import expanded
 from speechde.data.audio import load_audio
 from speechde.errors import AssetError
+from speechde.install import install_command
 from speechde.models.loading import positions
 from speechde.models.pooling import mean_pool
 from speechde.models.prompt import MAX_TOKENS
@@ -82,7 +83,7 @@ class Rival:
             import mteb
             from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
         except ImportError as error:
-            raise AssetError(f"rival {name!r} needs mteb: pip install 'speechde[mteb]'") from error
+            raise AssetError(f"rival {name!r} needs mteb: {install_command('mteb')}") from error
         local, device = expanded(name), "cuda" if torch.cuda.is_available() else "cpu"
         try:
             if local.is_dir():

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from speechde.cache import atomic_directory
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.export.folder import TrainedModel
+from speechde.install import install_command
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.lora import merge_lora
 from speechde.types import Inputs, Sequences
@@ -85,7 +86,7 @@ def export_onnx(trained: TrainedModel, folder: str | Path) -> dict[str, float]:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ModuleNotFoundError as error:
-        raise AssetError(f"{error}; install what is needed with: pip install 'speechde[onnx]'") from error
+        raise AssetError(f"{error}; install what is needed with: {install_command('onnx')}") from error
     merge_lora(trained.model.backbone)
     model = trained.model.cpu().float().eval()
     with atomic_directory(folder) as temporary:

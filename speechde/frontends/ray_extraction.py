@@ -1,4 +1,4 @@
-"""Speech features made by a pool of Ray actors, on one machine or a cluster; needs ``pip install 'speechde[ray]'``.
+"""Speech features made by a pool of Ray actors, on one machine or a cluster; needs the extra ``ray``.
 
 The missing pieces of a store are the rows of a Ray dataset, and the actors map over them. Each loads the encoder once,
 on a GPU of its own where the cluster has GPUs, and writes its pieces into the cache folder, which all machines must
@@ -20,6 +20,7 @@ import numpy as np
 from speechde.errors import AssetError, ConfigError, SpeechdeError
 from speechde.frontends.encoders import SpeechEncoder
 from speechde.frontends.features import Job, View, encode_pieces
+from speechde.install import install_command
 from speechde.types import Utterance
 
 
@@ -44,7 +45,7 @@ def encode_with_ray(
         import ray
         import ray.data
     except ImportError as error:
-        raise ConfigError("frontend.ray_workers needs Ray: pip install 'speechde[ray]', or set it to 0") from error
+        raise ConfigError(f"frontend.ray_workers needs Ray: {install_command('ray')}; or set it to 0") from error
     own = not ray.is_initialized()
     if own:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

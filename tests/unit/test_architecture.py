@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MAX_LINES = 400
 
 FLOORS = {
-    0: ["types", "errors", "languages", "schema", "config", "overrides", "cache", "text", "progress"],
+    0: ["types", "errors", "languages", "install", "schema", "config", "overrides", "cache", "text", "progress"],
     1: ["losses", "evaluation.metrics", "models.attention", "models.pooling", "models.vocabulary", "weights",
         "distributed", "data.audio", "data.streams", "data.quiet", "data.containers", "data.archives",
         "data.content"],

@@ -9,6 +9,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
+from speechde import install
 from speechde.cache import sha256_file
 from speechde.cli import doctor as module
 from speechde.weights import packaged
@@ -85,14 +86,14 @@ def test_the_commands_fetch_the_real_thing(cache, monkeypatch):
 
 def test_missing_and_old_packages(run, cache, monkeypatch):
     lines = ["torch>=99", "no-such-package>=1,<2", "nor-this>=3; extra == 'more'"]
-    monkeypatch.setattr(module, "_requirements", lambda: [Requirement(line) for line in lines])
+    monkeypatch.setattr(module, "requirements", lambda: [Requirement(line) for line in lines])
     about = Message()
     about["Provides-Extra"] = "more"
     monkeypatch.setattr(module.metadata, "metadata", lambda _: about)
     done = run("doctor", "--json")
     assert done.code == 1 and "torch, no-such-package" in done.err
     assert [package["command"] for package in done.json["packages"]] == [
-        "pip install 'torch>=99'", "pip install 'no-such-package<2,>=1'"]  # fmt: skip
+        f"{install.pip()} install 'torch>=99'", f"{install.pip()} install 'no-such-package<2,>=1'"]  # fmt: skip
     assert done.json["extras"] == [
-        {"name": "more", "missing": ["nor-this"], "command": "pip install 'speechde[more]'"}]  # fmt: skip
+        {"name": "more", "missing": ["nor-this"], "command": install.install_command("more")}]  # fmt: skip
     assert done.json["assets"] == [] and done.json["devices"] == []

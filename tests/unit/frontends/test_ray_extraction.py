@@ -69,5 +69,5 @@ def test_failures_are_told(clips, encode, tiny_whisper, tmp_path, cluster):
 
 def test_without_ray(clips, encode, tiny_whisper, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"needs Ray: pip install 'speechde\[ray\]', or set it to 0"):
+    with pytest.raises(ConfigError, match=r"needs Ray: .*pip install -e '.*\[ray\]'; or set it to 0"):
         extract_frames(clips, load_speech_encoder(tiny_whisper), tmp_path, rate=50.0, encode=encode(1))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from speechde.config import BreadthConfig, DataConfig, SyntheticConfig
+from speechde.data import espeak
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.languages import LANGUAGES
 from speechde.training import corpora
@@ -225,3 +226,19 @@ def test_every_corpus_takes_any_language_tag(readers, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="both"):
         DataConfig(seen=["fr"], zero_shot=["fra"])
     assert SyntheticConfig(langs=["de", "de_de"]).langs == ["de_de"]
+
+
+@pytest.mark.parametrize("load", [
+    lambda config, corpus, cache: corpora.load_synthetic(config, corpus, cache),
+    lambda config, corpus, cache: corpora.load_corpus(DataConfig(name="breadth"), cache),
+])  # fmt: skip
+def test_without_the_synthesiser_nothing_is_fetched(tiny_run, tmp_path, monkeypatch, load):
+    def absent(name):
+        raise espeak.PackageNotFoundError(name)
+
+    monkeypatch.setattr(espeak, "version", absent)
+    for owner in (corpora.synthetic, corpora.breadth):
+        monkeypatch.setattr(owner, "find_texts", lambda *a: pytest.fail("fetched"))
+    config = tiny_run(data__synthetic={"share": 0.5}).data
+    with pytest.raises(AssetError, match=r"pip install .*\[synthetic\]"):
+        load(config, corpora.load_corpus(config, tmp_path), tmp_path)
