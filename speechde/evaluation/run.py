@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.markdown import Markdown
 
 from speechde.cache import atomic_write
 from speechde.evaluation import protocol
@@ -18,6 +16,7 @@ from speechde.evaluation.baselines import run_baselines
 from speechde.evaluation.diagnostics import diagnose, errors_markdown
 from speechde.evaluation.report import markdown, write_report
 from speechde.evaluation.scene import Request, Scene
+from speechde.evaluation.terminal import show_markdown
 from speechde.export.folder import TrainedModel
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.types import Utterance
@@ -103,7 +102,7 @@ def write_results(
 
 def show_report(metrics: dict, controls: dict[str, dict], folder: Path) -> None:
     """Print the table of a run, and where its files are."""
-    Console(width=200).print(Markdown(markdown(metrics, controls)))
+    show_markdown(markdown(metrics, controls))
     print(f"report: {folder / 'table.md'}")
 
 
