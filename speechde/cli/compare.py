@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -31,9 +32,12 @@ def compare(
     common queries are asked for.
     """
     from speechde.evaluation.compare import compare_runs, format_comparison
+    from speechde.evaluation.terminal import show_markdown
 
     comparison = compare_runs(run_a, run_b, direction, common)
     if json:
         print_json(comparison.as_dict())
+    elif sys.stdout.isatty():
+        show_markdown(format_comparison(comparison))
     else:
         print(format_comparison(comparison))

@@ -54,7 +54,7 @@ def corpus_statistics(corpus: Corpus, seconds: Mapping[str, float] | None = None
 
 def format_statistics(stats: dict) -> str:
     """The result of ``corpus_statistics`` as a plain-text table."""
-    head = ("language", "role", "split", "clips", "sentences", "transcripts", "duplicates", "synthetic", "hours")
+    head = ("language", "role", "split", "clips", "sentences", "texts", "repeats", "synthetic", "hours")
     rows = [
         (lang, parts["role"], split, *_cells(parts[split]))
         for lang, parts in stats["languages"].items()

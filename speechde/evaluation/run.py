@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.markdown import Markdown
 
 from speechde.cache import atomic_write
 from speechde.errors import DataError
@@ -23,6 +21,7 @@ from speechde.evaluation.report import markdown, write_report
 from speechde.evaluation.retrieval import QUERY, Remembered, evaluate
 from speechde.evaluation.scene import Request, Scene
 from speechde.evaluation.speech import scored, speech_metrics, speech_tasks
+from speechde.evaluation.terminal import show_markdown
 from speechde.export.folder import TrainedModel
 from speechde.models.embed import IN_PARTS
 from speechde.types import Utterance
@@ -118,7 +117,7 @@ def write_results(
 
 def show_report(metrics: dict, controls: dict[str, dict], folder: Path) -> None:
     """Print the table of a run, and where its files are."""
-    Console(width=200).print(Markdown(markdown(metrics, controls)))
+    show_markdown(markdown(metrics, controls))
     print(f"report: {folder / 'table.md'}")
 
 

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.markdown import Markdown
 from safetensors import safe_open
 from transformers import AutoConfig
 
@@ -31,6 +29,7 @@ from speechde.errors import ConfigError, DataError
 from speechde.evaluation.compare import Comparison, compare_runs, format_comparison
 from speechde.evaluation.run import evaluate_model, write_results
 from speechde.evaluation.speech import ROLES
+from speechde.evaluation.terminal import show_markdown
 from speechde.export.folder import TrainedModel, assemble, check_encoder, find_model, read_settings
 from speechde.frontends.encoders import SpeechEncoder
 from speechde.models.prompt import MAX_TOKENS
@@ -220,7 +219,7 @@ def report_change(
 
 def show_change(comparison: Comparison) -> None:
     """Print the comparison as a table."""
-    Console(width=200).print(Markdown(format_comparison(comparison, NAMES)))
+    show_markdown(format_comparison(comparison, NAMES))
 
 
 def _named(comparison: Comparison, config: RunConfig) -> Comparison:
