@@ -14,6 +14,7 @@ written to a file as they come: a corpus need not fit in memory, nor its vectors
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,6 +46,9 @@ CHUNK = 256  # clips decoded and held at once
 TEXT_CHUNK = 4096  # texts tokenised and sorted at once
 EMBEDDING = "embedding"  # column of vectors where rows of datasets come in
 log = logging.getLogger(__name__)
+# a forked process (num_proc of datasets) has none of its parent's threads, and would wait for them for ever
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 class SpeechTextEncoder:
