@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HFValidationError, HTTPError  # of whichever HTTP client this version of it has
 
 from speechde.errors import AssetError
 from speechde.weights.folder import check_folder
@@ -42,10 +42,10 @@ def push_folder(
         commit = api.upload_folder(
             repo_id=repo_id, folder_path=folder, revision=revision, commit_message=message, repo_type="model"
         )
-    except (HFValidationError, HfHubHTTPError, OSError, RuntimeError) as error:
+    except (HFValidationError, HTTPError, OSError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise AssetError(
-            f"{folder} was not pushed to {repo_id} ({reason}). Give org/name, a token that may write there (hf auth "
-            "login, or HF_TOKEN), and do not set HF_HUB_OFFLINE"
+            f"the model was not pushed to {repo_id} ({reason}). It needs a network, org/name, a token that may write "
+            "there (hf auth login, or HF_TOKEN), and HF_HUB_OFFLINE not set"
         ) from error
     return commit.commit_url
