@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechde.api import SpeechTextEncoder
+    from speechde.types import Audio, Item, Text
 
 __version__ = "0.1.0"
-__all__ = ["SpeechTextEncoder"]
+__all__ = ["Audio", "Item", "SpeechTextEncoder", "Text"]
+_HOMES = {"SpeechTextEncoder": "speechde.api", **dict.fromkeys(("Audio", "Item", "Text"), "speechde.types")}
 
 # OpenMP threads that wait for one another sleep: by default they spin, and of two jobs on the same cores each then
 # keeps the other's threads from their work (benchmarks/neighbour.py). It is read when torch is loaded, so set before.
@@ -25,9 +28,7 @@ with suppress(ModuleNotFoundError):  # wrapt comes with the extra sentence-trans
 
 
 def __getattr__(name: str) -> Any:
-    """``SpeechTextEncoder`` on first use: torch and transformers take seconds, which ``import speechde`` should not."""
-    if name == "SpeechTextEncoder":
-        from speechde.api import SpeechTextEncoder
-
-        return SpeechTextEncoder
+    """The public names on first use: torch and transformers take seconds, which ``import speechde`` should not."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

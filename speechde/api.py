@@ -14,6 +14,7 @@ written to a file as they come: a corpus need not fit in memory, nor its vectors
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +48,9 @@ EMBEDDING = "embedding"  # column of vectors where rows of datasets come in
 LOADING = Lock()  # of speech encoders; not in the encoder, which datasets pickles
 CUT = "%d of %d texts were cut at %d tokens"
 log = logging.getLogger(__name__)
+# a forked process (num_proc of datasets) has none of its parent's threads, and would wait for them for ever
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
 class SpeechTextEncoder:

@@ -7,6 +7,7 @@ and a short reader does elsewhere, so neither root rights nor a Debian system ar
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 import tarfile
@@ -20,6 +21,8 @@ from speechde.cache import sha256_file
 from speechde.errors import AssetError
 from speechde.progress import progress
 
+log = logging.getLogger(__name__)
+
 
 def find_archive(
     package: str,
@@ -30,6 +33,8 @@ def find_archive(
     option: str = "data.archive",
 ) -> Path:
     """The package file: ``archive`` if given, else the copy in ``cache_dir``, else fetched by ``apt-get download``.
+
+    The system's package lists are renewed (``apt-get update``) only where they lack the package, and a warning says so.
 
     ``sha256=None`` accepts any version of the package. ``option`` is the configuration key of ``archive``, for the
     messages. Raises ``AssetError``, naming what to do, when the file is missing, is no Debian archive or has another
@@ -98,7 +103,8 @@ def _download(package: str, cache_dir: Path, check: Callable[[Path], None], fix:
         fetch = [apt, "download", package]
         with progress(f"fetching {package}", 1, "packages") as advance:
             failure = _run(fetch, folder)
-            if failure:  # a fresh system image has no package lists yet
+            if failure and not _listed(package, folder):  # a fresh system image has no package lists yet
+                log.warning("the package lists of this system do not have %s: apt-get update", package)
                 failure = _run([apt, "update"], folder) or _run(fetch, folder)
             advance(not failure)
         found = sorted(Path(folder).glob("*.deb"))
@@ -107,6 +113,12 @@ def _download(package: str, cache_dir: Path, check: Callable[[Path], None], fix:
         # Checked before it enters the cache, where a wrong version would be found again and again.
         check(found[0])
         return found[0].replace(cache_dir / found[0].name)
+
+
+def _listed(package: str, folder: str) -> bool:
+    """Whether apt knows of the package; if so, new lists would not help, and they are the administrator's to renew."""
+    cache = shutil.which("apt-cache")
+    return cache is not None and not _run([cache, "show", "--no-all-versions", package], folder)
 
 
 def _run(command: list[str], folder: str) -> str:

@@ -40,9 +40,12 @@ from speechde.models.lora import merge_lora
 from speechde.models.prompt import MAX_TOKENS, Prompt
 from speechde.models.vocabulary import with_audio_tokens
 from speechde.weights import resolve
+from speechde.weights.locate import PREFIX
 
 FORMAT = 2
 READ = (1, FORMAT)
+# of the hub: who published the speech encoders of the validated architectures
+PUBLISHERS = ("facebook", "google", "microsoft", "nvidia", "openai")
 MODULE = "speechde.export.sentence_transformers.SpeechTextModule"
 
 
@@ -153,6 +156,7 @@ class TrainedModel:
         quantiser = None if self.quantiser is None else self.quantiser.hash
         digest = hashlib.sha256(json.dumps([decides, quantiser], sort_keys=True).encode())
         for name, tensor in sorted(_state(self.model).items()):
+            name = name.replace("frontends.speech.", "frontend.")  # as in the first format: indexes stay valid
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
@@ -228,13 +232,37 @@ def speech_encoder(
         source: where it is found (see ``speechde.weights.resolve``), when not where it was at training.
 
     Raises:
-        AssetError: it cannot be found, or its weights or layer are not those the model was trained with.
+        AssetError: it cannot be found, may not be fetched because only the folder asks for it, or its weights or layer
+            are not those the model was trained with.
     """
-    speech = settings["speech"]
-    source = source or speech["encoder"]
-    encoder = load_speech_encoder(resolve(source), layer=speech["layer"], device=device)
+    folder = resolve(source) if source else encoder_folder(settings)
+    encoder = load_speech_encoder(folder, layer=settings["speech"]["layer"], device=device)
     check_encoder(settings, encoder, source)
     return encoder
+
+
+def encoder_folder(settings: dict[str, Any]) -> Path:
+    """Where the speech encoder is that a model folder names.
+
+    The folder may come from anywhere, so its word is enough to fetch what is packaged or of a publisher in
+    ``PUBLISHERS``. Anything else must be here already, as it is where the model was trained: a local folder, or in the
+    cache of the hub.
+
+    Raises:
+        AssetError: it is not here, and may not be fetched unless the user names it too.
+    """
+    name = settings["speech"]["encoder"]
+    trusted = name.startswith(PREFIX) or name.partition("/")[0] in PUBLISHERS
+    if trusted or Path(name).expanduser().is_dir():
+        return resolve(name)
+    try:
+        return resolve(name, offline=True)
+    except AssetError as error:
+        raise AssetError(
+            f"the model folder names the speech encoder {name!r}, which is not on this machine, and is not fetched on "
+            f"the word of a folder alone. If you trust it, name it yourself: speech_encoder={name!r} in Python, or "
+            f"hf download {name} on the command line; fetched without asking: {PREFIX}…, {', '.join(PUBLISHERS)}"
+        ) from error
 
 
 def check_encoder(settings: dict[str, Any], encoder: SpeechEncoder, source: str | Path | None = None) -> None:

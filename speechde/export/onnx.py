@@ -80,7 +80,7 @@ def export_onnx(trained: TrainedModel, folder: str | Path) -> dict[str, float]:
         DataError: the folder exists and is not empty.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists and is not empty; delete it, or export to another folder")
     try:
         import onnxruntime  # noqa: F401

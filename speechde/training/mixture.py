@@ -176,8 +176,8 @@ class Task:
     def effective_epochs(self, steps: float, source: str = "") -> dict[str, float]:
         """Expected number of times each example of a source is drawn in ``steps`` of the task, by stratum.
 
-        Exact for the exponent, the shares, one or several strata a batch, and strata smaller than their part of a batch.
-        All examples of one source and stratum are drawn alike; strata without one are left out. ``""`` is what has no
+        Exact for the exponent, the shares, one or several strata a batch, and strata smaller than their part of it. All
+        examples of one source and stratum are drawn alike; strata without one are left out. ``""`` is what has no
         share. Examples from elsewhere are not counted.
         """
         epochs = {}
@@ -199,7 +199,9 @@ class Task:
         """``_counts`` on average over the kinds of batch."""
         mixed = {name: share.fraction for name, share in self._shares.items() if not share.apart}
         apart = {name: share.fraction for name, share in self._shares.items() if share.apart}
-        kinds = [(fraction, {**mixed, **{each: float(each == name) for each in apart}}) for name, fraction in apart.items()]
+        kinds = [
+            (fraction, {**mixed, **{each: float(each == name) for each in apart}}) for name, fraction in apart.items()
+        ]
         kinds.append((1 - sum(apart.values()), {**mixed, **dict.fromkeys(apart, 0.0)}))
         return sum(weight * self._counts(stratum, size, fractions)[source] for weight, fractions in kinds)
 

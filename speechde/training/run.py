@@ -35,7 +35,7 @@ from speechde.evaluation.scene import Request
 from speechde.evaluation.speech import data_counts, sample_counts, sample_sentences
 from speechde.evaluation.versions import VERSION
 from speechde.export.card import write_card
-from speechde.export.folder import TrainedModel, check_encoder, languages_heard, model_folder
+from speechde.export.folder import TrainedModel, check_encoder, encoder_folder, languages_heard, model_folder
 from speechde.frontends.encoders import SpeechEncoder
 from speechde.frontends.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
@@ -260,6 +260,7 @@ def _numerics(config: RunConfig) -> None:
 def _reader(config: RunConfig, trained: TrainedModel) -> tuple[FrontendConfig, SpeechEncoder]:
     """The speech encoder of a trained model, and the settings of the frontend that name it."""
     speech = trained.settings["speech"]
+    encoder_folder(trained.settings)  # refuses what only the folder asks to have fetched
     frontend = replace(config.frontend, encoder=speech["encoder"], layer=speech["layer"])
     encoder = stages.build_encoder(frontend)
     check_encoder(trained.settings, encoder)

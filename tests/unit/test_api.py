@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -295,3 +296,26 @@ def test_import_is_light_and_inference_needs_no_trainer(tiny_model, clips):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_processes_forked_from_one_that_has_embedded(tiny_model, tmp_path):
+    """As ``Dataset.map(…, num_proc=2)`` does it; they must not wait for the threads of their parent."""
+    code = f"""
+import os
+import torch
+from speechde import SpeechTextEncoder
+torch.set_num_threads(4)
+encoder = SpeechTextEncoder.from_pretrained({str(tiny_model())!r}, device="cpu")
+texts = ["a few words " * 20] * 64
+encoder.encode_text(texts)
+(torch.randn(2000, 2000) @ torch.randn(2000, 2000)).exp().sum()  # the threads are there
+child = os.fork()
+if not child:
+    encoder.encode_text(texts)
+    (torch.randn(2000, 2000) @ torch.randn(2000, 2000)).exp().sum()
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "7\n", done.stderr

@@ -101,16 +101,17 @@ def test_find_archive_cached(tmp_path, make_deb, monkeypatch):
         find(None, tmp_path, "123")
 
 
-def fake_apt(folder, body, monkeypatch):
-    """An ``apt-get`` first on the path; it appends its arguments to ``calls``."""
-    script = folder / "bin" / "apt-get"
-    script.parent.mkdir()
-    script.write_text(f'#!/bin/sh\necho "$1" >> "{folder}/calls"\n{body}\n')
-    script.chmod(0o755)
+def fake_apt(folder, body, monkeypatch, listed="false"):
+    """``apt-get`` and ``apt-cache`` first on the path; they append their arguments to ``calls``."""
+    for name, lines in (("apt-get", body), ("apt-cache", listed)):
+        script = folder / "bin" / name
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f'#!/bin/sh\necho "$1" >> "{folder}/calls"\n{lines}\n')
+        script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_download_updates_the_lists_once(tmp_path, make_deb, monkeypatch):
+def test_download_updates_the_lists_once(tmp_path, make_deb, monkeypatch, caplog):
     deb = make_deb(tmp_path / "x.deb", MEMBERS)
     lists = tmp_path / "lists"
     update = f'if [ "$1" = update ]; then touch "{lists}"; exit; fi'
@@ -118,8 +119,16 @@ def test_download_updates_the_lists_once(tmp_path, make_deb, monkeypatch):
     cache = tmp_path / "cache"
     found = find(None, cache)
     assert found == cache / "thing_1_all.deb"
-    assert (tmp_path / "calls").read_text().split() == ["download", "update", "download"]
+    assert (tmp_path / "calls").read_text().split() == ["download", "show", "update", "download"]
+    assert "package lists of this system do not have thing: apt-get update" in caplog.text
     assert list(cache.iterdir()) == [found]
+
+
+def test_lists_that_have_the_package_are_left_alone(tmp_path, monkeypatch, caplog):
+    fake_apt(tmp_path, "echo no route >&2; exit 100", monkeypatch, listed="true")
+    with pytest.raises(AssetError, match="no route"):
+        find(None, tmp_path / "cache")
+    assert (tmp_path / "calls").read_text().split() == ["download", "show"] and caplog.text == ""
 
 
 def test_download_failures_name_the_fix(tmp_path, make_deb, monkeypatch):

@@ -206,8 +206,24 @@ def test_the_command_can_be_registered():
     assert CliRunner().invoke(app, ["run"]).exit_code == 2, "tasks must be given"
 
 
-def test_unknown_task_and_no_model(tmp_path):
-    with pytest.raises(ConfigError, match=r"'FleursA2T'.*FleursA2TRetrieval\.v2"):
-        command.mteb(tmp_path, ["FleursA2T"])
+@pytest.mark.parametrize(
+    ("tasks", "langs", "message"),
+    [
+        (["FleursA2T"], None, r"'FleursA2T' is not known; the nearest of 1,\d+ are: FleursA2TRetrieval\.v2"),
+        (["FleursA2T.v2"], None, r"nearest .* are: .*FleursA2TRetrieval\.v2"),
+        (["SciFact", "fleurs_t2a_retrieval"], None, r"nearest .* are: FleursT2ARetrieval\.v2"),
+        (["qqqqqqqqqqqqqqqq"], None, "are: none$"),
+        (["FleursA2TRetrieval.v2"], ["qq_qq"], r"subset of FleursA2TRetrieval\.v2: 'qq_qq' is not known; .*ro_ro"),
+        (["FleursA2TRetrieval.v2"], ["ro_ro", "ro_r"], "Did you mean 'ro_ro'"),
+        (["SciFact"], ["ro_ro"], "subset of SciFact: 'ro_ro' is not known; allowed: default"),
+    ],
+)
+def test_tasks_and_subsets_that_there_are_not(tmp_path, tasks, langs, message):
+    """Said before a model is read, or data are fetched."""
+    with pytest.raises(ConfigError, match=message):
+        command.mteb(tmp_path, tasks, langs=langs)
+
+
+def test_no_model(tmp_path):
     with pytest.raises(AssetError, match="not a trained model"):
         adapter.MtebEncoder(str(tmp_path))

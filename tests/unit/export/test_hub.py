@@ -155,11 +155,19 @@ except AssetError as error:
     assert hub.created[0]["visibility"] == "private" and hub.tokens == {"Bearer hf_secret"}
 
 
+def test_no_network_is_one_line(tiny_model):
+    """In a process of its own, since the client reads its settings when it is imported."""
+    code = f"from speechde.export.hub import push_folder; push_folder({str(tiny_model())!r}, 'org/name')"
+    environment = os.environ | {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "hf_none"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert "speechde.errors.AssetError: the model was not pushed to org/name (" in done.stderr.splitlines()[-1]
+
+
 def test_refused_before_anything_is_sent(tiny_model, tmp_path):
     with pytest.raises(AssetError, match=r"holds no config\.json"):
         push_folder(tmp_path, "org/name")
     for repo in ("not a name", "a/b/c"):
-        with pytest.raises(AssetError, match="Give org/name"):
+        with pytest.raises(AssetError, match="needs a network, org/name, a token"):
             push_folder(tiny_model("discrete"), repo)
     with pytest.raises(AssetError, match="HF_HUB_OFFLINE"):  # which the tests set
         push_folder(tiny_model("discrete"), "org/name")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from speechde.errors import AssetError, DataError
-from speechde.export.folder import TrainedModel, assemble
+from speechde.export import folder as folder_module
+from speechde.export.folder import TrainedModel, assemble, encoder_folder
 from speechde.frontends.kmeans import fit_kmeans
 from speechde.frontends.unit_bpe import train_bpe
 from speechde.frontends.units import Quantiser
 from speechde.models.backbone import Backbone
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.models.prompt import Prompt
+from speechde.weights import locate
 
 FRONTENDS = {
     "discrete": {"kind": "discrete", "units": 12, "drop": 0.5, "drop_span": 1},
@@ -251,3 +254,41 @@ def test_a_shared_folder_is_read_by_others(tiny_model, tmp_path, another_user):
         with another_user(), pytest.raises(PermissionError, match=name):
             TrainedModel.load(folder)
         (folder / name).chmod(0o644)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("packaged:whisper-base-encoder", [False]),
+        ("openai/whisper-small", [False]),
+        ("facebook/w2v-bert-2.0@main", [False]),
+        ("org/encoder", [True]),  # offline: what the cache holds
+        ("evil/openai", [True]),
+        ("org/encoder@abc", [True]),
+    ],
+)
+def test_what_a_folder_may_have_fetched(name, asked, monkeypatch, tiny_whisper):
+    settings = {"speech": {"encoder": name}}
+    asked_offline = []
+
+    def found(source, offline=False):
+        asked_offline.append(offline)
+        return tiny_whisper
+
+    monkeypatch.setattr(folder_module, "resolve", found)
+    assert encoder_folder(settings) == tiny_whisper
+    assert asked_offline == asked
+
+
+def test_an_unknown_encoder_needs_the_word_of_the_user(monkeypatch, tmp_path):
+    cached_only = partial(_cached_only, locate.snapshot_download, cache_dir=tmp_path)
+    monkeypatch.setattr(locate, "snapshot_download", cached_only)
+    with pytest.raises(AssetError, match="speech_encoder='org/encoder' in Python, or hf download org/encoder"):
+        encoder_folder({"speech": {"encoder": "org/encoder"}})
+    with pytest.raises(AssetError, match="names the speech encoder '/gone'"):
+        encoder_folder({"speech": {"encoder": "/gone"}})
+
+
+def _cached_only(real, repo, *, local_files_only, **options):
+    assert local_files_only, "nothing is fetched"
+    return real(repo, local_files_only=True, **options)
