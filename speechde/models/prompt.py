@@ -68,6 +68,7 @@ class Prompt:
         self.table = dict(table or {})
         # this call also ends the padding and cutting that a tokenizer's file may ask for: a later one changes nothing
         self._closing = _closing_tokens(tokenizer)
+        self._before_speech: dict[str | None, np.ndarray] = {}
         if self.max_tokens <= (taken := len(tokenizer(self.prefix("text", None))["input_ids"])):
             raise ConfigError(
                 f"model.max_tokens={self.max_tokens} leaves no room for a text, whose prefix takes {taken} tokens; "
@@ -157,8 +158,10 @@ class Prompt:
 
     def speech_ids(self, lang: str | None) -> np.ndarray:
         """Token ids that go before the speech: opening special tokens and prefix. May be empty."""
-        ids = self.tokenizer(self.prefix("speech", lang))["input_ids"]
-        return np.array(ids[: len(ids) - len(self._closing)], dtype=np.int64)
+        if lang not in self._before_speech:
+            ids = self.tokenizer(self.prefix("speech", lang))["input_ids"]
+            self._before_speech[lang] = np.array(ids[: len(ids) - len(self._closing)], dtype=np.int64)
+        return self._before_speech[lang]
 
 
 def _closing_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:

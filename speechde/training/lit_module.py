@@ -29,7 +29,7 @@ from speechde.training import sharding
 from speechde.training.launch import first_rank_first
 from speechde.training.optim import build_optimiser, parameter_groups
 from speechde.training.shares import WaitClock, padding_share
-from speechde.types import Batch, Sequences
+from speechde.types import Batch, Inputs, Rows
 
 BUCKETS = 4  # parts of a batch by length: clips of 1 to 4 s padded together would double the work
 
@@ -38,7 +38,7 @@ class LitDualEncoder(pl.LightningModule):
     """Trains a ``DualEncoder`` with a ``ContrastiveLoss``.
 
     Args:
-        text_states: model → ``(texts, width)`` states of the unique training texts, row by row as ``Batch.text_row``
+        text_states: model → ``(texts, width)`` states of the unique training texts, row by row as ``Rows.known``
             counts them; called before training when the text side of the LLM is frozen.
         dev_recall: model → mean dev R@1 of the seen languages; called at the end of every epoch, by the first rank, or
             by all where the model is sharded.
@@ -114,42 +114,40 @@ class LitDualEncoder(pl.LightningModule):
             self.model.backbone.eval()  # a frozen LLM has no dropout, on either side
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        model, constant = self.model, self.text_is_frozen
-        computed = [batch.speech]
-        speech = self._encode(model.encode_speech, batch.speech, batch.speech_prefix)
-        if self._text_states is None:
-            text = self._encode(model.encode_text, batch.text, constant=constant)
-            computed.append(batch.text)
-        else:
-            text = model.project(self._text_states[batch.text_row])
-        meaning = batch.meaning
-        if (pairs := batch.translations) is not None:  # never looked up: there may be millions, each read once
-            speech = torch.cat([speech, self._encode(model.encode_text, pairs.text, constant=constant)])
-            text = torch.cat([text, self._encode(model.encode_text, pairs.english, constant=constant)])
-            meaning = torch.cat([meaning, pairs.meaning])
-            computed += [pairs.text, pairs.english]
-        losses = self.loss(*gather(speech, text, meaning))
+        query = torch.cat([self._encode(rows.query) for rows in batch.rows])
+        positive = torch.cat([self._positive(rows) for rows in batch.rows])
+        losses = self.loss(*gather(query, positive, batch.meaning))
         if not torch.isfinite(losses["loss"]):
             raise DataError(f"the loss became {losses['loss'].item()} at step {self.global_step}; lower optim.lr")
+        computed = [rows.query for rows in batch.rows]
+        computed += [rows.positive for rows in batch.rows if not self._looked_up(rows)]
         logged = losses | {"scale": self.loss.scale.detach()}
-        logged["padding_share"] = padding_share([(one, self._parts(len(one.mask))) for one in computed])
+        logged["padding_share"] = padding_share([(one, self._parts(len(one))) for one in computed])
         if (share := self.waiting.share) is not None:
             logged["wait_share"] = share
-        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(meaning))
+        self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch.meaning))
         return losses["loss"]
+
+    def _looked_up(self, rows: Rows) -> bool:
+        return self._text_states is not None and rows.known is not None
+
+    def _positive(self, rows: Rows) -> torch.Tensor:
+        if self._looked_up(rows):
+            return self.model.project(self._text_states[rows.known])
+        return self._encode(rows.positive)
 
     def _parts(self, rows: int) -> int:
         return max(BUCKETS, math.ceil(rows / (self.micro_batch or rows)))
 
-    def _encode(self, encode: Callable[..., torch.Tensor], *sequences: Sequences, constant: bool = False):
+    def _encode(self, inputs: Inputs) -> torch.Tensor:
         """Embeddings in parts; where they are too many to keep the activations of all, with cached gradients.
 
-        ``constant``: a frozen LLM keeps no activations, so that a second pass would save nothing.
+        Not those of text in a frozen LLM, which keeps no activations, so that a second pass would save nothing.
         """
-        rows = len(sequences[0].mask)
-        if self.micro_batch is None or rows <= self.micro_batch or constant:
-            return encode(*sequences, self._parts(rows))
-        return in_buckets(cached(encode), self._parts(rows), *sequences)
+        constant = self.text_is_frozen and inputs.is_of("text")
+        if self.micro_batch is None or len(inputs) <= self.micro_batch or constant:
+            return self.model.encode(inputs, self._parts(len(inputs)))
+        return in_buckets(cached(self.model.encode), self._parts(len(inputs)), inputs)
 
     def on_train_epoch_end(self) -> None:
         if self.dev_recall is not None:

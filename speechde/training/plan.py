@@ -21,16 +21,17 @@ from transformers import AutoTokenizer
 from speechde.cache import atomic_write
 from speechde.config import RunConfig
 from speechde.data.audio import duration
+from speechde.data.bitext import TextPair
 from speechde.data.containers import split_locator
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.speech import sample_sentences
 from speechde.frontends.encoders import fast_dtype, load_speech_encoder
 from speechde.models.prompt import Prompt
-from speechde.training.batches import language_batches
 from speechde.training.costs import Clips, Cost, Stage, numel
 from speechde.training.devices import Device, find_device
 from speechde.training.launch import processes
 from speechde.training.stages import model_shape
+from speechde.training.tasks import mixture, speech_examples
 from speechde.types import Utterance
 from speechde.weights import resolve
 
@@ -128,14 +129,12 @@ def read_sets(
 
 
 def epochs_by_language(
-    config: RunConfig, training: Sequence[Utterance], translations: Sequence[str] = ()
+    config: RunConfig, training: Sequence[Utterance], pairs: Sequence[TextPair] = ()
 ) -> dict[str, float]:
-    """How often each recorded clip of a language is expected to be drawn; see ``LanguageBatches``.
-
-    ``translations`` is the language of each translation pair.
-    """
+    """How often each recorded clip of a language is expected to be drawn; see ``Task.effective_epochs``."""
     steps = config.trainer.steps
-    return language_batches(config, training, steps=steps, translations=translations).effective_epochs(steps)
+    (epochs,) = mixture(config, speech_examples(config, training, pairs), steps=steps).effective_epochs(steps)
+    return epochs
 
 
 def stated(name: str, count: int | None, hours: float | None, max_seconds: float) -> Clips:
@@ -239,7 +238,7 @@ def plan_run(
     training: Sequence[Utterance],
     dev: Sequence[Utterance],
     whole: Sequence[Utterance],
-    translations: Sequence[str] = (),
+    pairs: Sequence[TextPair] = (),
 ) -> Plan:
     """The plan of a run on a corpus; ``whole`` is what ``eval.per_language`` draws from.
 
@@ -247,7 +246,7 @@ def plan_run(
         ConfigError, DataError: as ``make_plan`` and ``read_sets``.
     """
     test = sample_sentences(whole, config.eval.per_language, config.data.split_seed)
-    sets, epochs = read_sets(config, training, dev, test), epochs_by_language(config, training, translations)
+    sets, epochs = read_sets(config, training, dev, test), epochs_by_language(config, training, pairs)
     return make_plan(config, sets, epochs, evaluated_clips(config, whole))
 
 

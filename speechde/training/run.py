@@ -13,7 +13,6 @@ import warnings
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -26,7 +25,6 @@ from speechde.cache import cache_root
 from speechde.config import FrontendConfig, RunConfig
 from speechde.data.bitext import TextPair
 from speechde.data.containers import split_locator
-from speechde.data.datamodule import PairDataModule, PairDataset
 from speechde.data.statistics import corpus_statistics, durations, format_statistics
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.archive import METRICS, archive_run, read_metrics
@@ -43,9 +41,9 @@ from speechde.models.lora import merge_lora
 from speechde.progress import on_terminal, quiet_libraries
 from speechde.training import adapt, identity, launch, stages
 from speechde.training.bars import progress_callback
-from speechde.training.batches import language_batches
 from speechde.training.checkpoints import BEST, LAST, SaveEvery, read_checkpoint, to_resume
 from speechde.training.corpora import check_split, load_corpus, load_synthetic, load_translations
+from speechde.training.dataset import ExampleDataModule, ExampleDataset
 from speechde.training.directory import Clock, check_writable, locked, remember_seconds, run_directory
 from speechde.training.finished import archived, finished
 from speechde.training.lit_module import LitDualEncoder, frozen_names
@@ -59,6 +57,7 @@ from speechde.training.plan import (
 )
 from speechde.training.recall import CutTexts, DevRecall
 from speechde.training.record import stored_record, training_record
+from speechde.training.tasks import mixture, speech_examples
 from speechde.training.tracking import build_loggers, commit, hardware, log_results
 from speechde.types import Corpus, Utterance
 
@@ -110,7 +109,7 @@ def _train(config: RunConfig, directory: Path, held: ExitStack) -> dict:
     whole = corpus.select(config.eval.split, corpus.seen if config.eval.languages == "seen" else None)
     test = sample_sentences(whole, config.eval.per_language, config.data.split_seed)
     pairs = translations.pairs if translations else []
-    plan = rank_zero_only(plan_run)(config, training, dev, whole, [pair.lang for pair in pairs])
+    plan = rank_zero_only(plan_run)(config, training, dev, whole, pairs)
     shown = _show(plan) if plan else {}
     if config.plan_only:
         return shown
@@ -344,21 +343,16 @@ def _fit(
     if t.steps % t.eval_every:
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
     prompt = built.prompt
-    text_ids = [prompt.text_ids(u.text, u.lang, cut.training.add) for u in training]
-    prefix_ids = {lang: prompt.speech_ids(lang) for lang in {u.lang for u in training}}
-    tokenise = partial(prompt.text_ids, cut=cut.training.add)
-    dataset = PairDataset(
-        training, features.train, text_ids, prefix_ids, translations, tokenise, one_language=t.one_language
-    )
-    langs = [pair.lang for pair in translations]
-    sampler = language_batches(config, training, steps=t.eval_every, views=len(features.train), translations=langs)
+    examples = speech_examples(config, training, translations)
+    dataset = ExampleDataset([examples], features.train, prompt, cut.training.add)
+    batches = mixture(config, examples, steps=t.eval_every, views=len(features.train))
     recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev, cut.dev.add)
     module = LitDualEncoder(
         built.model,
         ContrastiveLoss(**asdict(config.loss)),
         seed=config.seed,
         steps=t.steps,
-        text_states=lambda model: stages.frozen_text_states(model, dataset.unique_text_ids, cache),
+        text_states=lambda model: stages.frozen_text_states(model, dataset.known_ids, cache),
         dev_recall=recall,
         micro_batch=t.micro_batch,
         **{key: value for key, value in asdict(config.optim).items() if key != "clip"},
@@ -391,7 +385,7 @@ def _fit(
     warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before")  # the sampler knows
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     trainer.fit(
-        module, datamodule=PairDataModule(dataset, sampler), ckpt_path=before and str(before), weights_only=True
+        module, datamodule=ExampleDataModule(dataset, batches), ckpt_path=before and str(before), weights_only=True
     )
     launch.disconnect()
     if trainer.global_rank:

@@ -6,17 +6,17 @@ import time
 
 from torch import Tensor
 
-from speechde.types import Sequences
+from speechde.types import Inputs
 
 
-def padding_share(batches: list[tuple[Sequences, int]]) -> Tensor:
+def padding_share(batches: list[tuple[Inputs, int]]) -> Tensor:
     """Share of padding among the positions computed, each batch being encoded in so many parts of similar length.
 
-    Positions are those of stored speech items (frames or units) and of text; see ``models.dual_encoder.in_buckets``.
+    Positions are those of stored items (frames or units) and of text; see ``models.dual_encoder.in_buckets``.
     """
     real, computed = 0, 0
-    for sequences, parts in batches:
-        lengths = sequences.mask.sum(1).sort().values
+    for inputs, parts in batches:
+        lengths = inputs.lengths.sort().values
         real = real + lengths.sum()
         computed = computed + sum(len(part) * part[-1] for part in lengths.chunk(parts))
     return 1 - real / computed

@@ -1,0 +1,128 @@
+"""Training examples for Lightning: stored items and token ids become ``types.Batch``.
+
+Each row has the ids of what its two sides mean, and the loss takes no two rows that share one for each other's
+negatives. They are hashes, so that all processes agree on them and none holds a table of millions of translations.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from hashlib import blake2b
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from speechde.data.examples import SYNTHETIC, Joined, SpeechExamples
+from speechde.errors import DataError
+from speechde.frontends.base import pad_items
+from speechde.models.embed import Cut
+from speechde.models.prompt import Prompt
+from speechde.training.mixture import Mixture, Row
+from speechde.types import Batch, Example, Inputs, Item, Part, Rows
+
+IDS = 4  # columns of ``Batch.meaning``
+
+
+class ExampleDataset(Dataset):
+    """The examples of each task, by the rows of a ``Mixture``.
+
+    Args:
+        tasks: their examples, in the order of the mixture.
+        views: feature stores, one per version of the recorded clips; synthetic clips are in the first only.
+        cut: told each text that is cut.
+    """
+
+    def __init__(
+        self, tasks: Sequence[Joined], views: Sequence[Mapping[str, np.ndarray]], prompt: Prompt, cut: Cut | None = None
+    ) -> None:
+        self.tasks, self.views, self.prompt, self.cut = tasks, views, prompt, cut
+        spoken = [stream for task in tasks for stream in task.streams if isinstance(stream, SpeechExamples)]
+        for store in views:
+            first = store is views[0]
+            missing = [
+                u.id
+                for stream in spoken
+                for u, source in zip(stream.utterances, stream.sources, strict=True)
+                if u.id not in store and (first or source != SYNTHETIC)
+            ]
+            if missing:
+                raise DataError(f"{len(missing)} training clips have no features, e.g. {missing[0]!r}")
+        texts = dict.fromkeys((u.lang, u.text) for stream in spoken for u in stream.utterances)
+        self._known = {text: row for row, text in enumerate(texts)}
+        self.known_ids = [prompt.text_ids(text, lang, cut) for lang, text in texts]  # of transcripts, read once
+
+    def __len__(self) -> int:
+        return sum(map(len, self.tasks))
+
+    def __getitem__(self, row: Row) -> Row:
+        return row
+
+    def collate(self, rows: Sequence[Row]) -> Batch:
+        """Pad one batch, examples that are made up alike together."""
+        alike: dict[tuple, list[tuple[Example, int]]] = defaultdict(list)
+        for row in rows:
+            example = self.tasks[row.task][row.example]
+            alike[_make_up(example.query), _make_up(example.positive)].append((example, row.view))
+        meaning = [meaning_ids(example) for group in alike.values() for example, _ in group]
+        return Batch([self._rows(group) for group in alike.values()], torch.tensor(meaning))
+
+    def _rows(self, group: Sequence[tuple[Example, int]]) -> Rows:
+        texts = [(example.positive.lang, example.positive.meaning) for example, _ in group]
+        known = [self._known[text] for text in texts] if all(text in self._known for text in texts) else None
+        return Rows(
+            query=self._inputs([(example.query, view) for example, view in group]),
+            positive=self._inputs([(example.positive, 0) for example, _ in group]),
+            known=None if known is None else torch.tensor(known),
+        )
+
+    def _inputs(self, items: Sequence[tuple[Item, int]]) -> Inputs:
+        return pad_items([self._parts(item, view) for item, view in items])
+
+    def _parts(self, item: Item, view: int) -> list[tuple[str, np.ndarray]]:
+        if (row := self._known.get((item.lang, item.meaning))) is not None and _make_up(item) == ("text",):
+            return [("text", self.known_ids[row])]
+        return [
+            (modality, self.views[view][item.id] if isinstance(values, Part) else values)
+            for modality, values in self.prompt.segments(item, self.cut)
+        ]
+
+
+def _make_up(item: Item) -> tuple[str, ...]:
+    return tuple(part.modality for part in item.parts)
+
+
+def meaning_ids(example: Example) -> list[int]:
+    """``IDS`` numbers: of what the query means, the positive, and what both do; the first stands for what is missing."""
+    query, positive = example.query, example.positive
+    found = [_hashed(*one) for one in ((query.lang, query.meaning), (positive.lang, positive.meaning), *example.also)]
+    return found + [found[0]] * (IDS - len(found))
+
+
+@lru_cache(maxsize=2**20)
+def _hashed(lang: str | None, meaning: str) -> int:
+    """A signed number of 64 bits: of a million texts no two share one, but for a chance of 1 in 10^7."""
+    key = f"{lang or ''}\0{meaning}".encode()
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little", signed=True)
+
+
+class ExampleDataModule(pl.LightningDataModule):
+    """Serves the training batches of one epoch at a time, to each process its part of them.
+
+    The loader is rebuilt each epoch (``reload_dataloaders_every_n_epochs=1``) so that the mixture starts from the
+    trainer's step also after a resume, in whichever step and with however many processes.
+    """
+
+    def __init__(self, dataset: ExampleDataset, mixture: Mixture, workers: int = 0) -> None:
+        super().__init__()
+        self.dataset, self.mixture, self.workers = dataset, mixture, workers
+
+    def train_dataloader(self) -> DataLoader:
+        """What is left of the current epoch."""
+        self.mixture.start(self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size)
+        return DataLoader(
+            self.dataset, batch_sampler=self.mixture, collate_fn=self.dataset.collate, num_workers=self.workers
+        )
