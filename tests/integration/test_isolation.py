@@ -32,11 +32,11 @@ class Spy:
             return real["fit"](rows, *arguments, **options)
 
         class Pairs(PairDataset):
-            def __init__(pairs, utterances, views, text_ids, prefix_ids, *rest):
+            def __init__(pairs, utterances, views, text_ids, prefix_ids, *rest, **options):
                 self.pairs += [u.id for u in utterances]
                 self.texts += [u.text for u in utterances]
                 assert set(prefix_ids) == {"es_419", "fr_fr"}
-                super().__init__(utterances, views, text_ids, prefix_ids, *rest)
+                super().__init__(utterances, views, text_ids, prefix_ids, *rest, **options)
 
         class Recall(DevRecall):
             def __init__(recall, prompt, utterances, *rest):

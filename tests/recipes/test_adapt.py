@@ -123,9 +123,9 @@ def test_what_training_and_the_choice_of_the_checkpoint_are_given(base, adapting
     source, pairs, dev = base(), [], []
 
     class Pairs(run.PairDataset):
-        def __init__(self, utterances, *rest):
+        def __init__(self, utterances, *rest, **options):
             pairs.extend(utterances)
-            super().__init__(utterances, *rest)
+            super().__init__(utterances, *rest, **options)
 
     class Recall(run.DevRecall):
         def __init__(self, prompt, utterances, *rest):
