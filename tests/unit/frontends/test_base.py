@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from speechde.errors import DataError
-from speechde.frontends.base import SpeechFrontend, compact, drop_spans, pad_sequences
+from speechde.frontends.base import Frontend, compact, drop_spans, pad_items, pad_sequences
 from speechde.frontends.continuous import ContinuousFrontend
 from speechde.frontends.units import UnitFrontend
 
@@ -32,6 +32,31 @@ def test_empty_sequences_where_they_are_allowed():
     prefix = pad_sequences([np.array([7, 8]), np.array([], np.int64)], allow_empty=True)
     assert prefix.mask.tolist() == [[True, True], [False, False]]
     assert pad_sequences([np.array([], np.int64)], allow_empty=True).values.shape == (1, 0)
+
+
+def test_items_made_up_alike_are_a_column_for_each_part():
+    words, ids = np.array([7, 8]), np.array([4, 5, 6], np.int32)
+    none, frames = np.array([], np.int64), np.ones((2, 3), np.float16)
+    batch = pad_items([[("text", words), ("speech", frames)], [("text", none), ("speech", frames[:1])]])
+    assert [modality for modality, _ in batch.columns] == ["text", "speech"] and len(batch) == 2
+    (_, text), (_, speech) = batch.columns
+    assert text.values.tolist() == [[7, 8], [0, 0]] and text.mask.tolist() == [[True, True], [False, False]]
+    assert speech.values.shape == (2, 2, 3) and speech.mask.sum(1).tolist() == [2, 1]
+    assert batch.lengths.tolist() == [4, 1]
+    # words that no row has are no column
+    assert [modality for modality, _ in pad_items([[("text", none), ("speech", ids)]]).columns] == ["speech"]
+
+
+def test_items_that_cannot_be_a_batch():
+    ids, none = np.array([4, 5]), np.array([], np.int64)
+    with pytest.raises(DataError, match="no items"):
+        pad_items([])
+    with pytest.raises(DataError, match="item 1 of the batch is an empty sequence"):
+        pad_items([[("text", ids), ("speech", ids)], [("text", ids), ("speech", none)]])
+    with pytest.raises(DataError, match="item 0 of the batch is an empty sequence"):
+        pad_items([[("text", none)]])  # an item of nothing at all
+    with pytest.raises(ValueError, match="shorter"):
+        pad_items([[("text", ids), ("speech", ids)], [("text", ids)]])
 
 
 @pytest.mark.parametrize("span", [1, 3, 10])
@@ -74,5 +99,5 @@ def test_compact_keeps_order_and_cuts_common_padding():
 
 
 def test_both_frontends_follow_the_protocol():
-    assert isinstance(UnitFrontend(4), SpeechFrontend)
-    assert isinstance(ContinuousFrontend(3, 8, 1.0, hidden=4, heads=2, layers=0), SpeechFrontend)
+    assert isinstance(UnitFrontend(4), Frontend)
+    assert isinstance(ContinuousFrontend(3, 8, 1.0, hidden=4, heads=2, layers=0), Frontend)
