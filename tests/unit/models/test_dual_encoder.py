@@ -174,9 +174,7 @@ def by_hand(model, words, items=None):
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
 @pytest.mark.parametrize("entry_layer", [0, 1])
-def test_the_columns_of_speech_and_of_text_give_bit_for_bit_what_is_written_out(
-    tiny_llm, kind, attention, entry_layer
-):
+def test_the_columns_of_speech_and_of_text_give_bit_for_bit_what_is_written_out(tiny_llm, kind, attention, entry_layer):
     options = {"entry_layer": entry_layer, "attention": attention, "dim": 5, "normalise": True}
     model, items = build(tiny_llm, kind, **options), speech_items(kind)
     written = [np.arange(1, n + 1) * 7 % 250 for n in LENGTHS]

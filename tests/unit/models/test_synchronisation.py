@@ -55,7 +55,7 @@ def speech(model):
 
 
 def as_on_a_device(monkeypatch, *known):
-    """Take tensors for those of a GPU; in the context that is returned, lengths of ``known`` may be read, and no more."""
+    """Take tensors for those of a GPU; the context that is returned lets lengths of ``known`` be read, no more."""
     for module in (base, units):
         monkeypatch.setattr(module, "on_host", lambda _: False)
     for column in (column for inputs in known for _, column in inputs.columns):
