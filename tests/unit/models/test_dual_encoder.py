@@ -188,9 +188,10 @@ def test_the_columns_of_speech_and_of_text_give_bit_for_bit_what_is_written_out(
         assert torch.equal(model.encode(bare), model.encode(same))
 
 
-def test_a_bfloat16_llm_reads_words_in_the_precision_of_the_medium(tiny_llm):
-    backbone = Backbone.load(tiny_llm("gemma3_text"), dtype="bfloat16")
-    frontend = ContinuousFrontend(FRAME_DIM, backbone.width, 1.0, hidden=8, heads=2, layers=1)
+@pytest.mark.parametrize(("llm", "adapter"), [("bfloat16", torch.float32), ("float32", torch.bfloat16)])
+def test_words_beside_a_medium_are_read_in_its_precision(tiny_llm, llm, adapter):
+    backbone = Backbone.load(tiny_llm("gemma3_text"), dtype=llm)
+    frontend = ContinuousFrontend(FRAME_DIM, backbone.width, 1.0, hidden=8, heads=2, layers=1).to(adapter)
     model, items = DualEncoder(backbone, {"speech": frontend}).eval(), speech_items("continuous")
     with torch.no_grad():
         expected = by_hand(model, PREFIXES, items)
