@@ -30,6 +30,12 @@ from speechde.types import Utterance
 SEEN, ZERO_SHOT = ("ca_es", "fr_fr"), ("ro_ro",)
 
 
+@pytest.fixture
+def own_cache(tmp_path_factory, monkeypatch):
+    """What embedding keeps of its clips does not go to the user's cache."""
+    monkeypatch.setenv("SPEECHDE_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def float32_everywhere():
     """Without a dtype, float32 on every processor: the tolerances of these tests are those of float32."""

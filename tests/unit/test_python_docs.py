@@ -18,7 +18,7 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text("utf-8"), re.DOT
 
 
 @pytest.fixture
-def place(tiny_model, make_tone, tmp_path, monkeypatch):
+def place(tiny_model, make_tone, tmp_path, monkeypatch, own_cache):
     """A folder with the clips and the models that the page names; mteb's hub task is one of its mocks."""
     for recipe, kind in (("quickstart", "continuous"), ("stamps", "discrete")):
         shutil.copytree(tiny_model(kind), tmp_path / f"runs/{recipe}/default-s0/model")
