@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from speechde.data.datamodule import PairDataset
+
 from speechde.errors import DataError
 from speechde.frontends.store import FeatureStore
 from speechde.training import run, stages
