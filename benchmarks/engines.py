@@ -44,6 +44,7 @@ class TextFrontend(nn.Module):
     """In the place of speech: token ids of a text, so that the engine for speech and text trains on text and text."""
 
     audio_tokens = 0
+    stride = 1
 
     def forward(self, speech: Sequences, embedding: ExtendedEmbedding) -> tuple[Tensor, Tensor]:
         """See ``SpeechFrontend``."""
