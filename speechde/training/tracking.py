@@ -23,6 +23,7 @@ def build_loggers(config: LoggerConfig, run_dir: Path, name: str, settings: dict
     loggers: list[Logger] = [CSVLogger(run_dir, name="csv")]
     if config.mode != "disabled":
         os.environ.setdefault("WANDB_SILENT", "true")
+        wandb.setup()  # from here on it is silent; Lightning passes it an option that it would warn of
         loggers.append(
             WandbLogger(
                 name=name,
