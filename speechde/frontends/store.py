@@ -20,7 +20,7 @@ from speechde.cache import atomic_directory, fingerprint
 from speechde.errors import AssetError
 from speechde.types import Dropped
 
-PIECE = 512  # clips; at 10 s each about 270 MB of frames (50 a second, 512 wide), all that a kill can lose
+PIECE = 512  # clips; at 10 s each about 270 MB of frames (50 a second, 512 wide)
 MAX_OPEN = 256  # memory maps kept, over all stores: each holds a file descriptor
 
 

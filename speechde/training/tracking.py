@@ -24,6 +24,8 @@ def build_loggers(config: LoggerConfig, run_dir: Path, name: str, settings: dict
     loggers: list[Logger] = [CSVLogger(run_dir, name="csv")]
     if config.mode != "disabled":
         os.environ.setdefault("WANDB_SILENT", "true")
+        # silent from here on, and not only in a run: Lightning passes an option that it would warn of before
+        wandb.setup(wandb.Settings(mode=config.mode, silent=os.environ["WANDB_SILENT"] == "true"))
         loggers.append(
             WandbLogger(
                 name=name,
