@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from speechde.cache import atomic_write
+from speechde.checkpoint.folder import TrainedModel
 from speechde.errors import DataError
-from speechde.evaluation.archive import read_metrics, write_hits
 from speechde.evaluation.baselines import run_baselines
 from speechde.evaluation.diagnostics import diagnose, errors_markdown
 from speechde.evaluation.embed import stored_embed
-from speechde.evaluation.report import markdown, write_report
 from speechde.evaluation.retrieval import QUERY, Remembered, evaluate
 from speechde.evaluation.scene import Request, Scene
 from speechde.evaluation.speech import scored, speech_metrics, speech_tasks
-from speechde.evaluation.terminal import show_markdown
-from speechde.export.folder import TrainedModel
 from speechde.models.embed import IN_PARTS
+from speechde.reporting.archive import read_metrics, write_hits
+from speechde.reporting.report import markdown, write_report
+from speechde.reporting.terminal import show_markdown
 from speechde.types import Utterance
 
 EMBEDDING = "embedding for evaluation"  # label of the progress

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 
 from speechde.cache import atomic_write, fingerprint, sha256_file
+from speechde.checkpoint.folder import TrainedModel, read_settings
 from speechde.config import RunConfig, build
-from speechde.data.bitext import TextPair
+from speechde.corpora.bitext import TextPair
 from speechde.errors import ConfigError, DataError
-from speechde.evaluation.versions import VERSION, void
-from speechde.export.folder import TrainedModel, read_settings
 from speechde.types import Utterance
+from speechde.versions import VERSION, void
 
 FILE = "run.json"
 # settings that no number of a run depends on

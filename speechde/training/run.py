@@ -22,32 +22,31 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.cache import cache_root
+from speechde.checkpoint.card import write_card
+from speechde.checkpoint.folder import TrainedModel, check_encoder, encoder_folder, languages_heard, model_folder
 from speechde.config import FrontendConfig, RunConfig
-from speechde.data.bitext import TextPair
-from speechde.data.containers import split_locator
-from speechde.data.statistics import corpus_statistics, durations, format_statistics
+from speechde.corpora.bitext import TextPair
+from speechde.corpora.load import check_split, load_corpus, load_synthetic, load_translations
+from speechde.corpora.statistics import corpus_statistics, durations, format_statistics
 from speechde.errors import ConfigError, DataError
-from speechde.evaluation.archive import METRICS, archive_run, read_metrics
 from speechde.evaluation.run import evaluate_model, finish_report
 from speechde.evaluation.scene import Request
 from speechde.evaluation.speech import data_counts, sample_counts, sample_sentences
-from speechde.evaluation.versions import VERSION
-from speechde.export.card import write_card
-from speechde.export.folder import TrainedModel, check_encoder, encoder_folder, languages_heard, model_folder
-from speechde.frontends.encoders import SpeechEncoder
-from speechde.frontends.store import FeatureStore
+from speechde.features.encoders import SpeechEncoder
+from speechde.features.store import FeatureStore
 from speechde.losses.contrastive import ContrastiveLoss
+from speechde.media.containers import split_locator
 from speechde.models.lora import merge_lora
 from speechde.progress import on_terminal, quiet_libraries
+from speechde.reporting.archive import METRICS, archive_run, read_metrics
 from speechde.training import adapt, identity, launch, stages
 from speechde.training.bars import progress_callback
 from speechde.training.checkpoints import BEST, LAST, SaveEvery, read_checkpoint, to_resume
-from speechde.training.corpora import check_split, load_corpus, load_synthetic, load_translations
 from speechde.training.dataset import ExampleDataModule, ExampleDataset
 from speechde.training.directory import Clock, check_writable, locked, remember_seconds, run_directory
 from speechde.training.finished import archived, finished
 from speechde.training.lit_module import LitDualEncoder, frozen_names
-from speechde.training.plan import (
+from speechde.training.plan.plan import (
     Plan,
     format_plan,
     make_plan,
@@ -60,6 +59,7 @@ from speechde.training.record import stored_record, training_record
 from speechde.training.tasks import mixture, speech_examples
 from speechde.training.tracking import build_loggers, commit, hardware, log_results
 from speechde.types import Corpus, Utterance
+from speechde.versions import VERSION
 
 HEADERS = 20_000  # clips whose headers are read to know the hours of a corpus: some seconds
 log = logging.getLogger(__name__)

@@ -15,18 +15,18 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
 from speechde.cache import atomic_write, fingerprint
+from speechde.checkpoint.folder import TrainedModel, assemble
 from speechde.config import FrontendConfig, RunConfig
 from speechde.errors import ConfigError
-from speechde.export.folder import TrainedModel, assemble
-from speechde.frontends.encoders import SpeechEncoder, load_speech_encoder
-from speechde.frontends.features import Encode, View, extract_frames, extract_shard, quantise
-from speechde.frontends.kmeans import VERSION as KMEANS_VERSION
-from speechde.frontends.kmeans import KMeans, fit_kmeans
-from speechde.frontends.ray_extraction import encode_with_ray
-from speechde.frontends.store import FeatureStore
-from speechde.frontends.unit_bpe import MAX_SEQUENCES, UnitBpe, train_bpe
-from speechde.frontends.unit_bpe import VERSION as BPE_VERSION
-from speechde.frontends.units import Quantiser
+from speechde.features.encoders import SpeechEncoder, load_speech_encoder
+from speechde.features.frames import Encode, View, extract_frames, extract_shard, quantise
+from speechde.features.kmeans import VERSION as KMEANS_VERSION
+from speechde.features.kmeans import KMeans, fit_kmeans
+from speechde.features.ray_extraction import encode_with_ray
+from speechde.features.store import FeatureStore
+from speechde.features.unit_bpe import MAX_SEQUENCES, UnitBpe, train_bpe
+from speechde.features.unit_bpe import VERSION as BPE_VERSION
+from speechde.features.units import Quantiser
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import STATES_VERSION, pieces_needed, text_states

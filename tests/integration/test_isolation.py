@@ -11,7 +11,7 @@ import torch
 from speechde.data.datamodule import PairDataset
 
 from speechde.errors import DataError
-from speechde.frontends.store import FeatureStore
+from speechde.features.store import FeatureStore
 from speechde.training import run, stages
 from speechde.training.recall import DevRecall
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from speechde.checkpoint.folder import TrainedModel
 from speechde.config import build
-from speechde.data.manifest import write_manifest
+from speechde.corpora.manifest import write_manifest
 from speechde.errors import AssetError, ConfigError, DataError
-from speechde.export.folder import TrainedModel
 from speechde.training import adapt, run, stages
 from speechde.training.adapt import inherit
 

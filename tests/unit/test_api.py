@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from speechde import SpeechTextEncoder, api
-from speechde.data.audio import AudioError, load_audio
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.evaluation import run as evaluation
+from speechde.media.audio import AudioError, load_audio
 from speechde.training import stages
 from speechde.training.run import evaluate, run_directory, train
 from speechde.types import SAMPLE_RATE

@@ -18,7 +18,7 @@ import soundfile
 from starlette.responses import PlainTextResponse
 
 from speechde.cli.demo import is_loopback, unplayed
-from speechde.data.manifest import write_manifest
+from speechde.corpora.manifest import write_manifest
 from speechde.demo import page
 from speechde.demo.guard import Guard, Names
 from speechde.search.index import SearchIndex

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from speechde.errors import ConfigError
-from speechde.frontends.base import pad_sequences
-from speechde.frontends.continuous import ContinuousFrontend
-from speechde.frontends.units import UnitFrontend
+from speechde.features.units import UnitFrontend
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
+from speechde.models.frontends.base import pad_sequences
+from speechde.models.frontends.frames import ContinuousFrontend
 
 UNITS, FRAME_DIM = 12, 6
 LENGTHS = [9, 3, 17]

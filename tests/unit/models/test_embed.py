@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from speechde.frontends.base import pad_sequences
-from speechde.frontends.units import UnitFrontend
+from speechde.features.units import UnitFrontend
 from speechde.models import embed
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
+from speechde.models.frontends.base import pad_sequences
 from speechde.models.prompt import Prompt
 
 LENGTHS = [9, 2, 30, 5, 5, 1, 14]
