@@ -28,13 +28,14 @@ from speechde.config import FrontendConfig, RunConfig
 from speechde.corpora.leaks import without_leaks
 from speechde.corpora.load import check_split, load_corpus
 from speechde.errors import ConfigError, DataError
-from speechde.evaluation.run import evaluate_model, write_results
+from speechde.evaluation.run import evaluate_model
 from speechde.evaluation.speech import ROLES
 from speechde.features.encoders import SpeechEncoder
 from speechde.models.prompt import MAX_TOKENS
 from speechde.reporting.compare import Comparison, compare_runs, format_comparison
+from speechde.reporting.results import write_results
 from speechde.reporting.terminal import show_markdown
-from speechde.training.stages import choose_trained
+from speechde.training.build import choose_trained
 from speechde.types import Corpus, Utterance
 
 SPEECH = ("layer", "rate", "trim_db", "mean_norm", "deduplicate", "bpe")  # settings that decide the features

@@ -20,8 +20,8 @@ from speechde.config import RunConfig
 from speechde.features.encoders import SpeechEncoder, pooling_factor
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
+from speechde.training.features import KMEANS_FRAMES
 from speechde.training.lit_module import BUCKETS
-from speechde.training.stages import KMEANS_FRAMES
 from speechde.types import SAMPLE_RATE
 
 # Left by run-length deduplication at 25 Hz: 0.77 to 0.87 measured on stamps. A unit BPE leaves fewer; not counted.

@@ -27,10 +27,10 @@ from speechde.features.encoders import fast_dtype, load_speech_encoder
 from speechde.media.audio import duration
 from speechde.media.containers import split_locator
 from speechde.models.prompt import Prompt
+from speechde.training.build import model_shape
 from speechde.training.launch import processes
 from speechde.training.plan.costs import Clips, Cost, Stage, numel
 from speechde.training.plan.devices import Device, find_device
-from speechde.training.stages import model_shape
 from speechde.training.tasks import mixture, speech_examples
 from speechde.types import Utterance
 from speechde.weights import resolve
