@@ -20,10 +20,10 @@ from torch.utils.data import DataLoader
 
 from benchmarks.harness import now, timed
 from benchmarks.inputs import plain_prompt
-from speechde.frontends.base import pad_sequences
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
+from speechde.models.frontends.base import pad_sequences
 from speechde.models.vocabulary import ExtendedEmbedding
 from speechde.training.lit_module import LitDualEncoder
 from speechde.types import Batch, Sequences
@@ -44,6 +44,7 @@ class TextFrontend(nn.Module):
     """In the place of speech: token ids of a text, so that the engine for speech and text trains on text and text."""
 
     audio_tokens = 0
+    stride = 1
 
     def forward(self, speech: Sequences, embedding: ExtendedEmbedding) -> tuple[Tensor, Tensor]:
         """See ``SpeechFrontend``."""

@@ -16,10 +16,10 @@ from benchmarks.engines import TextFrontend, sentence_transformer
 from benchmarks.harness import Result, check_equal, matrix_rate, paired, timed
 from benchmarks.inputs import Inputs, plain_prompt, repeated
 from speechde.api import SpeechTextEncoder
-from speechde.export.folder import TrainedModel
+from speechde.checkpoint.folder import TrainedModel
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
-from speechde.training.costs import stack
+from speechde.training.plan.costs import stack
 
 # of unit vectors; bfloat16 has 8 bits, and pooling and normalisation are float32 here, but not in the peer
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}

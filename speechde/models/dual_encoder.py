@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechde.errors import ConfigError, unknown_value
-from speechde.frontends.base import Frontend, compact
 from speechde.models.backbone import Backbone, twin
+from speechde.models.frontends.base import Frontend, compact
 from speechde.models.pooling import mean_pool
 from speechde.types import Inputs, Sequences
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from speechde.errors import ConfigError, DataError
-from speechde.frontends.base import pad_items
 from speechde.models.dual_encoder import TEXT, DualEncoder
+from speechde.models.frontends.base import pad_items
 from speechde.models.pooling import mean_of_parts
 from speechde.models.prompt import Prompt
 from speechde.progress import progress

@@ -16,10 +16,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from speechde.data.examples import SYNTHETIC, Joined, SpeechExamples
+from speechde.corpora.examples import SYNTHETIC, Joined, SpeechExamples
 from speechde.errors import DataError
-from speechde.frontends.base import pad_items
 from speechde.models.embed import Cut
+from speechde.models.frontends.base import pad_items
 from speechde.models.prompt import Prompt
 from speechde.training.mixture import Mixture, Row
 from speechde.types import Batch, Example, Inputs, Item, Part, Rows
@@ -96,7 +96,7 @@ def _make_up(item: Item) -> tuple[str, ...]:
 
 
 def meaning_ids(example: Example) -> list[int]:
-    """``IDS`` numbers: of what the query means, the positive, and what both do; the first stands for what is missing."""
+    """``IDS`` numbers: what the query means, the positive, and both; the first stands for what is not there."""
     query, positive = example.query, example.positive
     found = [_hashed(*one) for one in ((query.lang, query.meaning), (positive.lang, positive.meaning), *example.also)]
     return found + [found[0]] * (IDS - len(found))

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from speechde.data.datamodule import PairDataset
+
 from speechde.errors import DataError
-from speechde.frontends.store import FeatureStore
+from speechde.features.store import FeatureStore
 from speechde.training import run, stages
 from speechde.training.recall import DevRecall
 

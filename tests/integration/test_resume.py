@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from speechde.checkpoint.folder import TrainedModel
 from speechde.errors import ConfigError
 from speechde.evaluation.run import learning_curve
-from speechde.export.folder import TrainedModel
 from speechde.training import run
 from speechde.training.lit_module import LitDualEncoder
 from speechde.training.recall import DevRecall

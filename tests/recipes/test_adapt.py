@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from speechde.checkpoint.folder import TrainedModel
 from speechde.config import build
-from speechde.data.manifest import write_manifest
+from speechde.corpora.manifest import write_manifest
 from speechde.errors import AssetError, ConfigError, DataError
-from speechde.export.folder import TrainedModel
 from speechde.training import adapt, run, stages
 from speechde.training.adapt import inherit
 
@@ -251,3 +251,10 @@ def test_replay_shares_the_batches(base, adapting, clips):
     assert shares == pytest.approx({"es_419": 0.125, "fr_fr": 0.125, "ro_ro": 0.75})
     drawn = [training[batches.batch(step)[0][0]].lang for step in range(400)]
     np.testing.assert_allclose(drawn.count("ro_ro") / 400, 0.75, atol=0.06)
+
+
+@pytest.mark.parametrize(("overrides", "limit"), [([], None), (["debug=smoke"], 40)])
+def test_a_trial_run_is_one_of_the_old_languages_too(recipe_values, overrides, limit):
+    """Or two steps would wait for the frames of a whole corpus."""
+    data = recipe_values("adapt", "adapt.checkpoint=x", *overrides)
+    assert data["data"]["limit"] == data["adapt"]["old"]["limit"] == limit

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import torch
 import wandb
+from speechde.training.batches import language_batches
 from wandb.proto import wandb_internal_pb2
 
 from speechde.api import SpeechTextEncoder
+from speechde.checkpoint.folder import TrainedModel
 from speechde.config import build
 from speechde.evaluation.speech import DIRECTIONS
-from speechde.export.folder import TrainedModel
-from speechde.frontends.store import FeatureStore, Piece
+from speechde.features.store import FeatureStore, Piece
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.training import run, stages
-from speechde.training.batches import language_batches
 from speechde.training.run import evaluate, run_directory, train
 from speechde.types import Corpus
 

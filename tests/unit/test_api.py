@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from speechde import SpeechTextEncoder, api
-from speechde.data.audio import AudioError, load_audio
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.evaluation import run as evaluation
+from speechde.media.audio import AudioError, load_audio
 from speechde.training import stages
 from speechde.training.run import evaluate, run_directory, train
 from speechde.types import SAMPLE_RATE
@@ -117,6 +117,17 @@ def test_long_clips_are_embedded_in_parts_and_reported(encoder, monkeypatch, cap
     parts = encoder.encode_speech(list(np.split(wave, 3)), sampling_rate=SAMPLE_RATE)
     mean = parts.mean(0)
     np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=2e-6)
+
+
+def test_bad_arrays_and_rates_are_skipped_and_the_good_ones_kept(encoder):
+    wave = np.random.default_rng(0).normal(size=SAMPLE_RATE // 2).astype(np.float32) / 4
+    rows = [(wave, SAMPLE_RATE), (32_768 * wave, SAMPLE_RATE), (wave, 14_527_556), (wave, "16000"), (wave, 11_127)]
+    vectors = encoder.encode_speech(
+        [dict(zip(("array", "sampling_rate"), row, strict=True)) for row in rows], skip_bad=True
+    )
+    assert np.isfinite(vectors).all(1).tolist() == [True, False, False, False, True]
+    with pytest.raises(AudioError, match="clip 1: the peak is"):
+        encoder.encode_speech(rows)
 
 
 def test_long_texts_are_cut_and_counted(encoder, caplog):

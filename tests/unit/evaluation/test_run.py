@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from speechde.evaluation import embed, run, speech
-from speechde.evaluation.archive import read_queries
+from speechde.reporting.archive import read_queries
 from speechde.types import Utterance
 
 LANGS = ("fr_fr", "ro_ro")

@@ -17,14 +17,14 @@ import transformers.integrations.flash_attention as flash
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoTokenizer
 
+from speechde.checkpoint.folder import TrainedModel, assemble
 from speechde.errors import ConfigError
-from speechde.export.folder import TrainedModel, assemble
-from speechde.frontends.base import pad_items
-from speechde.frontends.kmeans import fit_kmeans
-from speechde.frontends.units import Quantiser
+from speechde.features.kmeans import fit_kmeans
+from speechde.features.units import Quantiser
 from speechde.models.attention import BIDIRECTIONAL_DECODERS, ENCODERS
 from speechde.models.backbone import Backbone, _skipped
 from speechde.models.embed import embed_items
+from speechde.models.frontends.base import pad_items
 from speechde.models.loading import load_config
 from speechde.models.lora import add_lora, merge_lora
 from speechde.models.prompt import Prompt

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from speechde.errors import ConfigError
-from speechde.frontends.units import UnitFrontend
+from speechde.features.units import UnitFrontend
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder

@@ -9,8 +9,8 @@ import pytest
 import torch
 from filelock import FileLock
 
-from speechde.data.bitext import TextPair
-from speechde.data.manifest import write_manifest
+from speechde.corpora.bitext import TextPair
+from speechde.corpora.manifest import write_manifest
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.run import control_runs
 from speechde.training import identity, run

@@ -11,28 +11,35 @@ import torch
 from torch.utils.data import DataLoader
 
 from speechde.errors import DataError
-from speechde.frontends.base import pad_sequences
-from speechde.frontends.units import UnitFrontend
+from speechde.features.units import UnitFrontend
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import text_states
+from speechde.models.frontends.base import pad_items
 from speechde.training.lit_module import LitDualEncoder
-from speechde.types import Batch, Translations
+from speechde.types import Batch, Rows
 
 TEXTS = [np.array([1, 40, 41]), np.array([1, 50]), np.array([1, 60, 61, 62])]
 ROWS = [2, 0, 2, 1]  # of the transcripts
 
 
+def texts(ids):
+    return pad_items([[("text", each)] for each in ids])
+
+
 def batch():
     draw = np.random.default_rng(0)
-    return Batch(
-        speech=pad_sequences([draw.integers(0, 12, n).astype(np.int32) for n in (9, 14, 5, 7)]),
-        speech_prefix=pad_sequences([np.array([1, 30])] * 4),
-        text=pad_sequences([TEXTS[row] for row in ROWS]),
-        meaning=torch.tensor(ROWS)[:, None].expand(-1, 2),
-        text_row=torch.tensor(ROWS),
-    )
+    units = [draw.integers(0, 12, n).astype(np.int32) for n in (9, 14, 5, 7)]
+    spoken = pad_items([[("text", np.array([1, 30])), ("speech", each)] for each in units])
+    rows = Rows(spoken, texts([TEXTS[row] for row in ROWS]), torch.tensor(ROWS))
+    return Batch([rows], torch.tensor(ROWS)[:, None].expand(-1, 2))
+
+
+def with_pairs(source, english, ids):
+    """The batch, and texts with their English, as further rows."""
+    one = batch()
+    return Batch([*one.rows, Rows(texts(source), texts(english))], torch.cat([one.meaning, torch.as_tensor(ids)]))
 
 
 @pytest.fixture
@@ -41,7 +48,7 @@ def make(tiny_llm):
         folder = tiny_llm("gemma3_text")
         torch.manual_seed(0)
         backbone = Backbone.load(folder, audio_tokens=12, dropout=dropout)
-        model = DualEncoder(backbone, UnitFrontend(12, drop=drop), projection_gain=0.1)
+        model = DualEncoder(backbone, {"speech": UnitFrontend(12, drop=drop)}, projection_gain=0.1)
         if freeze:
             backbone.freeze(list(freeze))
         return LitDualEncoder(model, ContrastiveLoss(), seed=0, steps=steps, lr=1e-2, backbone_lr=1e-3,
@@ -97,8 +104,8 @@ def test_micro_batches_give_the_plain_gradients(make, freeze, translated):
     for micro_batch in (None, 2):
         one, module = batch(), make(freeze, dropout=0.4, drop=0.3, texts=None, micro_batch=micro_batch)
         if translated:
-            pairs = pad_sequences([np.array([1, 70 + i]) for i in range(4)])
-            one.translations = Translations(pairs, pairs, torch.arange(8).reshape(4, 2) + 9)
+            pairs = [np.array([1, 70 + i]) for i in range(4)]
+            one = with_pairs(pairs, pairs, torch.arange(8).reshape(4, 2) + 9)
         module.log_dict = lambda *a, **k: None
         module.on_train_epoch_start()
         module.on_train_batch_start(one, 0)
@@ -126,7 +133,7 @@ def test_modes(make):
         module.model.backbone.model.eval()
         module.on_train_epoch_start()
         assert {part.training for part in module.model.backbone.modules()} == {training}
-        assert module.model.training and module.model.frontend.training
+        assert module.model.training and module.model.frontends.training
 
 
 def test_randomness_is_seeded_by_step_alone(make):
@@ -239,17 +246,15 @@ def test_translations_are_further_pairs_of_the_batch(make, freeze, mask):
     """
     source, english = [TEXTS[0], np.array([1, 71, 72])], [np.array([1, 80]), np.array([1, 80])]
     ids = [*((row, row) for row in ROWS), (0, 7), (8, 7)]
-    one = batch()
-    one.translations = Translations(pad_sequences(source), pad_sequences(english), torch.tensor(ids[4:]))
+    one = with_pairs(source, english, ids[4:])
     module = make(freeze, texts=TEXTS if freeze else None)
     module.log_dict = module.log = lambda *a, **k: None
     module.loss = ContrastiveLoss("cosine", 0.5, spread_out_weight=0.0, mask_duplicates=mask)
     module.on_fit_start()
     model = module.model.eval()
     with torch.no_grad():
-        speech = model.encode_speech(one.speech, one.speech_prefix)
-        queries = torch.cat([speech, model.encode_text(pad_sequences(source))])
-        targets = model.encode_text(pad_sequences([TEXTS[row] for row in ROWS] + english))
+        queries = torch.cat([model.encode(rows.query) for rows in one.rows])
+        targets = model.encode(texts([TEXTS[row] for row in ROWS] + english))
     expected = 0.0
     for left, right in ((queries, targets), (targets, queries)):
         for i in range(6):
@@ -258,6 +263,6 @@ def test_translations_are_further_pairs_of_the_batch(make, freeze, mask):
             own = 2 * torch.cosine_similarity(left[i], right[i], dim=0)
             expected += float(torch.logsumexp(torch.stack(scores), 0) - own) / 12
     assert [left_out(ids, 4, j) for j in range(6)] == [False, True, False, False, False, True]
-    with_pairs = module.training_step(one, 0)
-    assert float(with_pairs.detach()) == pytest.approx(expected, rel=1e-4)
-    assert with_pairs != module.training_step(batch(), 0)
+    together = module.training_step(one, 0)
+    assert float(together.detach()) == pytest.approx(expected, rel=1e-4)
+    assert together != module.training_step(batch(), 0)

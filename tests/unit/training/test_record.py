@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from speechde.export.folder import TrainedModel, languages_heard
+from speechde.checkpoint.folder import TrainedModel, languages_heard
 from speechde.training.record import stored_record, training_record
 from speechde.types import Corpus
 from speechde.weights import weights_hash

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from speechde.checkpoint.card import model_card
 from speechde.config import RunConfig
-from speechde.data.manifest import write_manifest
+from speechde.corpora.manifest import write_manifest
 from speechde.errors import ConfigError, DataError
-from speechde.evaluation.compare import compare_runs
-from speechde.evaluation.summary import find_runs, summarise
-from speechde.export.card import model_card
-from speechde.frontends import features
+from speechde.features import frames as features
+from speechde.reporting.compare import compare_runs
+from speechde.reporting.summary import find_runs, summarise
 from speechde.training import run
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from speechde.checkpoint.folder import check_encoder
+from speechde.corpora.load import load_corpus
 from speechde.errors import AssetError, ConfigError, DataError
-from speechde.export.folder import check_encoder
 from speechde.training import stages
-from speechde.training.corpora import load_corpus
 
 
 def prepared(config):

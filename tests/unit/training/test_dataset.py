@@ -1,0 +1,175 @@
+"""Stored items and token ids become batches; rows that mean the same share an id."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from speechde.corpora.bitext import TextPair
+from speechde.corpora.examples import Joined, SpeechExamples, TranslationExamples
+from speechde.errors import DataError
+from speechde.losses.meaning import same_meaning
+from speechde.training.dataset import ExampleDataModule, ExampleDataset
+from speechde.training.mixture import Mixture, Row, Task
+from speechde.types import Text, Utterance
+
+TEXTS = [("fr_fr", "chat"), ("fr_fr", "chien"), ("es_419", "chat"), ("fr_fr", "chat"), ("fr_fr", "ours")]
+PREFIX = {"fr_fr": [1, 5], "es_419": [], "en_us": [2]}
+
+
+class Prompt:
+    """Texts become their length and second letter; speech has a prefix in French, and none in Spanish."""
+
+    def __init__(self):
+        self.tokenised = []
+
+    def text_ids(self, text, lang, cut=None):
+        self.tokenised.append((text, lang))
+        return np.array([len(text), ord(text[1])])
+
+    def segments(self, item, cut=None):
+        (part,) = item.parts
+        if isinstance(part, Text):
+            return [("text", self.text_ids(part.content, item.lang, cut))]
+        return [("text", np.array(PREFIX[item.lang], np.int64)), ("speech", part)]
+
+
+@pytest.fixture
+def utterances():
+    return [
+        Utterance(f"u{i}", lang, text, "", str(i), "train", synthetic=i == 4) for i, (lang, text) in enumerate(TEXTS)
+    ]
+
+
+def views_of(utterances):
+    views = [{u.id: np.arange(i + 1, dtype=np.int32) + 10 * v for i, u in enumerate(utterances)} for v in range(2)]
+    for u in utterances:
+        if u.synthetic:
+            del views[1][u.id]  # synthetic speech has one version
+    return views
+
+
+def build(utterances, pairs=(), one_language=True, views=None):
+    across = bool(pairs) or not one_language
+    examples = Joined(SpeechExamples(utterances, across), *([TranslationExamples(pairs)] if pairs else []))
+    return ExampleDataset([examples], views_of(utterances) if views is None else views, Prompt())
+
+
+@pytest.fixture
+def dataset(utterances):
+    return build(utterances)
+
+
+def rows(*keys):
+    return [Row(0, example, view) for example, view in keys]
+
+
+def shared(batch):
+    """Which rows of a batch share an id."""
+    ids = [set(row) for row in batch.meaning.tolist()]
+    return {(i, j) for i, one in enumerate(ids) for j, other in enumerate(ids) if i < j and one & other}
+
+
+def test_collate(dataset):
+    batch = dataset.collate(rows((1, 0), (2, 1), (4, 0)))
+    (group,) = batch.rows
+    (text, prefix), (speech, items) = group.query.columns
+    assert (text, speech) == ("text", "speech")
+    assert items.values.tolist() == [[0, 1, 0, 0, 0], [10, 11, 12, 0, 0], [0, 1, 2, 3, 4]]
+    assert items.mask.sum(1).tolist() == [2, 3, 5]
+    assert prefix.values.tolist() == [[1, 5], [0, 0], [1, 5]] and prefix.mask.sum(1).tolist() == [2, 0, 2]
+    ((_, texts),) = group.positive.columns
+    assert texts.values.tolist() == [[5, ord("h")], [4, ord("h")], [4, ord("u")]]
+    assert batch.meaning.dtype == group.known.dtype == torch.int64
+    spanish = dataset.collate(rows((2, 0))).rows[0].query
+    assert [modality for modality, _ in spanish.columns] == ["speech"]  # no prefix at all
+
+
+def test_transcripts_are_tokenised_once_and_found_by_number(dataset):
+    prompt = dataset.prompt
+    assert len(dataset) == 5 and len(dataset.known_ids) == len(prompt.tokenised) == 4
+    batch = dataset.collate(rows(*((i, 0) for i in range(5))))
+    ((_, texts),) = batch.rows[0].positive.columns
+    for row, known in enumerate(batch.rows[0].known.tolist()):
+        np.testing.assert_array_equal(dataset.known_ids[known], texts.values[row])
+    assert batch.rows[0].known.tolist() == [0, 1, 2, 0, 3] and len(prompt.tokenised) == 4
+
+
+def test_without_translations_and_with_one_language_only_the_transcript_counts(utterances):
+    """Sentences and translations do not: the losses are those of a label for each transcript."""
+    same = [replace(u, sentence_id="s", translation="cat") for u in utterances]
+    for clips in (utterances, same):
+        batch = build(clips).collate(rows(*((i, 0) for i in range(5))))
+        label = batch.rows[0].known
+        assert torch.equal(same_meaning(batch.meaning, batch.meaning), label[:, None] == label[None, :])
+        assert shared(batch) == {(0, 3)}
+
+
+@pytest.mark.parametrize("one_language", [True, False])
+def test_across_languages_sentences_and_translations_count(utterances, one_language):
+    """Clips 1 and 2 are one sentence, 2 and 4 have one translation; 1 and 4 share nothing."""
+    changes = {1: {"sentence_id": "2"}, 2: {"translation": "bear"}, 4: {"translation": "bear"}}
+    clips = [replace(u, **changes.get(i, {})) for i, u in enumerate(utterances)]
+    both = build(clips, one_language=one_language)
+    expected = {(0, 3)} if one_language else {(0, 3), (1, 2), (2, 4)}
+    assert shared(both.collate(rows(*((i, 0) for i in range(5))))) == expected
+
+
+def test_an_english_clip_means_the_translation_of_another(utterances):
+    clips = [replace(utterances[0], translation="cat"), replace(utterances[1], lang="en_us", text="cat")]
+    assert shared(build(clips, one_language=False).collate(rows((0, 0), (1, 0)))) == {(0, 1)}
+
+
+@pytest.mark.parametrize(("view", "gone"), [(0, "u1"), (1, "u0"), (0, "u4")])
+def test_missing_features(utterances, view, gone):
+    views = views_of(utterances)
+    del views[view][gone]
+    with pytest.raises(DataError, match=f"1 training clips have no features, e.g. '{gone}'"):
+        build(utterances, views=views)
+
+
+def test_the_loader_starts_from_the_step_of_the_trainer(dataset):
+    examples = dataset.tasks[0]
+    mixture = Mixture([Task("speech", examples.strata, examples.sources, batch_size=2)], steps=3, seed=0)
+    module = ExampleDataModule(dataset, mixture)
+    module.trainer = SimpleNamespace(global_step=13, global_rank=0, world_size=1)
+    batches = list(module.train_dataloader())
+    expected = [dataset.collate(mixture.batch(step)) for step in (13, 14)]
+    assert len(batches) == 2
+    for batch, other in zip(batches, expected, strict=True):
+        assert torch.equal(batch.rows[0].query.columns[-1][1].values, other.rows[0].query.columns[-1][1].values)
+        assert torch.equal(batch.meaning, other.meaning)
+
+
+def test_translations_are_rows_of_their_own_that_share_the_meaning_of_transcripts(utterances):
+    spoken = Utterance("en", "en_us", "cat", "", "9", "train")
+    pairs = [TextPair("fr_fr", f, e, None, "") for f, e in (("chat", "cat"), ("chien", "dog"), ("minou", "cat"))]
+    both = build([*utterances, spoken], pairs, views=[{u.id: np.zeros(2, np.int32) for u in [*utterances, spoken]}])
+    assert len(both.known_ids) == 5 == len(both.prompt.tokenised)  # pairs are read as they are drawn
+    batch = both.collate(rows((5, 0), (6, 0), (0, 0), (7, 0), (8, 0)))
+    clips, translations = batch.rows
+    assert len(clips.query) == len(clips.positive) == 2 and clips.known.tolist() == [4, 0]
+    assert len(translations.query) == len(translations.positive) == 3 and translations.known is None
+    assert translations.query.is_of("text") and not clips.query.is_of("text")
+    written = [("minou", "fr_fr"), ("dog", "en_us")]  # the others are transcripts too
+    assert both.prompt.tokenised[5:] == written
+    # rows: the clips "cat" and "chat", the pairs chat → cat, chien → dog, minou → cat
+    assert shared(batch) == {(0, 2), (1, 2), (0, 4), (2, 4)}
+
+
+def test_examples_know_where_they_come_from(utterances):
+    pairs = [TextPair("fr_fr", "chat", "cat", None, "")]
+    joined = Joined(SpeechExamples(utterances), TranslationExamples(pairs))
+    assert len(joined) == 6 == len(joined.strata) == len(joined.sources)
+    assert joined.sources == ["recorded"] * 4 + ["synthetic", "translation"]
+    assert [joined[i].query.id for i in range(5)] == [u.id for u in utterances]
+    assert [joined[i].source for i in range(6)] == joined.sources
+    assert [joined[i].stratum for i in range(6)] == joined.strata
+    assert joined[5].positive.parts[0].content == "cat" and joined[5].positive.lang == "en_us"
+    for outside in (-1, 6):
+        with pytest.raises(IndexError):
+            joined[outside]
