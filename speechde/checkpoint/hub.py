@@ -36,7 +36,7 @@ def push_folder(
     check_folder(Path(folder))
     api = HfApi(token=token)
     fix = "Give org/name, a token that may write there (hf auth login, or HF_TOKEN), and do not set HF_HUB_OFFLINE"
-    with hub.calling(f"{folder} was not pushed to {repo_id}", fix):
+    with hub.calling(f"the model was not pushed to {repo_id}", fix):
         validate_repo_id(repo_id)
         if reason := hub.unreachable():
             raise OSError(reason)

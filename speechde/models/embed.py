@@ -75,7 +75,8 @@ def item_rows(
     """Items as rows that fit the LLM, and the item ``(rows,)`` int64 that each is of; see ``embed_items``."""
     for item in items:
         check_entry(model, item)
-    stored = iter(read([(item, part) for item in items for part in item.parts if not isinstance(part, Text)]))
+    media = [(item, part) for item in items for part in item.parts if not isinstance(part, Text)]
+    stored = iter(read(media) if media else ())  # text alone needs no speech encoder
     rows: list[Row] = []
     owners: list[int] = []
     for number, item in enumerate(items):

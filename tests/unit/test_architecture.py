@@ -30,12 +30,11 @@ FLOORS = {
 SAME_FLOOR = {
     ("models.dual_encoder", "frontends.base"),  # the Protocol that the dual encoder reads speech through
     ("models.embed", "frontends.base"),  # padding
-    ("data.datamodule", "frontends.base"),  # padding
     ("train", "cli.compose"),  # what the two scripts have in common
     ("evaluate", "cli.compose"),
 }
 APART = {"data", "models"}  # never import each other, on any floor; they meet in types.Batch
-LIGHTNING = ["training", "data.datamodule"]
+LIGHTNING = ["training"]
 HYDRA = ["cli", "train", "evaluate", "hydra_plugins"]
 
 FLOOR_OF = {entry: floor for floor, entries in FLOORS.items() for entry in entries}

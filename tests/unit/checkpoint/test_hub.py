@@ -167,7 +167,7 @@ def test_refused_before_anything_is_sent(tiny_model, tmp_path):
     with pytest.raises(AssetError, match=r"holds no config\.json"):
         push_folder(tmp_path, "org/name")
     for repo in ("not a name", "a/b/c"):
-        with pytest.raises(AssetError, match="needs a network, org/name, a token"):
+        with pytest.raises(AssetError, match="Give org/name, a token"):
             push_folder(tiny_model("discrete"), repo)
     with pytest.raises(AssetError, match="HF_HUB_OFFLINE"):  # which the tests set
         push_folder(tiny_model("discrete"), "org/name")

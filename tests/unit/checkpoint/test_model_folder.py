@@ -20,8 +20,9 @@ from speechde.features.kmeans import fit_kmeans
 from speechde.features.unit_bpe import train_bpe
 from speechde.features.units import Quantiser
 from speechde.models.backbone import Backbone
-from speechde.models.embed import embed_speech, embed_texts
+from speechde.models.embed import embed_items
 from speechde.models.prompt import Prompt
+from speechde.types import Audio, Item, Text
 from speechde.weights import locate
 
 FRONTENDS = {
@@ -54,12 +55,13 @@ def make(tiny_llm):
 def embeddings(trained):
     draw = np.random.default_rng(5)
     if trained.quantiser is None:
-        items = [draw.normal(size=(n, 6)).astype(np.float32) for n in (4, 9, 17)]
+        stored = [draw.normal(size=(n, 6)).astype(np.float32) for n in (4, 9, 17)]
     else:
-        items = [trained.quantiser.encode(draw.normal(size=(n, 6))) for n in (4, 9, 17)]
-    speech = embed_speech(trained.model, trained.prompt, items, ["fr_fr", "ro_ro", None])
-    texts = embed_texts(trained.model, [trained.prompt.text_ids(t, "fr_fr") for t in ("été", "a longer text")])
-    return np.concatenate([speech, texts])
+        stored = [trained.quantiser.encode(draw.normal(size=(n, 6))) for n in (4, 9, 17)]
+    items = [Item(Audio(one), lang=lang) for one, lang in zip(stored, ("fr_fr", "ro_ro", None), strict=True)]
+    items += [Item(Text(text), lang="fr_fr") for text in ("été", "a longer text")]
+    made = embed_items(trained.model, trained.prompt, items, lambda media: [[part.content] for _, part in media])
+    return made.vectors
 
 
 @pytest.mark.parametrize("model_type", ["gemma3_text", "llama", "bert", "xlm-roberta", "modernbert"])
