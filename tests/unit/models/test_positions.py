@@ -25,7 +25,7 @@ from speechde.models.pooling import mean_of_parts
 from speechde.models.prompt import Prompt
 from speechde.search import embed as search
 from speechde.search import items as named
-from speechde.training import stages
+from speechde.training.features import Features, usable
 from speechde.types import SAMPLE_RATE, Audio, Item, Text, Utterance
 
 POSITIONS = {"bert": 128, "xlm-roberta": 127, "gemma3_text": 128, "modernbert": 128, "mt5": None, "t5": None}
@@ -234,11 +234,11 @@ def test_training_leaves_out_what_does_not_fit_and_counts_it(tiny_model, clips):
     training = [u for u in clips if u.split == "train"][:3]
     store = {u.id: np.zeros(size, np.int32) for u, size in zip(training, (10, 200, 20), strict=True)}
     seconds = {u.id: length for u, length in zip(training, (1.0, 8.0, 30.0), strict=True)}
-    features = stages.Features([store], store, None, np.zeros(1), np.ones(1), {}, [], seconds)
-    kept, too_long = stages.usable(training, features, 20.0, trained)
+    features = Features([store], store, None, np.zeros(1), np.ones(1), {}, [], seconds)
+    kept, too_long = usable(training, features, 20.0, trained)
     assert kept == training[:1]
     assert too_long == {"longer than trainer.max_seconds": 1, "longer than the LLM's positions": 1}
-    assert stages.usable(training, features, 4.0, trained)[1] == {"longer than trainer.max_seconds": 2}
+    assert usable(training, features, 4.0, trained)[1] == {"longer than trainer.max_seconds": 2}
 
 
 def test_the_limit_of_texts_is_stored_with_the_model(tiny_model, tmp_path, monkeypatch):
