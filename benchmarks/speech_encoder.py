@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from speechde.training.plan.plan.costs import encoder_stack
 from transformers import WhisperFeatureExtractor
 
 from benchmarks.harness import Result, check_equal, matrix_rate, paired, timed
@@ -20,6 +19,7 @@ from benchmarks.inputs import Inputs
 from speechde.features.frames import by_length
 from speechde.features.whisper import WhisperFrames
 from speechde.media.audio import load_audio, trim_silence
+from speechde.training.plan.costs import encoder_stack
 from speechde.types import SAMPLE_RATE
 
 # float16 frames of states rounded to bfloat16, relative to the largest: 8 bits, through all layers

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from speechde.training.plan.plan.costs import stack
 
 from benchmarks.engines import sentence_transformer
 from benchmarks.harness import Result, check_equal, matrix_rate, paired, timed
@@ -20,6 +19,7 @@ from speechde.api import SpeechTextEncoder
 from speechde.checkpoint.folder import TrainedModel
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
+from speechde.training.plan.costs import stack
 
 # of unit vectors; bfloat16 has 8 bits, and pooling and normalisation are float32 here, but not in the peer
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from speechde.training.plan.plan.costs import stack
 
 from benchmarks.engines import dual_encoder, sentence_transformer, train_ours, train_peer
 from benchmarks.harness import Result, check_equal, matrix_rate, paired
 from benchmarks.inputs import Inputs, plain_prompt, repeated
 from speechde.models.dual_encoder import DualEncoder
+from speechde.training.plan.costs import stack
 
 # bfloat16 products of other shapes round differently; the first step starts from equal weights
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}

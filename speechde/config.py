@@ -282,7 +282,7 @@ class EvalConfig:
 
 @dataclass
 class PlanConfig:
-    """The plan printed before a run; see ``speechde.training.plan.plan.plan``. None of it changes the run."""
+    """The plan printed before a run; see ``speechde.training.plan.plan``. None of it changes the run."""
 
     device: str | None = None  # a row of training.devices.DATASHEETS, or cpu; None for what is here
     devices: int = bounded(1, "[1, ∞)")  # that encode (frontend.shard, frontend.ray_workers); trainer.devices train

@@ -43,7 +43,7 @@ from speechde.training.directory import locked, run_directory
 from speechde.training.features import Features, training_features, training_frames, usable
 from speechde.training.finished import archived, finished
 from speechde.training.fit import fit
-from speechde.training.plan.plan.plan import Plan, format_plan, make_plan, plan_run, save_plan, stated_sets
+from speechde.training.plan.plan import Plan, format_plan, make_plan, plan_run, save_plan, stated_sets
 from speechde.training.recall import CutTexts
 from speechde.training.record import stored_record, training_record
 from speechde.training.tracking import build_loggers, log_results

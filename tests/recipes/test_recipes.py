@@ -21,11 +21,13 @@ from wandb.proto import wandb_internal_pb2
 from speechde.api import SpeechTextEncoder
 from speechde.checkpoint.folder import TrainedModel
 from speechde.config import build
+from speechde.evaluation.command import evaluate
 from speechde.evaluation.speech import DIRECTIONS
 from speechde.features.store import FeatureStore, Piece
 from speechde.models.embed import embed_speech, embed_texts
 from speechde.training import run, stages
-from speechde.training.run import evaluate, run_directory, train
+from speechde.training.directory import run_directory
+from speechde.training.run import train
 from speechde.types import Corpus
 
 ROOT = Path(__file__).resolve().parents[2]

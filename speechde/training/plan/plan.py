@@ -29,8 +29,8 @@ from speechde.media.containers import split_locator
 from speechde.models.prompt import Prompt
 from speechde.training.build import model_shape
 from speechde.training.launch import processes
-from speechde.training.plan.plan.costs import Clips, Cost, Stage, numel
-from speechde.training.plan.plan.devices import Device, find_device
+from speechde.training.plan.costs import Clips, Cost, Stage, numel
+from speechde.training.plan.devices import Device, find_device
 from speechde.training.tasks import mixture, speech_examples
 from speechde.types import Utterance
 from speechde.weights import resolve

@@ -8,8 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from speechde.training.plan.plan.costs import ADAM_BYTES, DECODED_SECONDS, Clips, Cost, Stack, encoder_stack, stack
-from speechde.training.plan.plan.plan import devices, plan
 from torch.utils.flop_counter import FlopCounterMode
 
 from speechde.config import build
@@ -18,6 +16,8 @@ from speechde.features.encoders import load_speech_encoder
 from speechde.media.containers import locator
 from speechde.models.backbone import Backbone
 from speechde.training import run, stages
+from speechde.training.plan.costs import ADAM_BYTES, DECODED_SECONDS, Clips, Cost, Stack, encoder_stack, stack
+from speechde.training.plan.plan import devices, plan
 
 STATED = {"plan__train_clips": 1000, "plan__train_hours": 2.0, "plan_only": True}
 
