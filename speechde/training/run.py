@@ -342,11 +342,10 @@ def _fit(
     t = config.trainer
     if t.steps % t.eval_every:
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
-    prompt = built.prompt
     examples = speech_examples(config, training, translations)
-    dataset = ExampleDataset([examples], features.train, prompt, cut.training.add)
+    dataset = ExampleDataset([examples], features.train, built.prompt, cut.training.add)
     batches = mixture(config, examples, steps=t.eval_every, views=len(features.train))
-    recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev, cut.dev.add)
+    recall = DevRecall(built.prompt, [u for u in dev if u.id in features.dev], features.dev, cut.dev.add)
     module = LitDualEncoder(
         built.model,
         ContrastiveLoss(**asdict(config.loss)),
