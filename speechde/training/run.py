@@ -57,7 +57,7 @@ from speechde.training.plan import (
 )
 from speechde.training.recall import CutTexts, DevRecall
 from speechde.training.record import stored_record, training_record
-from speechde.training.tasks import mixture, speech_examples
+from speechde.training.tasks import mixture, task_examples
 from speechde.training.tracking import build_loggers, commit, hardware, log_results
 from speechde.types import Corpus, Utterance
 
@@ -343,9 +343,9 @@ def _fit(
     if t.steps % t.eval_every:
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
     prompt = built.prompt
-    examples = speech_examples(config, training, translations)
-    dataset = ExampleDataset([examples], features.train, prompt, cut.training.add)
-    batches = mixture(config, examples, steps=t.eval_every, views=len(features.train))
+    tasks = task_examples(config, training, translations)
+    dataset = ExampleDataset(tasks, features.train, prompt, cut.training.add)
+    batches = mixture(config, tasks, steps=t.eval_every, views=len(features.train))
     recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev, cut.dev.add)
     module = LitDualEncoder(
         built.model,

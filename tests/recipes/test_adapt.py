@@ -82,8 +82,9 @@ def test_adapts_and_compares(base, adapting, recipe, options, monkeypatch):
     if recipe == "stamps":
         assert after.quantiser.hash == before.quantiser.hash
     else:
-        assert torch.equal(after.model.frontend.frame_mean, before.model.frontend.frame_mean)
-        assert torch.equal(after.model.frontend.frame_std, before.model.frontend.frame_std)
+        new, old = (each.model.frontends["speech"] for each in (after, before))
+        assert torch.equal(new.frame_mean, old.frame_mean)
+        assert torch.equal(new.frame_std, old.frame_std)
     assert not torch.equal(after.model.projection.weight, before.model.projection.weight)
 
     # what the comparison calls "before" is what evaluation of the model that it started from says
@@ -122,17 +123,17 @@ def test_no_steps_in_effect_change_nothing(base, adapting):
 def test_what_training_and_the_choice_of_the_checkpoint_are_given(base, adapting, clips, monkeypatch, replay, langs):
     source, pairs, dev = base(), [], []
 
-    class Pairs(run.PairDataset):
-        def __init__(self, utterances, *rest, **options):
-            pairs.extend(utterances)
-            super().__init__(utterances, *rest, **options)
+    class Examples(run.ExampleDataset):
+        def __init__(self, tasks, *rest):
+            pairs.extend(u for task in tasks for stream in task.streams for u in stream.utterances)
+            super().__init__(tasks, *rest)
 
     class Recall(run.DevRecall):
         def __init__(self, prompt, utterances, *rest):
             dev.extend(utterances)
             super().__init__(prompt, utterances, *rest)
 
-    monkeypatch.setattr(run, "PairDataset", Pairs)
+    monkeypatch.setattr(run, "ExampleDataset", Examples)
     monkeypatch.setattr(run, "DevRecall", Recall)
     config = adapting(source, adapt__replay=replay)
     run.train(config)
@@ -183,7 +184,8 @@ def test_what_only_training_reads_may_be_changed(base, adapting):
     config = adapting(source, frontend__drop=0.9, frontend__dropout=0.3, model__lora={"rank": 2})
     assert adapting(source).frontend.drop == 0.2
     trained = adapt.initial_model(config, stages.build_encoder(config.frontend))
-    assert trained.model.frontend.drop == 0.9 and trained.model.frontend.dropout.p == 0.3
+    frontend = trained.model.frontends["speech"]
+    assert frontend.drop == 0.9 and frontend.dropout.p == 0.3
     assert [name for name, p in trained.model.named_parameters() if "lora_" in name and p.requires_grad]
 
 

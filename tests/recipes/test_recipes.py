@@ -22,11 +22,11 @@ from speechde.config import build
 from speechde.evaluation.speech import DIRECTIONS
 from speechde.export.folder import TrainedModel
 from speechde.frontends.store import FeatureStore, Piece
-from speechde.models.embed import embed_speech, embed_texts
+from speechde.models.embed import embed_items
 from speechde.training import run, stages
-from speechde.training.batches import language_batches
 from speechde.training.run import evaluate, run_directory, train
-from speechde.types import Corpus
+from speechde.training.tasks import mixture, task_examples
+from speechde.types import Audio, Corpus, Item, Text
 
 ROOT = Path(__file__).resolve().parents[2]
 # adapt starts from a trained model: see test_adapt.py
@@ -116,13 +116,14 @@ def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
     folder = "units" if config.frontend.kind == "discrete" else "frames"
     pieces = map(Piece, (Path(config.cache_dir) / folder).iterdir())
     store = FeatureStore([next(piece for piece in pieces if "ro_ro-test-0" in piece.ids)])
-    ids = sorted(store.ids)
-    items, langs = [store[i] for i in ids], [i.split("-")[0] for i in ids]
-    for embed in (
-        lambda m: embed_speech(m.model, m.prompt, items, langs),
-        lambda m: embed_texts(m.model, [m.prompt.text_ids(f"{lang} Été", lang) for lang in sorted(set(langs))]),
-    ):
-        np.testing.assert_array_equal(embed(loaded), embed(built[0]))
+    langs = {id_: id_.split("-")[0] for id_ in sorted(store.ids)}
+    clips = [Item(Audio(""), id=id_, lang=lang) for id_, lang in langs.items()]
+    texts = [Item(Text(f"{lang} Été"), lang=lang) for lang in sorted(set(langs.values()))]
+    found, expected = (
+        embed_items(m.model, m.prompt, clips + texts, lambda media: [[store[item.id]] for item, _ in media]).vectors
+        for m in (loaded, built[0])
+    )
+    np.testing.assert_array_equal(found, expected)
     assert loaded.settings["training"]["seen"] == ["es_419", "fr_fr"]
     again = evaluate(config, directory)
     assert again["audio_to_text"] == metrics["audio_to_text"]
@@ -263,8 +264,8 @@ def test_a_language_of_synthetic_speech_alone_is_trained_on_and_never_zero_shot(
     monkeypatch.setattr(run, "load_synthetic", lambda *a: made)
     config = tiny_run(data__synthetic={"share": 0.5, "langs": ["de", "fr_fr"]}, trainer__batch_size=2)
     training = [u for u in clips if u.split == "train" and u.lang != "ro_ro"] + made.utterances
-    sampler = language_batches(config, training, steps=1)  # French has recordings, and is not of the group
-    assert sampler.probabilities[sampler.languages.index("de_de")] == pytest.approx(0.5)
+    (task,) = mixture(config, task_examples(config, training), steps=1).tasks
+    assert task.probabilities[task.strata.index("de_de")] == pytest.approx(0.5)  # French, recorded, is not of the group
     assert train(config)["data"]["train"] == {"recordings": 15, "synthetic": 5, "transcripts": 15, "languages": 3}
     model = run_directory(config) / "model"
     assert SpeechTextEncoder.from_pretrained(model, device="cpu").languages_seen == ("es_419", "fr_fr", "de_de")

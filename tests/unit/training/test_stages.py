@@ -49,7 +49,7 @@ def test_a_unit_bpe_is_the_audio_vocabulary(tiny_run, monkeypatch):
     config = tiny_run(frontend__bpe=12, model__audio_init="centroids")
     encoder, first, train = prepared(config)
     built = stages.build_model(config, encoder, first)
-    assert built.quantiser.tokens == built.model.frontend.audio_tokens == 12
+    assert built.quantiser.tokens == built.model.frontends["speech"].audio_tokens == 12
     assert built.model.backbone.embedding.audio.shape == (12, 16)
     assert built.settings["frontend"]["units"] == built.settings["speech"]["bpe"] == 12
     _, plain, _ = prepared(tiny_run())
@@ -101,7 +101,7 @@ def test_the_model_is_seeded_and_frozen_as_asked(tiny_run, recipe):
     frozen = {name for name, p in built[0].model.named_parameters() if not p.requires_grad}
     assert "backbone.embedding.text.weight" in frozen and "projection.weight" not in frozen
     if recipe == "stamps_continuous":
-        np.testing.assert_array_equal(first["frontend.frame_mean"].numpy(), features.frame_mean)
+        np.testing.assert_array_equal(first["frontends.speech.frame_mean"].numpy(), features.frame_mean)
         assert built[0].model.normalise
     else:
         assert first["backbone.embedding.audio"].shape == (8, 16) and not built[0].model.normalise
