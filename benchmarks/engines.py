@@ -12,21 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from benchmarks.harness import now, timed
 from benchmarks.inputs import plain_prompt
-from speechde.frontends.base import pad_sequences
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.backbone import Backbone
-from speechde.models.dual_encoder import DualEncoder
-from speechde.models.vocabulary import ExtendedEmbedding
+from speechde.models.dual_encoder import TEXT, DualEncoder
+from speechde.models.frontends.base import pad_items
 from speechde.training.lit_module import LitDualEncoder
-from speechde.types import Batch, Sequences
+from speechde.types import Batch, Rows
 
 Pairs = Sequence[tuple[str, str]]
 RATE, CLIP, SCALE = 1e-5, 1.0, 20.0
@@ -40,21 +38,11 @@ class Trained:
     seconds: float
 
 
-class TextFrontend(nn.Module):
-    """In the place of speech: token ids of a text, so that the engine for speech and text trains on text and text."""
-
-    audio_tokens = 0
-
-    def forward(self, speech: Sequences, embedding: ExtendedEmbedding) -> tuple[Tensor, Tensor]:
-        """See ``SpeechFrontend``."""
-        return embedding(speech.values), speech.mask
-
-
 def dual_encoder(folder: Path) -> DualEncoder:
     """A backbone, mean pooling and a projection that starts as the identity."""
     backbone = Backbone.load(folder)
     backbone.freeze(["embedding.text.*"])
-    return DualEncoder(backbone, TextFrontend(), projection_init="identity", normalise=True)
+    return DualEncoder(backbone, {}, projection_init="identity", normalise=True)
 
 
 def train_ours(
@@ -65,9 +53,8 @@ def train_ours(
     tokenising, ids = timed(lambda: [[prompt.text_ids(text, None) for text in pair] for pair in pairs])
 
     def collate(rows: list[int]) -> Batch:
-        speech, text = (pad_sequences([ids[row][side] for row in rows]) for side in (0, 1))
-        nothing = pad_sequences([np.empty(0, np.int64)] * len(rows), allow_empty=True)
-        return Batch(speech, nothing, text, torch.tensor(rows)[:, None], torch.tensor(rows))
+        query, positive = (pad_items([[(TEXT, ids[row][side])] for row in rows]) for side in (0, 1))
+        return Batch([Rows(query, positive)], torch.tensor(rows)[:, None])
 
     loss = ContrastiveLoss("cosine", 1 / SCALE, spread_out_weight=0.0, mask_duplicates=False)
     # so many steps that the cosine schedule stays at its start

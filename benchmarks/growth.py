@@ -14,9 +14,9 @@ import numpy as np
 
 from benchmarks.harness import Result, check_equal, timed
 from benchmarks.inputs import Inputs, repeated
-from speechde.frontends.features import extract_frames
-from speechde.frontends.store import FeatureStore
-from speechde.frontends.whisper import WhisperFrames
+from speechde.features.frames import extract_frames
+from speechde.features.store import FeatureStore
+from speechde.features.whisper import WhisperFrames
 
 SIZES = (1000, 4000, 16000)
 FLAT = 1.15

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoTokenizer
 
 from speechde.cache import cache_root
-from speechde.data import stamps, texts
-from speechde.frontends.windows import fast_dtype
+from speechde.corpora import stamps, texts
+from speechde.features.windows import fast_dtype
 from speechde.models.backbone import Backbone
 from speechde.models.prompt import Prompt
 from speechde.types import Utterance

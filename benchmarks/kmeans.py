@@ -14,9 +14,9 @@ import numpy as np
 from benchmarks.harness import Different, Result, paired, timed
 from benchmarks.inputs import Inputs
 from benchmarks.speech_encoder import encode
-from speechde.data.audio import load_audio, trim_silence
-from speechde.frontends.kmeans import fit_kmeans
-from speechde.frontends.whisper import WhisperFrames
+from speechde.features.kmeans import fit_kmeans
+from speechde.features.whisper import WhisperFrames
+from speechde.media.audio import load_audio, trim_silence
 
 ITERATIONS = 25
 # ours may have at most this many times a peer's quantisation error; few clusters end in another minimum from each start

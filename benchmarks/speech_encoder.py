@@ -16,10 +16,10 @@ from transformers import WhisperFeatureExtractor
 
 from benchmarks.harness import Result, check_equal, matrix_rate, paired, timed
 from benchmarks.inputs import Inputs
-from speechde.data.audio import load_audio, trim_silence
-from speechde.frontends.features import by_length
-from speechde.frontends.whisper import WhisperFrames
-from speechde.training.costs import encoder_stack
+from speechde.features.frames import by_length
+from speechde.features.whisper import WhisperFrames
+from speechde.media.audio import load_audio, trim_silence
+from speechde.training.plan.costs import encoder_stack
 from speechde.types import SAMPLE_RATE
 
 # float16 frames of states rounded to bfloat16, relative to the largest: 8 bits, through all layers

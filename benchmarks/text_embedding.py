@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.engines import TextFrontend, sentence_transformer
+from benchmarks.engines import sentence_transformer
 from benchmarks.harness import Result, check_equal, matrix_rate, paired, timed
 from benchmarks.inputs import Inputs, plain_prompt, repeated
 from speechde.api import SpeechTextEncoder
-from speechde.export.folder import TrainedModel
+from speechde.checkpoint.folder import TrainedModel
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
-from speechde.training.costs import stack
+from speechde.training.plan.costs import stack
 
 # of unit vectors; bfloat16 has 8 bits, and pooling and normalisation are float32 here, but not in the peer
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -65,6 +65,6 @@ def _row(inputs: Inputs, dtype: torch.dtype) -> Result:
 def text_encoder(folder: Path, dtype: torch.dtype) -> SpeechTextEncoder:
     """An encoder of text alone, with the identity as its projection."""
     backbone = Backbone.load(folder)
-    model = DualEncoder(backbone, TextFrontend(), projection_init="identity", normalise=True)
+    model = DualEncoder(backbone, {}, projection_init="identity", normalise=True)
     settings = {key: {} for key in ("frontend", "head", "attention", "prefix", "speech")}  # a fingerprint has these
     return SpeechTextEncoder(TrainedModel(model, plain_prompt(folder, backbone), None, settings), "cpu", dtype)

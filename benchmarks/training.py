@@ -11,7 +11,7 @@ from benchmarks.engines import dual_encoder, sentence_transformer, train_ours, t
 from benchmarks.harness import Result, check_equal, matrix_rate, paired
 from benchmarks.inputs import Inputs, plain_prompt, repeated
 from speechde.models.dual_encoder import DualEncoder
-from speechde.training.costs import stack
+from speechde.training.plan.costs import stack
 
 # bfloat16 products of other shapes round differently; the first step starts from equal weights
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 1e-2}

@@ -31,13 +31,13 @@ import torch
 from torch import Tensor
 
 from speechde.cache import atomic_rows
-from speechde.data.audio import MAX_SECONDS, AudioError, check_waveform
-from speechde.data.inputs import as_list, as_vectors, check_texts, is_clip, language_codes, read_clip
+from speechde.checkpoint.folder import TrainedModel, find_model, languages_heard, speech_encoder
+from speechde.checkpoint.hub import push_folder
 from speechde.errors import ConfigError, DataError, unknown_value
-from speechde.export.folder import TrainedModel, find_model, languages_heard, speech_encoder
-from speechde.export.hub import push_folder
-from speechde.frontends.encoders import SpeechEncoder
-from speechde.frontends.features import items_in_memory
+from speechde.features.encoders import SpeechEncoder
+from speechde.features.frames import items_in_memory
+from speechde.media.audio import MAX_SECONDS, AudioError, check_waveform
+from speechde.media.inputs import as_list, as_vectors, check_texts, is_clip, language_codes, read_clip
 from speechde.models.embed import Cut, Embedded, Read, embed_items
 from speechde.progress import progress as shown
 from speechde.types import SAMPLE_RATE, Audio, Item, Part, Text
@@ -108,7 +108,7 @@ class SpeechTextEncoder:
         return cls(TrainedModel.load(find_model(name)), device, dtype, speech_encoder)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model folder (see ``speechde.export.folder``); ``from_pretrained`` gives the same vectors.
+        """Write the model folder (see ``speechde.checkpoint.folder``); ``from_pretrained`` gives the same vectors.
 
         Raises:
             ConfigError: the encoder's weights were rounded to another ``dtype``.
@@ -121,7 +121,7 @@ class SpeechTextEncoder:
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Upload the model folder to ``org/name``, and return the address of the commit.
 
-        ``options`` are those of ``speechde.export.hub.push_folder``: ``private``, ``revision``, ``message``, ``token``.
+        ``options`` are those of ``checkpoint.hub.push_folder``: ``private``, ``revision``, ``message``, ``token``.
 
         Raises:
             AssetError: the hub refuses, or cannot be reached.

@@ -35,7 +35,7 @@ class SyntheticConfig:
 
 @dataclass
 class TranslationsConfig:
-    """Text–English pairs mixed into the batches; ``share`` of each, 0 for none. See ``speechde.data.bitext``."""
+    """Text–English pairs mixed into the batches; ``share`` of each, 0 for none. See ``speechde.corpora.bitext``."""
 
     share: float = bounded(0.0, "[0, 1)")
     source: str = choice("bitext", "bitext", "transcripts")  # transcripts: those of the training clips, translated
@@ -49,7 +49,7 @@ class TranslationsConfig:
 
 @dataclass
 class BreadthConfig:
-    """Sizes of the synthetic corpus ``breadth``, in clips per language; see ``speechde.data.breadth``."""
+    """Sizes of the synthetic corpus ``breadth``, in clips per language; see ``speechde.corpora.breadth``."""
 
     train_per_lang: int = bounded(250, "[1, ∞)")
     dev_per_lang: int = bounded(30, "[1, ∞)")
@@ -282,7 +282,7 @@ class EvalConfig:
 
 @dataclass
 class PlanConfig:
-    """The plan printed before a run; see ``speechde.training.plan``. None of it changes the run."""
+    """The plan printed before a run; see ``speechde.training.plan.plan``. None of it changes the run."""
 
     device: str | None = None  # a row of training.devices.DATASHEETS, or cpu; None for what is here
     devices: int = bounded(1, "[1, ∞)")  # that encode (frontend.shard, frontend.ray_workers); trainer.devices train

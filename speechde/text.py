@@ -15,6 +15,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -34,6 +35,15 @@ _FIELD = r'(?:"(?:[^"]|"")*"|[^"\t]*)'
 _QUOTED_ROW = re.compile(rf"{_FIELD}(?:\t{_FIELD})*")
 _QUOTED_FIELD = re.compile(rf"(?:^|\t)({_FIELD})")
 _LONGEST_ROW = 1000  # lines; a quotation mark that is not closed within them opened nothing
+# FLEURS languages written without spaces between words: words cannot be counted, so characters are.
+CHARACTER_LANGS = frozenset({"cmn_hans_cn", "ja_jp", "km_kh", "lo_la", "my_mm", "th_th", "yue_hant_hk"})
+
+
+def normalise_text(text: str) -> str:
+    """NFKC, case folded, Unicode punctuation (categories P*) removed, whitespace collapsed to single spaces."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = "".join(c for c in folded if not unicodedata.category(c).startswith("P"))
+    return " ".join(kept.split())
 
 
 @dataclass(frozen=True, slots=True)

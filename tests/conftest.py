@@ -33,7 +33,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging
 
 from speechde.config import RunConfig, build
-from speechde.data.manifest import write_manifest
+from speechde.corpora.manifest import write_manifest
 from speechde.training.adapt import inherit
 from speechde.types import SAMPLE_RATE, Utterance
 

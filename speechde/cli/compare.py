@@ -31,8 +31,8 @@ def compare(
     bootstrap over sentences and the p of a sign test. Runs of other queries or galleries are refused, unless only the
     common queries are asked for.
     """
-    from speechde.evaluation.compare import compare_runs, format_comparison
-    from speechde.evaluation.terminal import show_markdown
+    from speechde.reporting.compare import compare_runs, format_comparison
+    from speechde.reporting.terminal import show_markdown
 
     comparison = compare_runs(run_a, run_b, direction, common)
     if json:

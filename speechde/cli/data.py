@@ -46,9 +46,9 @@ def stats(
     """
     from speechde import languages
     from speechde.config import DataConfig
-    from speechde.data.manifest import SUFFIXES
-    from speechde.data.statistics import corpus_statistics, durations, format_statistics
-    from speechde.training.corpora import load_corpus
+    from speechde.corpora.load import load_corpus
+    from speechde.corpora.manifest import SUFFIXES
+    from speechde.corpora.statistics import corpus_statistics, durations, format_statistics
     from speechde.types import Dropped
 
     name = "manifest" if Path(corpus).suffix.lower() in SUFFIXES else corpus

@@ -68,7 +68,7 @@ def doctor(
 
 def _assets() -> dict[str, tuple[Path, Callable[[], object]]]:
     """Name → folder, and what gets it."""
-    from speechde.data import stamps, synthetic
+    from speechde.corpora import stamps, synthetic
     from speechde.weights import PACKAGED, resolve
     from speechde.weights.locate import PREFIX
     from speechde.weights.packaged import converted_folder
@@ -145,7 +145,7 @@ def _extras() -> list[dict[str, Any]]:
 def _devices() -> list[dict[str, Any]]:
     import torch
 
-    from speechde.frontends.windows import fast_dtype
+    from speechde.features.windows import fast_dtype
 
     fast = str(fast_dtype()).removeprefix("torch.")
     rows = [{"name": "cpu", "what": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",

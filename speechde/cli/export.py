@@ -10,7 +10,7 @@ import typer
 from speechde.errors import ConfigError, unknown_value
 
 if TYPE_CHECKING:
-    from speechde.export.folder import TrainedModel
+    from speechde.checkpoint.folder import TrainedModel
 
 TARGETS = ("sentence-transformers", "onnx", "hub")
 EXAMPLES = (
@@ -42,7 +42,7 @@ def export(
     if given is None or stray is not None:
         other = {"--repo": "--out", "--out": "--repo"}[needed]
         raise ConfigError(f"--to {to} needs {needed}" + (f", and has no {other}" if stray is not None else ""))
-    from speechde.export.folder import TrainedModel, find_model
+    from speechde.checkpoint.folder import TrainedModel, find_model
 
     folder = find_model(model)
     trained = TrainedModel.load(folder)
@@ -63,10 +63,10 @@ def export(
 
 def _complete_card(trained: TrainedModel, folder: Path) -> None:
     """Folders of earlier versions have no card; the results of their run lie beside them."""
-    from speechde.evaluation.archive import METRICS, read_metrics
+    from speechde.reporting.archive import METRICS, read_metrics
 
     results = folder.parent / "results" / METRICS
     if trained.card is None and results.is_file():
-        from speechde.export.card import model_card
+        from speechde.checkpoint.card import model_card
 
         trained.card = model_card(trained, read_metrics(results))

@@ -21,8 +21,8 @@ def report(
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "speechde: runs compared",
 ) -> None:
     """Rank runs, draw them and compare each with the default of its recipe: one HTML page, and one in Markdown."""
-    from speechde.evaluation.pages import html, markdown
-    from speechde.evaluation.summary import find_runs, summarise
+    from speechde.reporting.pages import html, markdown
+    from speechde.reporting.summary import find_runs, summarise
 
     command = ["speechde", "report", *map(str, paths), "--out", str(out), "--title", title]
     summary = {"command": shlex.join(command), **summarise(find_runs(paths))}

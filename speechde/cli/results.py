@@ -14,7 +14,7 @@ EXAMPLES = ("speechde results",)
 
 def results(folder: Annotated[Path, typer.Argument(help="The folder of committed results.")] = Path("results")) -> None:
     """Write FOLDER/README.md anew: one row per run, the baselines, the sweeps; a test fails when it is stale."""
-    from speechde.evaluation.index import PAGE, index
+    from speechde.reporting.index import PAGE, index
 
     text = index(folder)
     with atomic_write(folder / PAGE) as temporary:

@@ -9,10 +9,10 @@ from pathlib import Path
 import jinja2
 
 from speechde.api import SpeechTextEncoder
-from speechde.data.audio import AudioError
 from speechde.demo.clips import PREVIEW_SECONDS, Limits, lies_below, playable, read_text, read_upload
 from speechde.errors import DataError
 from speechde.languages import LANGUAGES
+from speechde.media.audio import AudioError
 from speechde.search.index import Hit, SearchIndex
 
 UNKNOWN = ""  # the choice for a language that is not known

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from speechde.data.audio import AudioError, check_waveform, load_audio
-from speechde.data.containers import split_locator
 from speechde.errors import ConfigError, DataError
+from speechde.media.audio import AudioError, check_waveform, load_audio
+from speechde.media.containers import split_locator
 from speechde.types import SAMPLE_RATE
 
 FORMATS = "WAV, FLAC, Ogg or MP3"

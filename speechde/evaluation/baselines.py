@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from rapidfuzz import fuzz, process
 
+from speechde.checkpoint.folder import TrainedModel, assemble, languages_heard, model_folder
 from speechde.errors import unknown_value
-from speechde.evaluation import metrics as m
 from speechde.evaluation.dtw import dtw_distances
 from speechde.evaluation.embed import stored_embed
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Embed, Ranking, Remembered, Retrieval
 from speechde.evaluation.rivals import Rival, SentenceEncoder, TextEncoder
 from speechde.evaluation.scene import EMBEDDING, Answer, Scene, Skipped, score, spoken_as
-from speechde.export.folder import TrainedModel, assemble, languages_heard, model_folder
 from speechde.models.backbone import Backbone
+from speechde.text import normalise_text
 from speechde.types import Audio, Item
 from speechde.weights import resolve
 
@@ -97,12 +97,12 @@ def oracle(scene: Scene) -> Answer:
 
 
 def cascade_chars(scene: Scene) -> Answer:
-    """The transcript and the texts compared letter by letter, after ``metrics.normalise_text`` (``fuzz.ratio``)."""
+    """The transcript and the texts compared letter by letter, after ``text.normalise_text`` (``fuzz.ratio``)."""
     heard = scene.transcripts
 
     def rank(task: Retrieval) -> Ranking:
-        asked = [m.normalise_text(heard.texts[query.id]) for query in task.queries]
-        offered = [m.normalise_text(item.id) for item in task.gallery]
+        asked = [normalise_text(heard.texts[query.id]) for query in task.queries]
+        offered = [normalise_text(item.id) for item in task.gallery]
         return task.rank_scores(lambda rows: process.cdist(asked[rows], offered, scorer=fuzz.ratio))
 
     return Answer(rank, len(scene.utterances) * heard.seconds)

@@ -16,7 +16,6 @@ recordings, because recordings of one sentence succeed and fail together.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from math import comb
 
@@ -25,11 +24,10 @@ import numpy as np
 from sacrebleu.metrics import BLEU
 
 from speechde.errors import DataError
+from speechde.text import CHARACTER_LANGS, normalise_text
 
 TIE = 1e-6
 BLOCK = 1024  # queries, and items, whose scores are held at once
-# FLEURS languages written without spaces between words: words cannot be counted, so characters are.
-CHARACTER_LANGS = frozenset({"cmn_hans_cn", "ja_jp", "km_kh", "lo_la", "my_mm", "th_th", "yue_hant_hk"})
 Seed = int | Sequence[int]
 Apart = tuple[np.ndarray, np.ndarray] | None
 
@@ -303,13 +301,6 @@ def fixed_gallery_recall(
             found = ranks(queries[asked], gallery[offered], query_group[asked], gallery_group[offered])
             hits.append(recall_at(found, 1))
     return float(np.mean(hits))
-
-
-def normalise_text(text: str) -> str:
-    """NFKC, case folded, Unicode punctuation (categories P*) removed, whitespace collapsed to single spaces."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(c for c in folded if not unicodedata.category(c).startswith("P"))
-    return " ".join(kept.split())
 
 
 def word_error_rate(references: Sequence[str], hypotheses: Sequence[str], lang: str = "") -> float:

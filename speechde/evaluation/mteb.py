@@ -29,8 +29,8 @@ from mteb.types import PromptType
 
 from speechde import languages
 from speechde.api import SpeechTextEncoder
+from speechde.checkpoint.folder import TrainedModel
 from speechde.errors import ConfigError, DataError
-from speechde.export.folder import TrainedModel
 from speechde.types import SAMPLE_RATE
 from speechde.weights import weights_hash
 

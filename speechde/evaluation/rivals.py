@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from speechde.cache import expanded
-from speechde.data.audio import load_audio
 from speechde.errors import AssetError
 from speechde.install import install_command
+from speechde.media.audio import load_audio
 from speechde.models.loading import positions
 from speechde.models.pooling import mean_pool
 from speechde.models.prompt import MAX_TOKENS

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from speechde.checkpoint.folder import TrainedModel, model_folder
 from speechde.errors import ConfigError
 from speechde.evaluation import metrics as m
 from speechde.evaluation import retrieval
 from speechde.evaluation.retrieval import COMMON, Ranking, Remembered, Results, Retrieval
 from speechde.evaluation.speech import ROLES
 from speechde.evaluation.transcripts import Transcriber, Transcripts, transcribe_clips
-from speechde.export.folder import TrainedModel, model_folder
 from speechde.types import Item, Text, Utterance
 from speechde.weights import resolve
 

@@ -20,11 +20,11 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from speechde.cache import atomic_write, fingerprint
-from speechde.data import audio
-from speechde.data.audio import load_audio
-from speechde.data.content import content_keys
 from speechde.errors import AssetError
-from speechde.frontends.encoders import fast_dtype
+from speechde.features.encoders import fast_dtype
+from speechde.media import audio
+from speechde.media.audio import load_audio
+from speechde.media.content import content_keys
 from speechde.progress import progress
 from speechde.types import SAMPLE_RATE, Utterance
 from speechde.weights import weights_hash

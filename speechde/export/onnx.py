@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from speechde.cache import atomic_directory
+from speechde.checkpoint.folder import TrainedModel
 from speechde.errors import AssetError, ConfigError, DataError
-from speechde.export.folder import TrainedModel
 from speechde.install import install_command
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.lora import merge_lora

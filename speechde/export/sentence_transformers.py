@@ -32,10 +32,10 @@ from torch import Tensor
 
 from speechde import languages
 from speechde.api import CUT, SpeechTextEncoder
+from speechde.checkpoint.folder import MODULE, TrainedModel
 from speechde.errors import ConfigError, DataError
-from speechde.export.folder import MODULE, TrainedModel
-from speechde.frontends.base import pad_items
 from speechde.models.embed import item_rows
+from speechde.models.frontends.base import pad_items
 from speechde.models.pooling import mean_of_parts
 from speechde.search.items import AUDIO
 from speechde.types import SAMPLE_RATE, Audio, Inputs, Item, Sequences, Text
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 class SpeechTextModule(InputModule):
     """The only module of such a model: texts or clips in, ``sentence_embedding`` out.
 
-    ``{"audio": clip}`` takes all that ``speechde.data.inputs`` reads: a path, bytes, an array at 16 kHz, a decoder of
+    ``{"audio": clip}`` takes all that ``speechde.media.inputs`` reads: a path, bytes, an array at 16 kHz, a decoder of
     torchcodec. Clips also go in bare, dicts with ``array`` and ``sampling_rate`` among them; a bare string is a text,
     or the path of an audio file that exists. ``encode(…, language="ro")`` sets the prefix. Gradients flow, so it can be
     trained further.

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechde.errors import ConfigError, unknown_value
-from speechde.frontends.base import Frontend, compact
 from speechde.models.backbone import Backbone, twin
+from speechde.models.frontends.base import Frontend, compact
 from speechde.models.pooling import mean_pool
 from speechde.types import Inputs, Sequences
 
@@ -85,7 +85,7 @@ class DualEncoder(nn.Module):
                 f"a {modality} prefix of {prompt} tokens fills the {positions} positions of the LLM; shorten "
                 f"model.prefix.{modality}"
             )
-        return (positions - prompt) * self._stride(modality)
+        return (positions - prompt) * self.stride(modality)
 
     def encode(self, inputs: Inputs, buckets: int = 1) -> Tensor:
         """Items → ``(batch, dim)`` float32 embeddings.
@@ -116,7 +116,8 @@ class DualEncoder(nn.Module):
         """The layer of the LLM at which a modality enters."""
         return 0 if modality == TEXT else self.frontends[modality].entry_layer
 
-    def _stride(self, modality: str) -> int:
+    def stride(self, modality: str) -> int:
+        """How many stored items of a modality take one position."""
         return 1 if modality == TEXT else self.frontends[modality].stride
 
     def _embed(self, modality: str, column: Sequences) -> tuple[Tensor, Tensor]:
@@ -127,7 +128,7 @@ class DualEncoder(nn.Module):
 
     def _longest(self, inputs: Inputs) -> int | None:
         """Positions of the longest row in the LLM, where they are known without asking a GPU."""
-        known = [(column.lengths, self._stride(modality)) for modality, column in inputs.columns]
+        known = [(column.lengths, self.stride(modality)) for modality, column in inputs.columns]
         if any(lengths is None for lengths, _ in known):
             return None
         return int(sum(-(-lengths // stride) for lengths, stride in known).max())

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from speechde.errors import ConfigError, DataError
-from speechde.frontends.base import pad_items
 from speechde.models.dual_encoder import TEXT, DualEncoder
+from speechde.models.frontends.base import pad_items
 from speechde.models.pooling import mean_of_parts
 from speechde.models.prompt import Prompt
 from speechde.progress import progress
@@ -59,7 +59,7 @@ def embed_items(
 
     Raises:
         ConfigError: an item mixes parts that enter the LLM at different layers, or a prompt fills its positions.
-        DataError: an item of several media is longer than the LLM's positions.
+        DataError: an item of several parts does not fit the LLM's positions.
     """
     rows, owners = item_rows(model, prompt, items, read, cut)
     vectors = embed_rows(model, rows, label)
@@ -75,7 +75,8 @@ def item_rows(
     """Items as rows that fit the LLM, and the item ``(rows,)`` int64 that each is of; see ``embed_items``."""
     for item in items:
         check_entry(model, item)
-    stored = iter(read([(item, part) for item in items for part in item.parts if not isinstance(part, Text)]))
+    media = [(item, part) for item in items for part in item.parts if not isinstance(part, Text)]
+    stored = iter(read(media) if media else ())  # text alone needs no speech encoder
     rows: list[Row] = []
     owners: list[int] = []
     for number, item in enumerate(items):
@@ -107,20 +108,22 @@ def fitting(
     """An item as rows that fit the LLM's positions: one, or several where its only medium is too long.
 
     Raises:
-        DataError: it has several media and does not fit.
+        DataError: it has several media and does not fit, or its own words leave a medium no room.
     """
     words = sum(len(values) for modality, values in segments if modality == TEXT)
     if not media:
         return [list(segments)]
-    modality = next(modality for modality, _ in segments if modality != TEXT)
-    room = model.room(modality, words)
-    if len(media) == 1:
+    positions = model.backbone.positions
+    if len(item.parts) == 1 or (len(media) == 1 and (positions is None or words < positions)):
+        room = model.room(next(modality for modality, _ in segments if modality != TEXT), words)
         pieces = [piece for part in media[0] for piece in np.array_split(part, pieces_needed(len(part), room))]
         return [[(name, piece if name != TEXT else values) for name, values in segments] for piece in pieces]
-    if any(len(part) > 1 for part in media) or (room is not None and sum(len(part[0]) for part in media) > room):
-        raise DataError(f"item {item.id!r} is longer than the LLM's positions; embed its parts as items of their own")
     parts = iter(media)
-    return [[(name, next(parts)[0] if name != TEXT else values) for name, values in segments]]
+    row = [(name, next(parts)[0] if name != TEXT else values) for name, values in segments]
+    needed = sum(-(-len(values) // model.stride(name)) for name, values in row)
+    if any(len(part) > 1 for part in media) or (positions is not None and needed > positions):
+        raise DataError(f"item {item.id!r} is longer than the LLM's positions; embed its parts as items of their own")
+    return [row]
 
 
 def pieces_needed(length: int, room: int | None) -> int:
@@ -168,8 +171,10 @@ def _batches(rows: Sequence[Row], positions: int) -> Iterator[list[int]]:
     for number, row in enumerate(rows):
         alike[tuple(modality for modality, _ in row)].append(number)
     for make_up, own in alike.items():
-        media = [place for place, modality in enumerate(make_up) if modality != TEXT] or range(len(make_up))
-        lengths = np.array([sum(len(rows[number][place][1]) for place in media) for number in own])
+        kinds = np.array([modality == TEXT for modality in make_up])
+        sizes = np.array([[len(values) for _, values in rows[number]] for number in own])
+        # a prompt is short beside its medium; the words of an item need not be
+        lengths = np.maximum(sizes[:, kinds].sum(1), sizes[:, ~kinds].sum(1))
         batch: list[int] = []
         for place in np.argsort(lengths, kind="stable"):
             if batch and lengths[place] * (len(batch) + 1) > positions:

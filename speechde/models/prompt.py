@@ -98,10 +98,7 @@ class Prompt:
         ``cut`` is told each text that is longer than ``max_tokens`` and loses its end; whoever calls reports it.
         """
         whole = self.prefix("text", lang) + text
-        if spells_audio_token(text):
-            ids = self._literal(whole, verbose=False, split_special_tokens=True)["input_ids"]
-        else:
-            ids = self.tokenizer(whole, verbose=False)["input_ids"]
+        ids = self._ids(whole, spells_audio_token(text))
         if len(ids) > self.max_tokens:
             if cut is not None:
                 cut((lang, text))
@@ -138,8 +135,7 @@ class Prompt:
     ) -> np.ndarray:
         """Token ids of some words of an item, with the opening special tokens where nothing is before them, and the
         closing ones where nothing follows."""
-        tokenizer = self._literal if spells_audio_token(words) else self.tokenizer
-        bare = tokenizer(words, add_special_tokens=False, verbose=False)["input_ids"]
+        bare = self._ids(words, spells_audio_token(words), add_special_tokens=False)
         opening = [] if opened else self.tokenizer("")["input_ids"]
         opening = opening[: len(opening) - len(self._closing)]
         closing = self._closing if closed else []
@@ -148,6 +144,11 @@ class Prompt:
                 cut((item.lang, words))
             bare = bare[:room]
         return np.array([*opening, *bare, *closing], dtype=np.int64)
+
+    def _ids(self, words: str, literal: bool, **options: bool) -> list[int]:
+        if literal:
+            return self._literal(words, verbose=False, split_special_tokens=True, **options)["input_ids"]
+        return self.tokenizer(words, verbose=False, **options)["input_ids"]
 
     @cached_property
     def _literal(self) -> PreTrainedTokenizerBase:

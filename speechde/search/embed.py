@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 
 from speechde.api import SpeechTextEncoder
 from speechde.cache import cache_root, fingerprint
-from speechde.data import audio
-from speechde.data.audio import AudioError, check_waveform
-from speechde.data.content import content_keys
-from speechde.data.inputs import read_clip
 from speechde.errors import DataError
+from speechde.media import audio
+from speechde.media.audio import AudioError, check_waveform
+from speechde.media.content import content_keys
+from speechde.media.inputs import read_clip
 from speechde.models.embed import IN_PARTS
 from speechde.progress import progress
 from speechde.search.items import Item

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from speechde.data import manifest
+from speechde.corpora import manifest
 from speechde.errors import DataError
 from speechde.text import BadLine, read_lines, storable
 from speechde.types import Dropped

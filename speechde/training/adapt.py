@@ -23,18 +23,19 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from speechde.cache import atomic_write
+from speechde.checkpoint.folder import TrainedModel, assemble, check_encoder, find_model, read_settings
 from speechde.config import FrontendConfig, RunConfig
-from speechde.data.leaks import without_leaks
+from speechde.corpora.leaks import without_leaks
+from speechde.corpora.load import check_split, load_corpus
 from speechde.errors import ConfigError, DataError
-from speechde.evaluation.compare import Comparison, compare_runs, format_comparison
-from speechde.evaluation.run import evaluate_model, write_results
+from speechde.evaluation.run import evaluate_model
 from speechde.evaluation.speech import ROLES
-from speechde.evaluation.terminal import show_markdown
-from speechde.export.folder import TrainedModel, assemble, check_encoder, find_model, read_settings
-from speechde.frontends.encoders import SpeechEncoder
+from speechde.features.encoders import SpeechEncoder
 from speechde.models.prompt import MAX_TOKENS
-from speechde.training.corpora import check_split, load_corpus
-from speechde.training.stages import choose_trained
+from speechde.reporting.compare import Comparison, compare_runs, format_comparison
+from speechde.reporting.results import write_results
+from speechde.reporting.terminal import show_markdown
+from speechde.training.build import choose_trained
 from speechde.types import Corpus, Utterance
 
 SPEECH = ("layer", "rate", "trim_db", "mean_norm", "deduplicate", "bpe")  # settings that decide the features

@@ -16,10 +16,10 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from speechde.data.examples import SYNTHETIC, Joined, SpeechExamples
+from speechde.corpora.examples import SYNTHETIC, Joined, SpeechExamples
 from speechde.errors import DataError
-from speechde.frontends.base import pad_items
 from speechde.models.embed import Cut
+from speechde.models.frontends.base import pad_items
 from speechde.models.prompt import Prompt
 from speechde.training.mixture import Mixture, Row
 from speechde.types import Batch, Example, Inputs, Item, Part, Rows, Text

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from speechde.config import RunConfig
-from speechde.evaluation.archive import METRICS, read_metrics
-from speechde.evaluation.run import control_runs, show_report
-from speechde.evaluation.versions import void_metrics
-from speechde.training.identity import asked, asked_before, sources
+from speechde.corpora.fingerprint import sources
+from speechde.reporting.archive import METRICS, read_metrics
+from speechde.reporting.results import control_runs, show_report
+from speechde.training.identity import asked, asked_before
+from speechde.versions import void_metrics
 
 log = logging.getLogger(__name__)
 

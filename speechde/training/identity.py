@@ -16,20 +16,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from speechde.cache import atomic_write, fingerprint, sha256_file
+from speechde.cache import atomic_write
+from speechde.checkpoint.folder import TrainedModel, read_settings
 from speechde.config import RunConfig, build
-from speechde.data.bitext import TextPair
+from speechde.corpora.bitext import TextPair
+from speechde.corpora.fingerprint import PLACES, flat, hash_of
 from speechde.errors import ConfigError, DataError
-from speechde.evaluation.versions import VERSION, void
-from speechde.export.folder import TrainedModel, read_settings
 from speechde.types import Utterance
+from speechde.versions import VERSION, void
 
 FILE = "run.json"
 # settings that no number of a run depends on
@@ -40,10 +41,6 @@ FREE = (
     "trainer.resume", "frontend.shard", "frontend.ray_workers", "frontend.encoder", "model.source",
     "model.gradient_checkpointing", "model.attn_implementation", "adapt.checkpoint",
 )  # fmt: skip
-PLACES = ("path", "archive", "root", "covost", "translations.root", "synthetic.archive", "breadth.udhr",
-          "breadth.mediawiki")  # fmt: skip
-# files of a folder that say what a corpus holds
-TABLES = {"root": ("data/*/*.tsv",), "covost": ("*.tsv", "*/*.tsv", "*/*.parquet"), "translations.root": ("*",)}
 
 
 def asked(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,28 +54,6 @@ def asked_before(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return asked(asdict(build(config)))
     except ConfigError:  # a setting that is gone
         return None
-
-
-def sources(config: RunConfig) -> dict[str, str]:
-    """Hashes of the files that a configuration names as its data; of a folder, of the sizes of its tables.
-
-    It is what can be had before a corpus is read, to tell whether a result is one of these data.
-    """
-    found = {}
-    groups = {"data": asdict(config.data), "adapt.old": asdict(config.adapt.old) if config.adapt.old else {}}
-    for group, values in groups.items():
-        settings = dict(_flat(values))
-        for place in PLACES:
-            path = Path(settings.get(place) or "\0")
-            if "\0" in str(path):
-                continue
-            if path.is_file():
-                found[f"{group}.{place}"] = sha256_file(path)[:16]
-            elif path.is_dir():
-                tables = sorted(file for pattern in TABLES.get(place, ()) for file in path.glob(pattern))
-                sizes = [[file.relative_to(path).as_posix(), file.stat().st_size] for file in tables]
-                found[f"{group}.{place}"] = fingerprint(sizes)
-    return found
 
 
 def of_config(config: RunConfig) -> dict[str, Any]:
@@ -102,8 +77,8 @@ def of_run(
     """
     encoder = {key: value for key, value in built.settings["speech"]["encoder_key"].items() if key != "dtype"}
     return of_config(config) | {
-        "data": {split: _hash(_clip(u, seconds.get(u.id)) for u in some) for split, some in clips.items()},
-        "translations": _hash((p.lang, p.text, p.english) for p in pairs) if pairs else None,
+        "data": {split: hash_of(_clip(u, seconds.get(u.id)) for u in some) for split, some in clips.items()},
+        "translations": hash_of((p.lang, p.text, p.english) for p in pairs) if pairs else None,
         "speech encoder": encoder,
         "quantiser": built.quantiser and built.quantiser.hash,
         "frozen weights": _frozen(built.model),
@@ -157,7 +132,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
     old, new = (_settings(one["config"]) for one in (before, now))
     known = [name for name in now if name in before and name not in ("version", "config")]
     for one, identity in ((old, before), (new, now)):
-        one |= _flat({name: identity[name] for name in known})
+        one |= flat({name: identity[name] for name in known})
     for name in dict.fromkeys((*old, *new)):
         if old.get(name) != new.get(name):
             yield f"{name}: {old.get(name)} → {new.get(name)}"
@@ -168,33 +143,13 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Those that a trained model depends on, by dotted name."""
     free = (*FREE, *(f"{group}.{place}" for group in ("data", "adapt.old") for place in PLACES))
-    named = _flat(asked_before(config) or config)
+    named = flat(asked_before(config) or config)
     return {name: value for name, value in named if not any(f"{name}.".startswith(f"{one}.") for one in free)}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _clip(u: Utterance, seconds: float | None) -> tuple:
     length = None if seconds is None else round(seconds, 3)
     return (u.id, u.lang, u.text, u.sentence_id, u.translation, u.synthetic, length)
-
-
-def content(utterances: Iterable[Utterance]) -> str:
-    """8 hex digits of which clips these are, and where they lie: corpora of one name are told apart by it."""
-    return _hash((u.id, u.lang, u.text, u.audio) for u in utterances)[:8]
-
-
-def _hash(items: Iterable[tuple]) -> str:
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(json.dumps(item).encode() + b"\n")
-    return digest.hexdigest()[:16]
 
 
 def _frozen(model: torch.nn.Module) -> str:

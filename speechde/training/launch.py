@@ -24,7 +24,7 @@ from pytorch_lightning.plugins.environments import (
 from pytorch_lightning.strategies import DDPStrategy
 
 from speechde import distributed
-from speechde.frontends.encoders import fast_dtype
+from speechde.features.encoders import fast_dtype
 from speechde.training.sharding import ShardedStrategy
 
 PATIENCE = timedelta(days=7)  # the others wait while the first encodes a corpus

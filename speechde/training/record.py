@@ -7,9 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from speechde.checkpoint.folder import read_settings
 from speechde.config import RunConfig
 from speechde.evaluation.speech import data_counts
-from speechde.export.folder import read_settings
 from speechde.training.identity import asked
 from speechde.types import Corpus, Utterance
 from speechde.weights import resolve, weights_hash

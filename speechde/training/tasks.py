@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from speechde.config import RunConfig
-from speechde.data.bitext import TextPair
-from speechde.data.examples import RECORDED, SYNTHETIC, TRANSLATION, Joined, SpeechExamples, TranslationExamples
+from speechde.corpora.bitext import TextPair
+from speechde.corpora.examples import RECORDED, SYNTHETIC, TRANSLATION, Joined, SpeechExamples, TranslationExamples
 from speechde.languages import resolve
 from speechde.training.mixture import Mixture, Share, Task
 from speechde.types import Utterance

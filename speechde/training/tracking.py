@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 import wandb
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
@@ -24,6 +21,8 @@ def build_loggers(config: LoggerConfig, run_dir: Path, name: str, settings: dict
     loggers: list[Logger] = [CSVLogger(run_dir, name="csv")]
     if config.mode != "disabled":
         os.environ.setdefault("WANDB_SILENT", "true")
+        # silent from here on, and not only in a run: Lightning passes an option that it would warn of before
+        wandb.setup(wandb.Settings(mode=config.mode, silent=os.environ["WANDB_SILENT"] == "true"))
         loggers.append(
             WandbLogger(
                 name=name,
@@ -83,32 +82,3 @@ def _log_files(run: wandb.Run, name: str, kind: str, paths: Sequence[Path]) -> N
             artifact.add_file(str(path))
     if artifact.manifest.entries:
         run.log_artifact(artifact)
-
-
-def commit() -> str:
-    """Git commit of the working tree, ``+`` when it has changes; ``unknown`` outside a checkout."""
-    try:
-        head = _git("rev-parse", "--short=12", "HEAD")
-        return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    folder = Path(__file__).resolve().parent
-    return subprocess.run(
-        ["git", *arguments], cwd=folder, check=True, capture_output=True, text=True, timeout=10
-    ).stdout.strip()
-
-
-def hardware() -> str:
-    """One line: accelerator or processor, cores, memory."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores, {model}, {memory:.0f} GiB memory, no accelerator"

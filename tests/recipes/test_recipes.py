@@ -18,13 +18,14 @@ import wandb
 from wandb.proto import wandb_internal_pb2
 
 from speechde.api import SpeechTextEncoder
+from speechde.checkpoint.folder import TrainedModel
 from speechde.config import build
+from speechde.evaluation.command import evaluate
 from speechde.evaluation.speech import DIRECTIONS
-from speechde.export.folder import TrainedModel
-from speechde.frontends.store import FeatureStore, Piece
+from speechde.features.store import FeatureStore, Piece
 from speechde.models.embed import embed_items
-from speechde.training import run, stages
-from speechde.training.run import evaluate, run_directory, train
+from speechde.training import data, run
+from speechde.training.run import run_directory, train
 from speechde.training.tasks import mixture, task_examples
 from speechde.types import Audio, Corpus, Item, Text
 
@@ -99,8 +100,8 @@ def test_full_size_changes_models_and_length_alone(recipe_values, name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
     built = []
-    original = stages.build_model
-    monkeypatch.setattr(stages, "build_model", lambda *a: built.append(original(*a)) or built[0])
+    original = run.build_model
+    monkeypatch.setattr(run, "build_model", lambda *a: built.append(original(*a)) or built[0])
     config = tiny_run(name)
     metrics = train(config)
     directory = run_directory(config)
@@ -261,7 +262,7 @@ def test_a_language_of_synthetic_speech_alone_is_trained_on_and_never_zero_shot(
     """Half of the training is its own; where it is tested, it counts as seen."""
     made = [replace(u, id=f"made-{u.id}", lang="de_de", synthetic=True) for u in clips if u.lang == "fr_fr"]
     made = Corpus("made", [u for u in made if u.split == "train"], ("es_419", "fr_fr", "de_de"))
-    monkeypatch.setattr(run, "load_synthetic", lambda *a: made)
+    monkeypatch.setattr(data, "load_synthetic", lambda *a: made)
     config = tiny_run(data__synthetic={"share": 0.5, "langs": ["de", "fr_fr"]}, trainer__batch_size=2)
     training = [u for u in clips if u.split == "train" and u.lang != "ro_ro"] + made.utterances
     (task,) = mixture(config, task_examples(config, training), steps=1).tasks

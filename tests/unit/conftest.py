@@ -16,18 +16,24 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from speechde.evaluation import report
+from speechde.checkpoint.folder import TrainedModel, assemble
 from speechde.evaluation.speech import data_counts, evaluate_speech
-from speechde.export.folder import TrainedModel, assemble
-from speechde.frontends.encoders import load_speech_encoder
-from speechde.frontends.kmeans import fit_kmeans
-from speechde.frontends.units import Quantiser
-from speechde.frontends.windows import FORCED
+from speechde.features.encoders import load_speech_encoder
+from speechde.features.kmeans import fit_kmeans
+from speechde.features.units import Quantiser
+from speechde.features.windows import FORCED
 from speechde.models.backbone import Backbone
 from speechde.models.prompt import Prompt
+from speechde.reporting import report
 from speechde.types import Utterance
 
 SEEN, ZERO_SHOT = ("ca_es", "fr_fr"), ("ro_ro",)
+
+
+@pytest.fixture
+def own_cache(tmp_path_factory, monkeypatch):
+    """What embedding keeps of its clips does not go to the user's cache."""
+    monkeypatch.setenv("SPEECHDE_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture(scope="module", autouse=True)

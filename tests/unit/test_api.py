@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -14,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from speechde import SpeechTextEncoder, api
-from speechde.data.audio import AudioError, load_audio
+from speechde import Audio, Item, SpeechTextEncoder, Text, api
 from speechde.errors import AssetError, ConfigError, DataError
-from speechde.evaluation import run as evaluation
+from speechde.evaluation import embed as stored
+from speechde.media.audio import AudioError, load_audio
 from speechde.training import stages
 from speechde.training.run import evaluate, run_directory, train
 from speechde.types import SAMPLE_RATE
@@ -37,16 +38,21 @@ def encoder(tiny_model):
 
 def test_vectors_are_those_of_evaluate(trained, clips, monkeypatch):
     config, encoder = trained
-    kept = []
-    for name in ("embed_speech", "embed_texts"):
-        original = getattr(evaluation, name)
-        monkeypatch.setattr(evaluation, name, lambda *a, original=original: kept.append(original(*a)) or kept[-1])
+    kept = {}
+    original = stored.embed_items
+
+    def embed_items(model, prompt, items, *args, **options):
+        made = original(model, prompt, items, *args, **options)
+        kept.update(zip([item.parts[0].content for item in items], made.vectors, strict=True))
+        return made
+
+    monkeypatch.setattr(stored, "embed_items", embed_items)
     evaluate(config, run_directory(config))
     test = [u for u in clips if u.split == "test"]
     speech = encoder.encode_speech([u.audio for u in test], [u.lang for u in test])
-    np.testing.assert_allclose(speech, kept[0], atol=2e-6)
+    np.testing.assert_allclose(speech, [kept[u.audio] for u in test], atol=2e-6)
     text = encoder.encode_text([u.text for u in test], [u.lang for u in test])
-    np.testing.assert_allclose(sorted(text.tolist()), sorted(kept[1].tolist()), atol=2e-6)
+    np.testing.assert_allclose(text, [kept[u.text] for u in test], atol=2e-6)
     assert speech.dtype == np.float32 and speech.shape == (len(test), encoder.dim)
     assert encoder.languages_seen == ("es_419", "fr_fr")
     assert encoder.fingerprint == SpeechTextEncoder.from_pretrained(run_directory(config)).fingerprint
@@ -117,6 +123,17 @@ def test_long_clips_are_embedded_in_parts_and_reported(encoder, monkeypatch, cap
     parts = encoder.encode_speech(list(np.split(wave, 3)), sampling_rate=SAMPLE_RATE)
     mean = parts.mean(0)
     np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=2e-6)
+
+
+def test_bad_arrays_and_rates_are_skipped_and_the_good_ones_kept(encoder):
+    wave = np.random.default_rng(0).normal(size=SAMPLE_RATE // 2).astype(np.float32) / 4
+    rows = [(wave, SAMPLE_RATE), (32_768 * wave, SAMPLE_RATE), (wave, 14_527_556), (wave, "16000"), (wave, 11_127)]
+    vectors = encoder.encode_speech(
+        [dict(zip(("array", "sampling_rate"), row, strict=True)) for row in rows], skip_bad=True
+    )
+    assert np.isfinite(vectors).all(1).tolist() == [True, False, False, False, True]
+    with pytest.raises(AudioError, match="clip 1: the peak is"):
+        encoder.encode_speech(rows)
 
 
 def test_long_texts_are_cut_and_counted(encoder, caplog):
@@ -319,3 +336,26 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.stdout == "7\n", done.stderr
+
+
+def test_items(encoder, clips, tmp_path):
+    """One alone is a vector, a list is as many as it has items, and the parts of one item are one vector."""
+    speech, text = Item(Audio(clips[0].audio), lang="ro_ro"), Item(Text("un autobuz"), lang="ro_ro")
+    both = Item(Text("ce vezi? "), Audio(clips[0].audio), lang="ro_ro")
+    vector = encoder.embed(text)
+    assert vector.shape == (encoder.dim,)
+    found = encoder.embed((item for item in (speech, text, both)), out=tmp_path / "v.npy")
+    assert found.shape == (3, encoder.dim) and encoder.embed([]).shape == (0, encoder.dim)
+    np.testing.assert_allclose(found[1], vector, atol=2e-6)
+    np.testing.assert_allclose(found[0], encoder.encode_speech(clips[0].audio, "ro"), atol=2e-6)
+    assert np.abs(found[2] - found[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("items", "what"),
+    [(["a"], "a str"), ([Item(Text("a")), Path("a.ogg")], "a PosixPath"), ("a.ogg", "str"), ([None], "a NoneType"),
+     ([[Item(Text("a"))]], "a list")],
+)  # fmt: skip
+def test_what_is_no_item(encoder, items, what):
+    with pytest.raises(DataError, match=rf"{what}.*Item\(Text\(…\)\), Item\(Audio\(…\)\)"):
+        encoder.embed(items)

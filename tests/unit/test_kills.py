@@ -10,9 +10,9 @@ import pytest
 import soundfile
 
 from speechde import SpeechTextEncoder
-from speechde.frontends import features
-from speechde.frontends.encoders import WhisperFrames
-from speechde.frontends.features import extract_frames
+from speechde.features import frames as features
+from speechde.features.encoders import WhisperFrames
+from speechde.features.frames import extract_frames
 from speechde.search import embed
 from speechde.search.items import Item
 from speechde.search.vectors import read_vectors

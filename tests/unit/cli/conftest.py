@@ -22,6 +22,11 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(autouse=True)
+def cache(own_cache):
+    """Of every command."""
+
+
 @pytest.fixture(scope="session")
 def models(tiny_model):
     """Folders of a ``continuous`` model, of ``another`` of the same width, and of a ``discrete`` one."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from speechde.config import DataConfig
-from speechde.data.manifest import write_manifest
-from speechde.data.statistics import corpus_statistics, durations, format_statistics
-from speechde.training.corpora import load_corpus
+from speechde.corpora.load import load_corpus
+from speechde.corpora.manifest import write_manifest
+from speechde.corpora.statistics import corpus_statistics, durations, format_statistics
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import soundfile
 from starlette.responses import PlainTextResponse
 
 from speechde.cli.demo import is_loopback, unplayed
-from speechde.data.manifest import write_manifest
+from speechde.corpora.manifest import write_manifest
 from speechde.demo import page
 from speechde.demo.guard import Guard, Names
 from speechde.search.index import SearchIndex
@@ -209,7 +209,7 @@ def test_a_visitor(served, browser, models, clips, tmp_path, make_tone):
     page.upload(long)
     page.all("#ask-speech")[0].click()
     page.wait(lambda: page.all(".problem"))
-    assert page.results() == "long.wav is 2 s long; at most 1 s can be searched for."
+    assert page.results() == "long.wav is too long; at most 1 s can be searched for."
     assert page.errors() == []
     hosts = browser.execute_script("return performance.getEntriesByType('resource').map(e => new URL(e.name).host)")
     assert len(hosts) > 10 and set(hosts) <= {served.split("/")[2], ""}  # "": the data: URLs of the clips
@@ -217,7 +217,7 @@ def test_a_visitor(served, browser, models, clips, tmp_path, make_tone):
     page.upload(wrong)
     page.all("#ask-speech")[0].click()
     page.wait(lambda: "words.wav" in page.results())
-    assert page.results() == "words.wav is not audio that can be read here; use WAV, FLAC, Ogg or MP3."
+    assert page.results() == "words.wav is not audio that can be read here, or is damaged; use WAV, FLAC, Ogg or MP3."
 
 
 @NO_BROWSER

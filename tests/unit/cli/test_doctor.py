@@ -69,9 +69,9 @@ def test_the_commands_fetch_the_real_thing(cache, monkeypatch):
     """Each name reaches the function that gets it, with this cache."""
     called = []
     monkeypatch.setattr("speechde.weights.resolve", lambda name: called.append(name))
-    monkeypatch.setattr("speechde.data.stamps.find_archive", lambda *a: called.append(a))
-    monkeypatch.setattr("speechde.data.stamps.unpack", lambda *a: called.append(a))
-    monkeypatch.setattr("speechde.data.synthetic.find_texts", lambda *a: called.append(a))
+    monkeypatch.setattr("speechde.corpora.stamps.find_archive", lambda *a: called.append(a))
+    monkeypatch.setattr("speechde.corpora.stamps.unpack", lambda *a: called.append(a))
+    monkeypatch.setattr("speechde.corpora.synthetic.find_texts", lambda *a: called.append(a))
     assets = module._assets()
     for _, get in assets.values():
         get()

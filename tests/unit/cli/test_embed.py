@@ -115,6 +115,24 @@ def test_bad_clips_are_listed_and_left_out(embed, folder, tmp_path, make_tone, m
     assert "silent.wav: silent" in done.err
 
 
+def test_odd_clips_are_read_or_left_out_and_the_good_ones_kept(embed, tmp_path, make_tone):
+    (tmp_path / "clips").mkdir()
+    tone, clips = make_tone(0.5), tmp_path / "clips"
+    soundfile.write(clips / "good.wav", tone, SAMPLE_RATE)
+    soundfile.write(clips / "odd.wav", tone, 11_127)
+    soundfile.write(clips / "loud.wav", 32_768 * tone, SAMPLE_RATE, "FLOAT")
+    soundfile.write(clips / "joined.mp3", tone, SAMPLE_RATE)
+    joined = (clips / "joined.mp3").read_bytes()
+    (clips / "joined.mp3").write_bytes(2 * joined)
+    (clips / "half.mp3").write_bytes(joined[: len(joined) // 2])
+    done = embed(str(clips), "--json")
+    reasons = {item["id"].split("/")[-1]: item["reason"] for item in done.json["dropped"]}
+    assert done.code == 0 and reasons == {"half.mp3": "unreadable", "loud.wav": "out of range"}
+    assert "divide" in done.err and "cut short" in done.err and "half.mp3" in done.err
+    seconds = {row["audio"].split("/")[-1]: row["seconds"] for row in rows(tmp_path / "out.parquet")}
+    assert seconds == {"good.wav": 0.5, "joined.mp3": 1.0, "odd.wav": pytest.approx(8000 / 11_127, abs=1e-3)}
+
+
 def test_a_clip_of_forty_minutes(embed, tmp_path, encoder, monkeypatch):
     """At the real limits: eleven parts, embedded by a stand-in, because what is tested is that nothing is cut."""
     seconds = []

@@ -7,10 +7,10 @@ import shutil
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from speechde.checkpoint.folder import TrainedModel
 from speechde.cli.export import export
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.export import onnx
-from speechde.export.folder import TrainedModel
 
 
 def test_to_sentence_transformers(tiny_model, write_run, tmp_path, capsys):

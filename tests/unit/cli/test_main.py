@@ -198,8 +198,8 @@ def test_messages_go_to_standard_error(run, monkeypatch):
         logging.getLogger("speechde.x").info("a note")
         logging.getLogger("speechde.x").warning("a worry")
 
-    monkeypatch.setattr("speechde.evaluation.compare.compare_runs", speak)
-    monkeypatch.setattr("speechde.evaluation.compare.format_comparison", lambda _: "result")
+    monkeypatch.setattr("speechde.reporting.compare.compare_runs", speak)
+    monkeypatch.setattr("speechde.reporting.compare.format_comparison", lambda _: "result")
     loud, quiet = run("compare", "a", "b"), run("--quiet", "compare", "a", "b")
     assert (loud.out, loud.err) == ("result\n", "a note\nwarning: a worry\n")
     assert (quiet.out, quiet.err) == ("result\n", "warning: a worry\n")

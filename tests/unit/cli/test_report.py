@@ -8,7 +8,7 @@ import pytest
 
 from speechde.cli.report import report
 from speechde.errors import DataError
-from speechde.evaluation.pages import markdown
+from speechde.reporting.pages import markdown
 
 
 def test_writes_a_page_in_two_forms_and_its_numbers(runs, tmp_path, capsys):

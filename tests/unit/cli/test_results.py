@@ -6,7 +6,7 @@ import pytest
 
 from speechde.cli.results import results
 from speechde.errors import DataError
-from speechde.evaluation.index import index
+from speechde.reporting.index import index
 
 
 def test_writes_the_page_into_the_folder(runs, capsys):

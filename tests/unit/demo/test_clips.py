@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechde.data import audio
-from speechde.data.audio import AudioError, load_audio
 from speechde.demo import clips
 from speechde.demo.clips import Limits, playable, read_text, read_upload
 from speechde.errors import ConfigError, DataError
+from speechde.media import audio
+from speechde.media.audio import AudioError, load_audio
 from speechde.types import SAMPLE_RATE
 
 

@@ -12,12 +12,12 @@ import torch
 from speechde import config as configuration
 from speechde.errors import ConfigError
 from speechde.evaluation import baselines, speech
-from speechde.evaluation.report import baselines_markdown
 from speechde.evaluation.retrieval import Remembered
 from speechde.evaluation.retrieval import evaluate as evaluate_tasks
 from speechde.evaluation.rivals import TextEncoder
 from speechde.evaluation.scene import Request, Scene
 from speechde.evaluation.transcripts import Transcripts
+from speechde.reporting.report import baselines_markdown
 from speechde.training import run, stages
 from speechde.training.run import evaluate, run_directory, train
 from speechde.types import Text, Utterance

@@ -21,12 +21,12 @@ from mteb.models.models_protocols import EncoderProtocol
 from mteb.types import PromptType
 from typer.testing import CliRunner
 
+from speechde.checkpoint.folder import TrainedModel
 from speechde.cli import mteb as command
-from speechde.data.audio import load_audio
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.evaluation import mteb as adapter
 from speechde.evaluation.run import evaluate_model
-from speechde.export.folder import TrainedModel
+from speechde.media.audio import load_audio
 from speechde.training import stages
 from speechde.training.run import run_directory, train
 from speechde.types import SAMPLE_RATE

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from speechde.evaluation import embed, run, speech
-from speechde.evaluation.archive import read_queries
-from speechde.types import Utterance
+from speechde.models.embed import Embedded
+from speechde.reporting.archive import read_queries
+from speechde.types import Audio, Utterance
 
 LANGS = ("fr_fr", "ro_ro")
 
@@ -28,13 +29,17 @@ def utterances():
 @pytest.fixture
 def oracle(monkeypatch):
     """A model that embeds an item by the number in it; texts and their translations agree."""
-    monkeypatch.setattr(
-        embed, "embed_speech", lambda m, p, items, langs, label: np.eye(4, dtype=np.float32)[[i[0] for i in items]]
-    )
-    monkeypatch.setattr(run, "parts_needed", lambda m, p, lengths, langs: np.ones(len(lengths), int))
-    monkeypatch.setattr(embed, "embed_texts", lambda m, ids, label: np.eye(4, dtype=np.float32)[[i[0] for i in ids]])
-    prompt = SimpleNamespace(text_ids=lambda text, lang, cut: np.array([int(text.split()[1])]), max_tokens=256)
-    return SimpleNamespace(model=SimpleNamespace(dim=4), prompt=prompt)
+
+    def embed_items(model, prompt, items, read, *, label, cut):
+        clips = iter(read([(item, part) for item in items for part in item.parts if isinstance(part, Audio)]))
+        numbers = [
+            next(clips)[0][0] if isinstance(part, Audio) else int(part.content.split()[1])
+            for part in (item.parts[0] for item in items)
+        ]
+        return Embedded(np.eye(4, dtype=np.float32)[numbers], np.ones(len(items), np.int64))
+
+    monkeypatch.setattr(embed, "embed_items", embed_items)
+    return SimpleNamespace(model=SimpleNamespace(dim=4), prompt=SimpleNamespace(max_tokens=256))
 
 
 def scored(oracle, utterances, **options):

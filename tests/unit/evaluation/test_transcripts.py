@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from speechde.data.audio import load_audio
 from speechde.errors import AssetError
 from speechde.evaluation import transcripts
 from speechde.evaluation.transcripts import Transcriber, transcribe_clips
+from speechde.media.audio import load_audio
 from speechde.types import Utterance
 
 

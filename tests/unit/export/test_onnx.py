@@ -10,10 +10,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from speechde import SpeechTextEncoder
+from speechde.checkpoint.folder import TrainedModel
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.export import onnx
-from speechde.export.folder import TrainedModel
-from speechde.frontends.base import pad_sequences
+from speechde.models.frontends.base import pad_sequences
 
 TEXTS = ["a", "un autobuz cu etaj și foarte lung", "été"]
 

@@ -12,8 +12,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from speechde import SpeechTextEncoder, api
-from speechde.data.audio import AudioError, load_audio
 from speechde.errors import ConfigError, DataError
+from speechde.media.audio import AudioError, load_audio
 from speechde.types import SAMPLE_RATE
 
 TEXTS = ["a", "un autobuz cu etaj, roșu și foarte lung", "été", "four words of text"]

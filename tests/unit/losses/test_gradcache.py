@@ -15,7 +15,7 @@ from speechde.losses import contrastive, gradcache, spread_out
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.losses.gradcache import cached
 from speechde.models.dual_encoder import in_buckets
-from speechde.types import Sequences
+from speechde.types import Inputs, Sequences
 
 TIME = 6
 
@@ -26,16 +26,25 @@ class Encoder(nn.Module):
         self.lower, self.upper = nn.Linear(3, width), nn.Linear(width, 4)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, rows: Sequences) -> torch.Tensor:
-        hidden = self.dropout(torch.tanh(self.lower(rows.values))) * rows.mask.unsqueeze(-1)
-        return self.upper(hidden.sum(1))
+    def forward(self, inputs: Inputs) -> torch.Tensor:
+        total = 0.0
+        for _, column in inputs.columns:
+            hidden = self.dropout(torch.tanh(self.lower(column.values))) * column.mask.unsqueeze(-1)
+            total = total + hidden.sum(1)
+        return self.upper(total)
 
 
 def rows(batch=10, time=TIME, seed=0):
+    """Items of two parts."""
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, time + 1, (batch,), generator=generator)
-    lengths[0] = time
-    return Sequences(torch.randn(batch, time, 3, generator=generator), torch.arange(time) < lengths[:, None])
+
+    def column():
+        lengths = torch.randint(1, time + 1, (batch,), generator=generator)
+        lengths[0] = time
+        mask = torch.arange(time) < lengths[:, None]
+        return Sequences(torch.randn(batch, time, 3, generator=generator), mask, lengths)
+
+    return Inputs([("text", column()), ("speech", column())])
 
 
 def step(wrap, parts, dropout=0.0, autocast=False, batch=10, **options):
@@ -80,7 +89,16 @@ def test_dropout_is_replayed_on_every_device(monkeypatch):
     monkeypatch.setattr(gradcache, "checkpoint", lambda run, *inputs, **_: given.extend(inputs) or run(*inputs))
     one = rows()
     assert torch.equal(cached(encoder := Encoder())(one), encoder(one))
-    assert given[0] is one.values and given[1] is one.mask
+    expected = [tensor for _, column in one.columns for tensor in (column.values, column.mask)]
+    assert len(given) == 4 and all(a is b for a, b in zip(given, expected, strict=True))
+
+
+def test_names_and_lengths_reach_the_encoder():
+    """Lengths are known on the host, and must not be asked of a GPU because a part is cached."""
+    seen, one = [], rows()
+    cached(lambda inputs: seen.append(inputs) or inputs.columns[0][1].values.sum((1, 2)))(one)
+    assert [name for name, _ in seen[0].columns] == ["text", "speech"]
+    assert all(a.lengths is b.lengths for (_, a), (_, b) in zip(seen[0].columns, one.columns, strict=True))
 
 
 class Peak(TorchDispatchMode):
@@ -109,7 +127,8 @@ class Peak(TorchDispatchMode):
 
 def peak(batch, parts, wrap):
     model, inputs = Encoder(width=256), rows(batch, time=32)
-    inputs.mask[:] = True
+    for _, column in inputs.columns:
+        column.mask[:], column.lengths[:] = True, 32
     with Peak() as memory:
         embeddings = in_buckets(wrap(model), parts, inputs)
         ContrastiveLoss()(embeddings, embeddings.roll(1, 0), torch.arange(batch)[:, None])["loss"].backward()

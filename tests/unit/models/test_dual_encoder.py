@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from speechde.errors import ConfigError
-from speechde.frontends.base import pad_sequences
-from speechde.frontends.continuous import ContinuousFrontend
-from speechde.frontends.units import UnitFrontend
+from speechde.features.units import UnitFrontend
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
+from speechde.models.frontends.base import compact, pad_items, pad_sequences
+from speechde.models.frontends.frames import ContinuousFrontend
+from speechde.models.pooling import mean_pool
+from speechde.types import Inputs
 
 UNITS, FRAME_DIM = 12, 6
 LENGTHS = [9, 3, 17]
@@ -23,14 +25,15 @@ def kind(request):
     return request.param
 
 
-def build(tiny_llm, kind="units", model_type="gemma3_text", **options):
+def build(tiny_llm, kind="units", model_type="gemma3_text", entry_layer=0, attention="bidirectional", **options):
     units = UNITS if kind == "units" else 0
-    backbone = Backbone.load(tiny_llm(model_type), audio_tokens=units)
+    backbone = Backbone.load(tiny_llm(model_type), audio_tokens=units, attention=attention)
     if kind == "units":
-        frontend = UnitFrontend(UNITS)
+        frontend = UnitFrontend(UNITS, entry_layer=entry_layer)
     else:
-        frontend = ContinuousFrontend(FRAME_DIM, backbone.width, 1.0, hidden=8, heads=2, layers=1)
-    return DualEncoder(backbone, frontend, **options).eval()
+        adapter = {"hidden": 8, "heads": 2, "layers": 1, "entry_layer": entry_layer}
+        frontend = ContinuousFrontend(FRAME_DIM, backbone.width, 1.0, **adapter)
+    return DualEncoder(backbone, {"speech": frontend}, **options).eval()
 
 
 def speech_items(kind):
@@ -40,10 +43,17 @@ def speech_items(kind):
     return [draw.normal(size=(n, FRAME_DIM)).astype(np.float32) for n in LENGTHS]
 
 
+def prompted(items, prefixes):
+    return pad_items([[("text", np.array(p)), ("speech", item)] for p, item in zip(prefixes, items, strict=True)])
+
+
+def texts(items):
+    return pad_items([[("text", np.asarray(item))] for item in items])
+
+
 def speech(model, items, prefixes):
-    prefix = pad_sequences([np.array(p) for p in prefixes])
     with torch.no_grad():
-        return model.encode_speech(pad_sequences(items), prefix)
+        return model.encode(prompted(items, prefixes))
 
 
 @pytest.mark.parametrize("model_type", ["gemma3_text", "bert"])
@@ -63,9 +73,9 @@ def test_text_embeddings_do_not_depend_on_the_batch(tiny_llm, model_type):
     model = build(tiny_llm, model_type=model_type)
     items = [np.arange(1, n + 1) * 7 % 250 for n in LENGTHS]
     with torch.no_grad():
-        together = model.encode_text(pad_sequences(items))
+        together = model.encode(texts(items))
         for i, item in enumerate(items):
-            alone = model.encode_text(pad_sequences([item]))
+            alone = model.encode(texts([item]))
             torch.testing.assert_close(together[i : i + 1], alone, atol=1e-5, rtol=1e-4)
 
 
@@ -81,14 +91,14 @@ def test_unit_speech_is_read_as_the_same_tokens_written_out(tiny_llm):
     units = speech_items("units")[0]
     tokens = np.concatenate([PREFIXES[0], units + model.backbone.embedding.text_tokens])
     with torch.no_grad():
-        written = model.encode_text(pad_sequences([tokens]))
+        written = model.encode(texts([tokens]))
     torch.testing.assert_close(speech(model, [units], PREFIXES[:1]), written)
 
 
-def test_text_states_then_project_is_encode_text(tiny_llm):
-    model = build(tiny_llm, normalise=True)
-    text = pad_sequences([np.array([1, 9, 30]), np.array([1, 4])])
-    assert torch.equal(model.project(model.text_states(text)), model.encode_text(text))
+def test_states_then_project_is_encode(tiny_llm, kind):
+    model = build(tiny_llm, kind, normalise=True)
+    for inputs in (texts([[1, 9, 30], [1, 4]]), prompted(speech_items(kind), PREFIXES)):
+        assert torch.equal(model.project(model.states(inputs)), model.encode(inputs))
 
 
 def test_normalise_gives_unit_vectors_in_the_same_direction(tiny_llm, kind):
@@ -102,13 +112,13 @@ def test_normalise_gives_unit_vectors_in_the_same_direction(tiny_llm, kind):
 
 
 def test_dim_and_identity_projection(tiny_llm):
-    text = pad_sequences([np.array([1, 9, 30])])
+    text = texts([[1, 9, 30]])
     model = build(tiny_llm, projection_init="identity")
     assert model.dim == 16
-    assert torch.equal(model.encode_text(text), model.text_states(text))
+    assert torch.equal(model.encode(text), model.states(text))
     narrow = build(tiny_llm, dim=5, projection_init="identity")
     assert narrow.dim == 5
-    torch.testing.assert_close(narrow.encode_text(text), narrow.text_states(text)[:, :5])
+    torch.testing.assert_close(narrow.encode(text), narrow.states(text)[:, :5])
     with pytest.raises(ConfigError, match=r"model\.projection_init: 'ident' is not known; allowed: identity, random"):
         build(tiny_llm, projection_init="ident")
 
@@ -116,8 +126,8 @@ def test_dim_and_identity_projection(tiny_llm):
 def test_gradient_reaches_what_feeds_a_frozen_llm(tiny_llm, kind):
     model, items = build(tiny_llm, kind), speech_items(kind)
     model.backbone.freeze(["*"])
-    model.encode_speech(pad_sequences(items), pad_sequences([np.array(p) for p in PREFIXES])).sum().backward()
-    inputs = [model.backbone.embedding.audio] if kind == "units" else list(model.frontend.parameters())
+    model.encode(prompted(items, PREFIXES)).sum().backward()
+    inputs = [model.backbone.embedding.audio] if kind == "units" else list(model.frontends.parameters())
     for parameter in [*inputs, model.projection.weight]:
         assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0
     assert model.backbone.embedding.text.weight.grad is None
@@ -126,23 +136,21 @@ def test_gradient_reaches_what_feeds_a_frozen_llm(tiny_llm, kind):
 @pytest.mark.parametrize("buckets", [2, 3, 5])
 def test_buckets_equal_one_padded_batch(tiny_llm, kind, buckets):
     model, items = build(tiny_llm, kind), speech_items(kind)
-    batch, prefix = pad_sequences(items), pad_sequences([np.array(p) for p in PREFIXES])
-    whole = model.encode_speech(batch, prefix)
-    torch.testing.assert_close(model.encode_speech(batch, prefix, buckets), whole, atol=1e-5, rtol=1e-4)
-    text = pad_sequences([np.arange(1, n + 1) * 7 % 250 for n in LENGTHS])
-    torch.testing.assert_close(model.encode_text(text, buckets), model.encode_text(text), atol=1e-5, rtol=1e-4)
+    text = texts([np.arange(1, n + 1) * 7 % 250 for n in LENGTHS])
+    for batch in (prompted(items, PREFIXES), text):
+        torch.testing.assert_close(model.encode(batch, buckets), model.encode(batch), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("model_type", ["gemma3_text", "bert", "llama"])
 def test_speech_entering_at_a_layer_skips_those_below_it_and_only_for_speech(tiny_llm, kind, model_type):
-    model, items = build(tiny_llm, kind, model_type, speech_layer=1), speech_items(kind)
-    text = pad_sequences([np.arange(1, n + 1) * 7 % 250 for n in LENGTHS])
+    model, items = build(tiny_llm, kind, model_type, entry_layer=1), speech_items(kind)
+    text = texts([np.arange(1, n + 1) * 7 % 250 for n in LENGTHS])
     with torch.no_grad():
-        speech_before, text_before = speech(model, items, PREFIXES), model.encode_text(text)
+        speech_before, text_before = speech(model, items, PREFIXES), model.encode(text)
         for parameter in model.backbone.layers[0].parameters():
             parameter.add_(torch.randn_like(parameter))
         assert torch.equal(speech(model, items, PREFIXES), speech_before)
-        assert (model.encode_text(text) - text_before).abs().max() > 1e-3
+        assert (model.encode(text) - text_before).abs().max() > 1e-3
         for parameter in model.backbone.layers[1].parameters():
             parameter.add_(torch.randn_like(parameter))
         assert (speech(model, items, PREFIXES) - speech_before).abs().max() > 1e-3
@@ -150,4 +158,59 @@ def test_speech_entering_at_a_layer_skips_those_below_it_and_only_for_speech(tin
 
 def test_a_speech_layer_that_does_not_exist_is_refused(tiny_llm):
     with pytest.raises(ConfigError, match=r"speech_layer=2.*0 to\s*1"):
-        build(tiny_llm, speech_layer=2)
+        build(tiny_llm, entry_layer=2)
+
+
+def by_hand(model, words, items=None):
+    """Texts, or speech after its prefix: each step of the dual encoder written out for this make-up alone."""
+    words, frontend, entry = pad_sequences([np.asarray(ids) for ids in words]), model.frontends["speech"], 0
+    hidden, mask = model.backbone.embed(words.values), words.mask
+    if items is not None:
+        frames, real = frontend(pad_sequences(items), model.backbone.embedding)
+        hidden = torch.cat([hidden.to(frames.dtype), frames], dim=1)
+        (hidden, mask), entry = compact(hidden, torch.cat([mask, real], dim=1)), frontend.entry_layer
+    return model.project(mean_pool(model.backbone(hidden, mask, entry), mask))
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+@pytest.mark.parametrize("entry_layer", [0, 1])
+def test_the_columns_of_speech_and_of_text_give_bit_for_bit_what_is_written_out(tiny_llm, kind, attention, entry_layer):
+    options = {"entry_layer": entry_layer, "attention": attention, "dim": 5, "normalise": True}
+    model, items = build(tiny_llm, kind, **options), speech_items(kind)
+    written = [np.arange(1, n + 1) * 7 % 250 for n in LENGTHS]
+    with torch.no_grad():
+        assert torch.equal(model.encode(prompted(items, PREFIXES)), by_hand(model, PREFIXES, items))
+        assert torch.equal(model.encode(texts(written)), by_hand(model, written))
+        # a prefix may be empty: then, in the whole batch, there is no column of it
+        empty = [np.array([], np.int64)] * len(items)
+        bare, same = prompted(items, empty), Inputs([("speech", pad_sequences(items))])
+        assert [modality for modality, _ in bare.columns] == ["speech"]
+        assert torch.equal(model.encode(bare), model.encode(same))
+
+
+@pytest.mark.parametrize(("llm", "adapter"), [("bfloat16", torch.float32), ("float32", torch.bfloat16)])
+def test_words_beside_a_medium_are_read_in_its_precision(tiny_llm, llm, adapter):
+    backbone = Backbone.load(tiny_llm("gemma3_text"), dtype=llm)
+    frontend = ContinuousFrontend(FRAME_DIM, backbone.width, 1.0, hidden=8, heads=2, layers=1).to(adapter)
+    model, items = DualEncoder(backbone, {"speech": frontend}).eval(), speech_items("continuous")
+    with torch.no_grad():
+        expected = by_hand(model, PREFIXES, items)
+        assert torch.equal(model.encode(prompted(items, PREFIXES)), expected)
+
+
+@pytest.mark.parametrize("order", [["speech", "text"], ["text", "speech", "text"], ["speech", "text", "speech"]])
+def test_parts_are_read_in_their_order_and_rows_do_not_share_anything(tiny_llm, kind, order):
+    model, clips = build(tiny_llm, kind), speech_items(kind)
+    lengths = {place: np.roll(LENGTHS, place) for place in range(3)}  # other lengths in each column
+    rows = [
+        [(name, clips[(row + place) % 3] if name == "speech" else np.arange(1, lengths[place][row] + 1))
+         for place, name in enumerate(order)]
+        for row in range(3)
+    ]  # fmt: skip
+    with torch.no_grad():
+        together = model.encode(pad_items(rows))
+        torch.testing.assert_close(model.encode(pad_items(rows), 2), together, atol=1e-5, rtol=1e-4)
+        for row, vector in zip(rows, together, strict=True):
+            torch.testing.assert_close(model.encode(pad_items([row]))[0], vector, atol=1e-5, rtol=1e-4)
+        turned = model.encode(pad_items([[*row[1:], row[0]] for row in rows]))
+    assert (turned - together).abs().amax(-1).min() > 1e-3

@@ -17,17 +17,18 @@ import transformers.integrations.flash_attention as flash
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, AutoTokenizer
 
+from speechde.checkpoint.folder import TrainedModel, assemble
 from speechde.errors import ConfigError
-from speechde.export.folder import TrainedModel, assemble
-from speechde.frontends.base import pad_sequences
-from speechde.frontends.kmeans import fit_kmeans
-from speechde.frontends.units import Quantiser
+from speechde.features.kmeans import fit_kmeans
+from speechde.features.units import Quantiser
 from speechde.models.attention import BIDIRECTIONAL_DECODERS, ENCODERS
 from speechde.models.backbone import Backbone, _skipped
-from speechde.models.embed import embed_speech, embed_texts
+from speechde.models.embed import embed_items
+from speechde.models.frontends.base import pad_items
 from speechde.models.loading import load_config
 from speechde.models.lora import add_lora, merge_lora
 from speechde.models.prompt import Prompt
+from speechde.types import Audio, Item, Text
 
 # checkpoint → model type of its text part
 DECODERS = {
@@ -324,9 +325,9 @@ def test_save_and_load_give_identical_embeddings(tiny_llm, tmp_path, name, kind)
     trained = TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(folder), **prefix), quantiser, settings)
 
     def embeddings(one):
-        units = [np.arange(n, dtype=np.int32) % 12 for n in (4, 9)]
-        speech = embed_speech(one.model, one.prompt, units, ["fr_fr", None])
-        return np.concatenate([speech, embed_texts(one.model, [one.prompt.text_ids("été", "fr_fr")])])
+        short, long = (np.arange(n, dtype=np.int32) % 12 for n in (4, 9))
+        items = [Item(Audio(short), lang="fr_fr"), Item(Audio(long)), Item(Text("été"), lang="fr_fr")]
+        return embed_items(one.model, one.prompt, items, lambda media: [[part.content] for _, part in media]).vectors
 
     before = embeddings(trained)
     trained.save(tmp_path / "m")
@@ -384,7 +385,7 @@ def test_a_prefix_and_speech_batch_through_the_encoder_of_mt5(tiny_llm):
     settings = {"frontend": {"kind": "discrete", "units": 12}, "attention": "bidirectional",
                 "head": {"dim": 5, "speech_layer": 1}}  # fmt: skip
     model = assemble(Backbone.load(tiny_llm("mt5")).model, settings).eval()
-    prefix = pad_sequences([np.array([1, 60, 61])])
+    prefix = ("text", np.array([1, 60, 61]))
     with torch.no_grad():
-        first, second = (model.encode_speech(pad_sequences([np.array(u)]), prefix) for u in ([3, 4, 5], [5, 4, 3]))
+        first, second = (model.encode(pad_items([[prefix, ("speech", np.array(u))]])) for u in ([3, 4, 5], [5, 4, 3]))
     assert (first - second).abs().max() > 1e-4  # the order of the same units counts

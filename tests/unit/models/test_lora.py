@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from speechde.errors import ConfigError
-from speechde.frontends.units import UnitFrontend
+from speechde.features.units import UnitFrontend
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
@@ -115,7 +115,7 @@ def test_checkpoints_hold_what_is_trained_and_restore_it(tiny_llm):
     def module():
         backbone = Backbone.load(tiny_llm("llama"), audio_tokens=12)
         add_lora(backbone, rank=2)
-        model = DualEncoder(backbone, UnitFrontend(12))
+        model = DualEncoder(backbone, {"speech": UnitFrontend(12)})
         rates = {"lr": 1e-3, "backbone_lr": 1e-4, "weight_decay": 0.01, "warmup_share": 0.1}
         return LitDualEncoder(model, ContrastiveLoss(), seed=0, steps=10, **rates)
 

@@ -11,11 +11,13 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from speechde.errors import ConfigError
-from speechde.frontends.units import UnitFrontend
+from speechde.features.units import UnitFrontend
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
-from speechde.models.embed import embed_texts
+from speechde.models.embed import embed_rows
 from speechde.models.prompt import Prompt
+from speechde.models.vocabulary import with_audio_tokens
+from speechde.types import Audio, Item, Text
 
 
 @pytest.fixture
@@ -163,11 +165,11 @@ def test_a_tokenizer_without_a_padding_token_makes_batches(tiny_llm, opening):
     opening.pad_token = None
     assert opening.pad_token_id is None
     prompt = Prompt(opening)
-    ids = [prompt.text_ids(text, "fr_fr") for text in ("été", "a longer text", "x")]
-    model = DualEncoder(Backbone.load(tiny_llm("llama"), audio_tokens=4), UnitFrontend(4)).eval()
-    together = embed_texts(model, ids)
-    for row, item in zip(together, ids, strict=True):
-        np.testing.assert_allclose(row, embed_texts(model, [item])[0], atol=1e-5)
+    rows = [[("text", prompt.text_ids(text, "fr_fr"))] for text in ("été", "a longer text", "x")]
+    model = DualEncoder(Backbone.load(tiny_llm("llama"), audio_tokens=4), {"speech": UnitFrontend(4)}).eval()
+    together = embed_rows(model, rows)
+    for vector, row in zip(together, rows, strict=True):
+        np.testing.assert_allclose(vector, embed_rows(model, [row])[0], atol=1e-5)
 
 
 def test_one_token_that_is_both_first_and_last_is_taken_for_what_it_is(opening):
@@ -183,3 +185,91 @@ def test_one_token_that_is_both_first_and_last_is_taken_for_what_it_is(opening):
 def test_a_long_text_without_a_closing_token_loses_its_end_alone(opening):
     prompt = Prompt(opening, mode="none", max_tokens=4)
     assert prompt.text_ids("abcdefgh", None).tolist() == [1, *tokens(opening, "abc")]
+
+
+CLIP, OTHER = Audio("a.ogg"), Audio("b.ogg")
+FIRST, LAST = "le petit chat", "un été"
+
+
+def test_an_item_of_one_part_is_read_as_texts_and_clips_are(closing):
+    prompt = Prompt(closing)
+    for lang in ("fr_fr", None):
+        ((kind, ids),) = prompt.segments(Item(Text(FIRST), lang=lang))
+        assert kind == "text" and ids.tolist() == prompt.text_ids(FIRST, lang).tolist()
+        (kind, ids), medium = prompt.segments(Item(CLIP, lang=lang))
+        assert kind == "text" and ids.tolist() == prompt.speech_ids(lang).tolist() and medium == ("speech", CLIP)
+    closing.backend_tokenizer.post_processor = processors.Sequence([])
+    (_, ids), medium = Prompt(closing, mode="none").segments(Item(CLIP))
+    assert ids.shape == (0,) and ids.dtype == np.int64 and medium == ("speech", CLIP)
+
+
+# parts of an item → for each of its segments, whether it has the prefix, and its own words; None for a medium
+MADE_UP = [
+    ((Text(FIRST),), [(True, FIRST)]),
+    ((Text(FIRST), Text(LAST)), [(True, FIRST + LAST)]),
+    ((CLIP,), [(True, ""), None]),
+    ((CLIP, OTHER), [(True, ""), None, None]),
+    ((Text(FIRST), CLIP), [(True, FIRST), None]),
+    ((CLIP, Text(LAST)), [(True, ""), None, (False, LAST)]),
+    ((Text(FIRST), CLIP, Text(LAST)), [(True, FIRST), None, (False, LAST)]),
+    ((CLIP, Text(LAST), OTHER), [(True, ""), None, (False, LAST), None]),
+]
+
+
+@pytest.fixture
+def tokenizer_of(pieces, opening):
+    """``tokenizer_of(kind)`` → tokenizer, and the special tokens that it writes in front of a text and behind it."""
+
+    def load(kind):
+        if kind in PIECES:
+            return AutoTokenizer.from_pretrained(pieces(kind)), *PIECES[kind][3:]
+        front, back = {"BERT": (["<bos>"], ["<eos>"]), "Qwen": ([], [])}[kind]
+        if kind == "BERT":
+            template = processors.TemplateProcessing("<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)])
+            opening.backend_tokenizer.post_processor = template
+        else:
+            opening.backend_tokenizer.post_processor = processors.Sequence([])
+        return opening, front, back
+
+    return load
+
+
+@pytest.mark.parametrize("mode", ["name", "none"])
+@pytest.mark.parametrize("kind", [*PIECES, "BERT", "Qwen"])
+def test_special_tokens_are_at_the_ends_of_an_item_alone(tokenizer_of, kind, mode):
+    tokenizer, front, back = tokenizer_of(kind)
+    front, back = (tokenizer.convert_tokens_to_ids(names) for names in (front, back))
+    prompt = Prompt(tokenizer, mode=mode)
+    for parts, expected in MADE_UP:
+        segments = prompt.segments(Item(*parts, lang="fr_fr"))
+        media = [part for part in parts if isinstance(part, Audio)]
+        prefix = prompt.prefix("speech" if media else "text", "fr_fr")
+        assert [value for name, value in segments if name != "text"] == media
+        assert [name == "text" for name, _ in segments] == [one is not None for one in expected]
+        for place, ((_, ids), one) in enumerate(zip(segments, expected, strict=True)):
+            if one is not None:
+                words = tokens(tokenizer, prefix * one[0] + one[1])
+                last = back if place == len(expected) - 1 else []
+                assert ids.dtype == np.int64 and ids.tolist() == [*(front if place == 0 else []), *words, *last]
+
+
+def test_words_of_an_item_are_cut_and_told_and_keep_its_closing_token(closing):
+    prompt, cut = Prompt(closing, mode="none", max_tokens=6), []
+    item = Item(Text("abcdefgh"), CLIP, Text("ijklmnop"), lang="fr_fr")
+    (_, first), _, (_, last) = prompt.segments(item, cut.append)
+    assert first.tolist() == [1, *tokens(closing, "abcde")] and last.tolist() == [*tokens(closing, "ijklm"), 2]
+    assert cut == [("fr_fr", "abcdefgh"), ("fr_fr", "ijklmnop")]
+    prompt.segments(Item(Text("abcde"), CLIP, Text("ijklm")), cut.append)
+    assert len(cut) == 2
+
+
+def test_words_that_spell_an_audio_token_are_words_in_every_item(opening):
+    plain, spelled = tokens(opening, "<audio_1> x"), Text("<audio_1> x")
+    prompt = Prompt(with_audio_tokens(opening, 260, 4), mode="none")
+    assert tokens(prompt.tokenizer, "<audio_1> x") != plain
+    for _ in range(2):  # one tokenizer is not switched by another call
+        assert prompt.segments(Item(spelled))[0][1].tolist() == [1, *plain]
+        assert [ids.tolist() for name, ids in prompt.segments(Item(spelled, CLIP, spelled)) if name == "text"] == [
+            [1, *plain],
+            plain,
+        ]

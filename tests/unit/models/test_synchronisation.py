@@ -8,13 +8,14 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechde.errors import DataError
-from speechde.frontends import base, units
-from speechde.frontends.base import pad_sequences
-from speechde.frontends.continuous import ContinuousFrontend
-from speechde.frontends.units import UnitFrontend
+from speechde.features import units
+from speechde.features.units import UnitFrontend
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
-from speechde.types import Sequences
+from speechde.models.frontends import base
+from speechde.models.frontends.base import pad_sequences
+from speechde.models.frontends.frames import ContinuousFrontend
+from speechde.types import Inputs, Sequences
 
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero")
 
@@ -39,67 +40,66 @@ class OnDevice(TorchDispatchMode):
 def model(request, tiny_llm):
     backbone = Backbone.load(tiny_llm("bert"), audio_tokens=12 if request.param == "units" else 0)
     if request.param == "units":
-        return DualEncoder(backbone, UnitFrontend(12, drop=0.4)).eval()
+        return DualEncoder(backbone, {"speech": UnitFrontend(12, drop=0.4)}).eval()
     frontend = ContinuousFrontend(6, 16, 1.0, hidden=8, heads=2, layers=1, stride=2, drop=0.4, dropout=0.0)
-    return DualEncoder(backbone, frontend).eval()
+    return DualEncoder(backbone, {"speech": frontend}).eval()
 
 
 @pytest.fixture
 def speech(model):
     draw = np.random.default_rng(0)
-    shape = (6,) if isinstance(model.frontend, ContinuousFrontend) else ()
+    shape = (6,) if isinstance(model.frontends["speech"], ContinuousFrontend) else ()
     items = [np.abs(draw.normal(size=(n, *shape))).astype(np.float32) for n in (9, 3, 17, 4)]
-    return pad_sequences(items if shape else [np.floor(item).astype(np.int32) for item in items])
-
-
-@pytest.fixture
-def prefix():
-    return pad_sequences([np.arange(1, n) for n in (8, 2, 3, 5)])
+    prefix = pad_sequences([np.arange(1, n) for n in (8, 2, 3, 5)])
+    spoken = pad_sequences(items if shape else [np.floor(item).astype(np.int32) for item in items])
+    return Inputs([("text", prefix), ("speech", spoken)])
 
 
 def as_on_a_device(monkeypatch, *known):
-    """Take tensors for those of a GPU; the context that is returned lets lengths of ``known`` be read, and no more."""
+    """Take tensors for those of a GPU; the context that is returned lets lengths of ``known`` be read, no more."""
     for module in (base, units):
         monkeypatch.setattr(module, "on_host", lambda _: False)
-    for one in known:
-        one.lengths.of_lengths = True
+    for column in (column for inputs in known for _, column in inputs.columns):
+        column.lengths.of_lengths = True
     return OnDevice()
 
 
 @pytest.mark.parametrize("buckets", [1, 2])
-def test_vectors_are_the_same_and_nothing_is_read(model, speech, prefix, monkeypatch, buckets):
-    text = pad_sequences([np.arange(1, n) for n in (4, 30, 7)])
+def test_vectors_are_the_same_and_nothing_is_read(model, speech, monkeypatch, buckets):
+    text = Inputs([("text", pad_sequences([np.arange(1, n) for n in (4, 30, 7)]))])
+    mixed = Inputs([*speech.columns, ("text", pad_sequences([np.arange(1, n) for n in (3, 9, 2, 6)]))])
+    every = speech, text, mixed
     with torch.no_grad():
-        expected = model.encode_speech(speech, prefix, buckets), model.encode_text(text, buckets)
+        expected = [model.encode(inputs, buckets) for inputs in every]
         plain, made = model.backbone.forward, []  # transformers' own code looks whether a mask is needed
         monkeypatch.setattr(model.backbone, "forward", lambda *a: (made.append(a), torch.ones_like(a[0]))[1])
-        with as_on_a_device(monkeypatch, speech, prefix, text):
-            model.encode_speech(speech, prefix, buckets)
-            model.encode_text(text, buckets)
+        with as_on_a_device(monkeypatch, *every):
+            for inputs in every:
+                model.encode(inputs, buckets)
         monkeypatch.setattr(model.backbone, "forward", plain)
-        found = model.encode_speech(speech, prefix, buckets), model.encode_text(text, buckets)
+        found = [model.encode(inputs, buckets) for inputs in every]
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
-    assert len(made) == 2 * buckets
+    assert len(made) == 3 * buckets
     for inputs, mask, *_ in made:
         assert inputs.shape[1] == mask.sum(1).max()  # no padding that nobody needs
 
 
-def test_in_training_what_is_left_out_stays_as_padding_and_changes_nothing(model, speech, prefix, monkeypatch):
-    model.frontend.train()
+def test_in_training_what_is_left_out_stays_as_padding_and_changes_nothing(model, speech, monkeypatch):
+    model.frontends.train()
     torch.manual_seed(0)
-    expected = model.encode_speech(speech, prefix)
+    expected = model.encode(speech)
     torch.manual_seed(0)
     as_on_a_device(monkeypatch)
-    torch.testing.assert_close(model.encode_speech(speech, prefix), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model.encode(speech), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_without_lengths_the_vectors_are_the_same(model, speech, prefix, monkeypatch):
+def test_without_lengths_the_vectors_are_the_same(model, speech, monkeypatch):
     with torch.no_grad():
-        expected = model.encode_speech(speech, prefix)
+        expected = model.encode(speech)
         as_on_a_device(monkeypatch)
-        bare = (Sequences(one.values, one.mask) for one in (speech, prefix))
-        torch.testing.assert_close(model.encode_speech(*bare), expected, atol=1e-6, rtol=1e-5)
+        bare = Inputs([(name, Sequences(column.values, column.mask)) for name, column in speech.columns])
+        torch.testing.assert_close(model.encode(bare), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_on_the_host_a_foreign_unit_is_an_error(tiny_llm):

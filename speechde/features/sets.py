@@ -1,0 +1,107 @@
+"""Lists of clips that become one frame store each, and what encodes them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from speechde.config import FrontendConfig
+from speechde.errors import ConfigError
+from speechde.features.encoders import SpeechEncoder, load_speech_encoder
+from speechde.features.frames import Encode, View, extract_frames, extract_shard, quantise
+from speechde.features.ray_extraction import encode_with_ray
+from speechde.features.store import FeatureStore
+from speechde.features.units import Quantiser
+from speechde.types import Utterance
+from speechde.weights import resolve
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClipSet:
+    """Clips that become one frame store; ``role`` is train, synthetic, dev or evaluation."""
+
+    role: str
+    clips: list[Utterance]
+    view: View
+
+    @property
+    def label(self) -> str:
+        """Of the progress bar."""
+        noise = "" if self.view.snr_db is None else f", noise at {self.view.snr_db:g} dB"
+        return f"train ×{self.view.speed:g}{noise}" if self.role == "train" else self.role
+
+
+def build_encoder(config: FrontendConfig) -> SpeechEncoder:
+    """The speech encoder that ``frontend.encoder`` names, on the accelerator when there is one."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_speech_encoder(resolve(config.encoder), layer=config.layer, device=device)
+
+
+def encoding(config: FrontendConfig, encoder: SpeechEncoder) -> Encode | None:
+    """What makes missing pieces: Ray actors, or None for this process."""
+    if not config.ray_workers:
+        return None
+    return partial(encode_with_ray, partial(build_encoder, config), encoder.describe(), config.ray_workers)
+
+
+def training_sets(config: FrontendConfig, train: list[Utterance], dev: list[Utterance]) -> list[ClipSet]:
+    """The versions of the recorded clips, the synthetic clips, and the dev clips; none of them empty but dev.
+
+    ``train`` and ``dev`` hold seen languages only; the caller selects them.
+
+    Raises:
+        ConfigError: no version of the recorded clips is asked for.
+    """
+    if not config.speeds:
+        raise ConfigError("frontend.speeds=[] leaves no training clip; use [1.0] for clips as recorded")
+    plain = View(1.0, config.trim_db, config.mean_norm)
+    recorded, made = ([u for u in train if u.synthetic == synthetic] for synthetic in (False, True))
+    views = [View(speed, config.trim_db, config.mean_norm, snr) for speed, snr in config.versions]
+    sets = [ClipSet("train", recorded, view) for view in views]
+    sets.append(ClipSet("synthetic", made, plain))
+    return [each for each in sets if each.clips] + [ClipSet("dev", dev, plain)]
+
+
+def evaluation_set(trim_db: float, mean_norm: float, utterances: list[Utterance]) -> ClipSet:
+    """Clips to evaluate, treated as the model's training clips were."""
+    return ClipSet("evaluation", utterances, View(1.0, trim_db, mean_norm))
+
+
+def encode_shard(
+    sets: list[ClipSet],
+    encoder: SpeechEncoder,
+    cache: Path,
+    *,
+    rate: float,
+    shard: tuple[int, int],
+    encode: Encode | None = None,
+) -> None:
+    """Encode the share ``(number, count)`` of the pieces of some stores, and say what to run next."""
+    pieces = 0
+    for each in sets:
+        options = {"rate": rate, "view": each.view, "label": each.label, "encode": encode}
+        pieces += extract_shard(each.clips, encoder, cache, shard, **options)
+    log.info("shard %d/%d is done: %d pieces in %s. When all shards are, run the same command without frontend.shard",
+             *shard, pieces, cache / "frames")  # fmt: skip
+
+
+def evaluation_items(
+    settings: dict,
+    encoder: SpeechEncoder,
+    quantiser: Quantiser | None,
+    utterances: list[Utterance],
+    cache: Path,
+    encode: Encode | None = None,
+) -> FeatureStore:
+    """Stored speech items of clips to evaluate, made as the model's training items were (``settings["speech"]``)."""
+    speech = settings["speech"]
+    clips = evaluation_set(speech["trim_db"], speech.get("mean_norm", 0.0), utterances)
+    options = {"rate": speech["rate"], "view": clips.view, "label": clips.label, "encode": encode}
+    store = extract_frames(clips.clips, encoder, cache, **options)
+    return store if quantiser is None else quantise(store, quantiser, cache)

@@ -1,0 +1,103 @@
+"""The untrained model that a configuration asks for."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+
+import torch
+from transformers import AutoTokenizer
+
+from speechde.checkpoint.folder import TrainedModel, assemble
+from speechde.config import RunConfig
+from speechde.features.encoders import SpeechEncoder
+from speechde.models.backbone import Backbone
+from speechde.models.dual_encoder import DualEncoder
+from speechde.models.loading import load_config, untrained
+from speechde.models.lora import add_lora
+from speechde.models.prompt import Prompt
+from speechde.training.features import Features
+from speechde.weights import resolve
+
+log = logging.getLogger(__name__)
+
+
+def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -> TrainedModel:
+    """The untrained dual encoder of a run, seeded."""
+    torch.manual_seed(config.seed)
+    folder = resolve(config.model.source)
+    discrete = config.frontend.kind == "discrete"
+    backbone = Backbone.load(
+        folder,
+        init=config.model.init,
+        num_layers=config.model.num_layers,
+        attention=config.model.attention,
+        dropout=config.model.dropout,
+        dtype=config.model.dtype,
+        attn_implementation=config.model.attn_implementation,
+    )
+    scale = float(backbone.embedding.text.weight.detach().float().std() * backbone.embedding.scale)
+    tokens = features.quantiser.tokens if discrete else 0
+    settings = model_settings(config, encoder, tokens, scale)
+    model = assemble(backbone.model, settings)
+    if discrete:
+        centroids = torch.from_numpy(features.quantiser.centroids)
+        model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
+    else:
+        model.frontends["speech"].set_statistics(
+            torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std)
+        )
+    frozen = choose_trained(model, config)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    log.info("model: %.1f M parameters, %.1f M trained, %d tensors frozen", total / 1e6, trained / 1e6, len(frozen))
+    limits = {"max_tokens": settings["max_tokens"], "positions": backbone.positions}
+    prompt = Prompt(AutoTokenizer.from_pretrained(folder), **settings["prefix"], **limits)
+    return TrainedModel(model, prompt, features.quantiser, settings)
+
+
+def model_settings(config: RunConfig, encoder: SpeechEncoder, audio_tokens: int, embedding_std: float) -> dict:
+    """What ``assemble`` builds a model from, and what is stored with it."""
+    f = config.frontend
+    if f.kind == "discrete":
+        frontend = {"kind": "discrete", "units": audio_tokens, "drop": f.drop, "drop_span": f.drop_span}
+    else:
+        frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": embedding_std, "hidden": f.hidden,
+                    "stride": f.stride, "layers": f.layers, "heads": f.heads, "dropout": f.dropout, "drop": f.drop,
+                    "drop_span": f.drop_span, "noise": f.noise, "downsample": f.downsample,
+                    "mask_features": f.mask_features}  # fmt: skip
+    prefix = {"mode": config.model.prefix.mode, "speech": config.model.prefix.speech, "text": config.model.prefix.text}
+    return {
+        "frontend": frontend,
+        "attention": config.model.attention,
+        "head": {"dim": config.model.dim, "projection_init": config.model.projection_init,
+                 "projection_gain": config.model.projection_gain, "speech_layer": config.model.speech_layer,
+                 "normalise": config.loss.similarity == "cosine"},
+        "prefix": prefix,
+        "max_tokens": config.model.max_tokens,
+        "speech": {"encoder": f.encoder, "layer": f.layer, "rate": f.rate, "trim_db": f.trim_db,
+                   "mean_norm": f.mean_norm, "deduplicate": f.deduplicate, "bpe": f.bpe,
+                   "encoder_key": encoder.describe()},
+    }  # fmt: skip
+
+
+def choose_trained(model: DualEncoder, config: RunConfig) -> list[str]:
+    """Set what is trained and how; returns the names of the frozen tensors."""
+    model.backbone.gradient_checkpointing = config.model.gradient_checkpointing
+    frozen = model.backbone.freeze(config.model.freeze) if config.model.freeze else []
+    if config.model.lora.rank:  # after freezing: a pattern such as * must not reach the adapters
+        add_lora(model.backbone, **asdict(config.model.lora))
+    return frozen
+
+
+def model_shape(config: RunConfig, encoder: SpeechEncoder) -> DualEncoder:
+    """The model of ``build_model`` on the device ``meta``: every shape, no weights read, no memory used.
+
+    A BPE is taken to have as many tokens as ``frontend.bpe`` asks for.
+    """
+    m, tokens = config.model, config.frontend.bpe or config.frontend.units
+    with torch.device("meta"):
+        llm = untrained(load_config(resolve(m.source, weights=False), m.num_layers), m.dtype, m.attn_implementation)
+        model = assemble(llm, model_settings(config, encoder, tokens, 1.0))
+        choose_trained(model, config)
+    return model

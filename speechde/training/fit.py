@@ -1,0 +1,101 @@
+"""From an untrained model and its features to the best weights of a run."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+
+from speechde.checkpoint.folder import TrainedModel
+from speechde.config import RunConfig
+from speechde.corpora.bitext import TextPair
+from speechde.errors import ConfigError
+from speechde.losses.contrastive import ContrastiveLoss
+from speechde.models.lora import merge_lora
+from speechde.progress import on_terminal
+from speechde.training import launch
+from speechde.training.bars import progress_callback
+from speechde.training.checkpoints import BEST, LAST, SaveEvery, read_checkpoint, to_resume
+from speechde.training.dataset import ExampleDataModule, ExampleDataset
+from speechde.training.features import Features, frozen_text_states
+from speechde.training.lit_module import LitDualEncoder, frozen_names
+from speechde.training.recall import CutTexts, DevRecall
+from speechde.training.tasks import mixture, task_examples
+from speechde.types import Utterance
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    config: RunConfig, directory: Path, loggers: list[Logger], built: TrainedModel, features: Features,
+    training: list[Utterance], translations: list[TextPair], dev: list[Utterance], cut: CutTexts, cache: Path,
+) -> float | None:  # fmt: skip
+    """Train (or resume, or find that training is done), load the best weights into ``built``.
+
+    Returns the dev R@1 of the best checkpoint; None on all processes but the first, whose work ends here.
+    """
+    t = config.trainer
+    if t.steps % t.eval_every:
+        raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
+    prompt = built.prompt
+    tasks = task_examples(config, training, translations)
+    dataset = ExampleDataset(tasks, features.train, prompt, cut.training.add)
+    batches = mixture(config, tasks, steps=t.eval_every, views=len(features.train))
+    recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev, cut.dev.add)
+    module = LitDualEncoder(
+        built.model,
+        ContrastiveLoss(**asdict(config.loss)),
+        seed=config.seed,
+        steps=t.steps,
+        text_states=lambda model: frozen_text_states(model, dataset.known_ids, cache),
+        dev_recall=recall,
+        micro_batch=t.micro_batch,
+        **{key: value for key, value in asdict(config.optim).items() if key != "clip"},
+    )
+    checkpoints = directory / "checkpoints"
+    keeper = ModelCheckpoint(
+        checkpoints, filename="best", monitor="dev/recall@1", mode="max", save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )  # fmt: skip
+    # save_last of the first would only be written when the best one is
+    latest = ModelCheckpoint(checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    often = [SaveEvery(t.save_every, t.eval_every, checkpoints / LAST)] if t.save_every else []
+    trainer = pl.Trainer(
+        max_epochs=t.steps // t.eval_every,
+        accelerator=t.accelerator,
+        **launch.trainer_options(t.devices, t.strategy),
+        precision=launch.precision(t.precision),
+        gradient_clip_val=config.optim.clip,
+        logger=loggers,
+        callbacks=[*often, keeper, latest, progress_callback(t.steps)],
+        reload_dataloaders_every_n_epochs=1,
+        log_every_n_steps=min(10, t.eval_every),
+        num_sanity_val_steps=0,
+        enable_progress_bar=on_terminal(),
+        enable_model_summary=False,
+    )
+    if before := to_resume(checkpoints):
+        log.info("resuming from %s", before)
+    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # meant: see on_train_epoch_start
+    warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before")  # the sampler knows
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
+    trainer.fit(
+        module, datamodule=ExampleDataModule(dataset, batches), ckpt_path=before and str(before), weights_only=True
+    )
+    launch.disconnect()
+    if trainer.global_rank:
+        return None
+    built.model = module.whole
+    state = read_checkpoint(checkpoints / BEST)
+    weights = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
+    missing, unexpected = built.model.load_state_dict(weights, strict=False)
+    if other := [*unexpected, *(name for name in missing if name not in frozen_names(built.model))]:
+        raise ConfigError(f"{checkpoints / BEST} is of another model ({', '.join(other[:2])} …); delete {directory}")
+    merge_lora(built.model.backbone)  # whether the model folder is still to be written or is there
+    built.model.cpu().eval()
+    return float(state["callbacks"][keeper.state_key]["best_model_score"])

@@ -1,0 +1,143 @@
+"""The same clips and texts have the same vectors by every way in: there is one path from an item to its vector."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import mteb
+import numpy as np
+import pytest
+from mteb.types import PromptType
+from sentence_transformers import SentenceTransformer
+
+from speechde import Audio, Item, SpeechTextEncoder, Text
+from speechde.config import FrontendConfig
+from speechde.demo.answers import Answers
+from speechde.demo.clips import Limits
+from speechde.evaluation.embed import stored_embed
+from speechde.evaluation.mteb import MtebEncoder
+from speechde.features.frames import quantise
+from speechde.media.audio import load_audio
+from speechde.search.embed import embed
+from speechde.search.index import SearchIndex
+from speechde.search.items import Item as Row
+from speechde.training import recall, stages
+from speechde.types import SAMPLE_RATE, Utterance
+
+LANG = "ro_ro"
+TEXTS = ["un autobuz", "o casă roșie, cu două etaje și o grădină", "été"]
+
+
+@pytest.fixture(params=["discrete", "continuous"])
+def case(request, tiny_model, make_wav, tmp_path):
+    """A model, its folder, and clips of mixed lengths."""
+    folder = tiny_model(request.param)
+    lengths = enumerate((0.9, 0.3, 1.7))
+    clips = [str(make_wav(f"{n}.wav", seconds, 150.0 + 90 * n, seed=n)) for n, seconds in lengths]
+    encoder = SpeechTextEncoder.from_pretrained(folder, device="cpu")
+    return SimpleNamespace(folder=folder, encoder=encoder, clips=clips, cache=tmp_path / "cache")
+
+
+def by_items(case):
+    vectors = case.encoder.embed(items(case))
+    return vectors[:3], vectors[3:]
+
+
+def by_kind(case):
+    return case.encoder.encode_speech(case.clips, "ro"), case.encoder.encode_text(TEXTS, "ro")
+
+
+def by_command(case):
+    rows = [Row(clip, LANG, None, clip) for clip in case.clips] + [Row(text, LANG, text, None) for text in TEXTS]
+    vectors = embed(case.encoder, rows).vectors
+    return vectors[:3], vectors[3:]
+
+
+def by_stores(case):
+    """As evaluation embeds, from what training has extracted of its clips."""
+    trained = case.encoder.trained
+    embed = stored_embed(trained.model, trained.prompt, stores(case)[0])
+    every = items(case)
+    return embed(every[:3], "query"), embed(every[3:], "document")
+
+
+def by_dev_recall(case, monkeypatch):
+    found = {}
+
+    def evaluate(tasks, embed, label=None):
+        for item in [item for task in tasks for item in (*task.queries, *task.gallery)]:
+            (found[item.parts[0].content],) = embed([item], "")
+        return SimpleNamespace(mean=lambda name: {"recall@1": 0.0})
+
+    monkeypatch.setattr(recall, "evaluate", evaluate)
+    trained = case.encoder.trained
+    recall.DevRecall(trained.prompt, utterances(case), stores(case)[1])(trained.model)
+    return tuple(np.stack([found[one] for one in some]) for some in (case.clips, TEXTS))
+
+
+def by_mteb(case):
+    model = MtebEncoder(str(case.folder), device="cpu")
+    clips = [{"array": load_audio(clip), "sampling_rate": SAMPLE_RATE} for clip in case.clips]
+    out = []
+    for kind, task, rows in (("audio", "FleursA2TRetrieval.v2", clips), ("text", "FleursT2ARetrieval.v2", TEXTS)):
+        loader = Loader([{kind: rows}])
+        loader.dataset = SimpleNamespace(features=[kind])
+        about = {"task_metadata": mteb.get_task(task).metadata, "hf_split": "test", "hf_subset": LANG}
+        out.append(model.encode(loader, **about, prompt_type=PromptType.query))
+    return tuple(out)
+
+
+class Loader(list):
+    """Batches; a list has no ``dataset``."""
+
+
+def by_sentence_transformers(case):
+    model = SentenceTransformer(str(case.folder), device="cpu")
+    return model.encode(case.clips, language="ro"), model.encode(TEXTS, language="ro")
+
+
+def by_demo(case):
+    """Rows of an index that are the axes: the scores are the components."""
+    dim = case.encoder.dim
+    rows = [{"id": str(axis), "language": None, "text": str(axis), "audio": None} for axis in range(dim)]
+    index = SearchIndex.build(np.eye(dim, dtype=np.float32), rows, model="M", fingerprint=case.encoder.fingerprint)
+    answers = Answers(case.encoder, index, Limits())
+
+    def vector(found):
+        return [each.score for each in sorted(found, key=lambda each: int(each.text))]
+
+    speech = [vector(answers.by_speech(clip, LANG, dim)) for clip in case.clips]
+    return np.array(speech), np.array([vector(answers.by_text(text, LANG, dim)) for text in TEXTS])
+
+
+def utterances(case):
+    pairs = zip(case.clips, TEXTS, strict=True)
+    return [Utterance(f"u{n}", LANG, text, clip, str(n), "dev") for n, (clip, text) in enumerate(pairs)]
+
+
+def items(case):
+    clips = [Item(Audio(u.audio), id=u.id, lang=LANG) for u in utterances(case)]
+    return clips + [Item(Text(text), lang=LANG) for text in TEXTS]
+
+
+def stores(case):
+    """Stored items of the clips as training clips, and as dev clips."""
+    settings, quantiser = case.encoder.trained.settings["speech"], case.encoder.trained.quantiser
+    own = {key: settings[key] for key in ("encoder", "layer", "rate", "trim_db", "mean_norm")}
+    config, clips = FrontendConfig(**own), utterances(case)
+    sets = stages.training_sets(config, clips, clips)
+    frames = stages.training_frames(sets, stages.build_encoder(config), case.cache, rate=config.rate, seed=0)
+    made = [*frames.views, frames.dev]
+    return made if quantiser is None else [quantise(store, quantiser, case.cache) for store in made]
+
+
+WAYS = [by_kind, by_command, by_stores, by_dev_recall, by_mteb, by_sentence_transformers, by_demo]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_every_way_gives_the_same_vectors(way, case, monkeypatch):
+    expected = by_items(case)
+    found = way(case, monkeypatch) if way is by_dev_recall else way(case)
+    for vectors, own in zip(found, expected, strict=True):
+        assert len(np.unique(own, axis=0)) == 3, "the clips and the texts differ"
+        np.testing.assert_allclose(np.asarray(vectors, np.float32), own, rtol=0, atol=1e-6)
