@@ -22,7 +22,7 @@ from speechde.models.embed import Cut
 from speechde.models.frontends.base import pad_items
 from speechde.models.prompt import Prompt
 from speechde.training.mixture import Mixture, Row
-from speechde.types import Batch, Example, Inputs, Item, Part, Rows
+from speechde.types import Batch, Example, Inputs, Item, Part, Rows, Text
 
 IDS = 4  # columns of ``Batch.meaning``
 
@@ -63,19 +63,19 @@ class ExampleDataset(Dataset):
 
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Pad one batch, examples that are made up alike together."""
-        alike: dict[tuple, list[tuple[Example, int]]] = defaultdict(list)
+        alike: dict[tuple, list[tuple[Example, Row]]] = defaultdict(list)
         for row in rows:
             example = self.tasks[row.task][row.example]
-            alike[_make_up(example.query), _make_up(example.positive)].append((example, row.view))
-        meaning = [meaning_ids(example) for group in alike.values() for example, _ in group]
+            alike[_make_up(example.query), _make_up(example.positive)].append((example, row))
+        meaning = [meaning_ids(example, row) for group in alike.values() for example, row in group]
         return Batch([self._rows(group) for group in alike.values()], torch.tensor(meaning))
 
-    def _rows(self, group: Sequence[tuple[Example, int]]) -> Rows:
-        texts = [(example.positive.lang, example.positive.meaning) for example, _ in group]
+    def _rows(self, group: Sequence[tuple[Example, Row]]) -> Rows:
+        texts = [_written(example.positive) for example, _ in group]
         known = [self._known[text] for text in texts] if all(text in self._known for text in texts) else None
         return Rows(
-            query=self._inputs([(example.query, view) for example, view in group]),
-            positive=self._inputs([(example.positive, 0) for example, _ in group]),
+            query=self._inputs([(example.query, row.view) for example, row in group]),
+            positive=self._inputs([(example.positive, row.view) for example, row in group]),
             known=None if known is None else torch.tensor(known),
         )
 
@@ -83,8 +83,8 @@ class ExampleDataset(Dataset):
         return pad_items([self._parts(item, view) for item, view in items])
 
     def _parts(self, item: Item, view: int) -> list[tuple[str, np.ndarray]]:
-        if (row := self._known.get((item.lang, item.meaning))) is not None and _make_up(item) == ("text",):
-            return [("text", self.known_ids[row])]
+        if (known := self._known.get(_written(item))) is not None:
+            return [("text", self.known_ids[known])]
         return [
             (modality, self.views[view][item.id] if isinstance(values, Part) else values)
             for modality, values in self.prompt.segments(item, self.cut)
@@ -95,10 +95,21 @@ def _make_up(item: Item) -> tuple[str, ...]:
     return tuple(part.modality for part in item.parts)
 
 
-def meaning_ids(example: Example) -> list[int]:
-    """``IDS`` numbers: what the query means, the positive, and both; the first stands for what is not there."""
+def _written(item: Item) -> tuple[str | None, str] | None:
+    """Language and words of an item that is one text."""
+    first, *others = item.parts
+    return (item.lang, first.content) if isinstance(first, Text) and not others else None
+
+
+def meaning_ids(example: Example, row: Row) -> list[int]:
+    """``IDS`` numbers: what the query means, the positive, and both; the first stands for what is not there.
+
+    An example without any meaning is like no other: its number is that of its place.
+    """
     query, positive = example.query, example.positive
-    found = [_hashed(*one) for one in ((query.lang, query.meaning), (positive.lang, positive.meaning), *example.also)]
+    stated = [(query.lang, query.meaning), (positive.lang, positive.meaning), *example.also]
+    place = (None, f"\0{row.task}\0{row.example}")
+    found = [_hashed(*one) for one in stated if one[1]] or [_hashed(*place)]
     return found + [found[0]] * (IDS - len(found))
 
 

@@ -25,7 +25,7 @@ from speechde.training.dataset import ExampleDataModule, ExampleDataset
 from speechde.training.features import Features, frozen_text_states
 from speechde.training.lit_module import LitDualEncoder, frozen_names
 from speechde.training.recall import CutTexts, DevRecall
-from speechde.training.tasks import mixture, speech_examples
+from speechde.training.tasks import mixture, task_examples
 from speechde.types import Utterance
 
 log = logging.getLogger(__name__)
@@ -43,9 +43,9 @@ def fit(
     if t.steps % t.eval_every:
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
     prompt = built.prompt
-    examples = speech_examples(config, training, translations)
-    dataset = ExampleDataset([examples], features.train, prompt, cut.training.add)
-    batches = mixture(config, examples, steps=t.eval_every, views=len(features.train))
+    tasks = task_examples(config, training, translations)
+    dataset = ExampleDataset(tasks, features.train, prompt, cut.training.add)
+    batches = mixture(config, tasks, steps=t.eval_every, views=len(features.train))
     recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev, cut.dev.add)
     module = LitDualEncoder(
         built.model,

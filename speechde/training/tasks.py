@@ -14,14 +14,15 @@ from speechde.types import Utterance
 SPEECH = "speech"  # the task of every recipe: clips and their transcripts, and translations among them
 
 
-def speech_examples(config: RunConfig, training: Sequence[Utterance], pairs: Sequence[TextPair] = ()) -> Joined:
-    """Clips with their transcripts, then texts with their English."""
+def task_examples(config: RunConfig, training: Sequence[Utterance], pairs: Sequence[TextPair] = ()) -> list[Joined]:
+    """The examples of each task, in the order of ``mixture``: clips with their transcripts, then texts with their
+    English."""
     across = bool(pairs) or not config.trainer.one_language
-    return Joined(SpeechExamples(training, across), *([TranslationExamples(pairs)] if pairs else []))
+    return [Joined(SpeechExamples(training, across), *([TranslationExamples(pairs)] if pairs else []))]
 
 
-def mixture(config: RunConfig, examples: Joined, *, steps: int, views: int = 1) -> Mixture:
-    """The batches of an epoch of ``steps`` steps.
+def mixture(config: RunConfig, tasks: Sequence[Joined], *, steps: int, views: int = 1) -> Mixture:
+    """The batches of an epoch of ``steps`` steps; ``tasks`` are the ``task_examples``.
 
     A fixed share of them goes to the languages that are replayed, in adapting (all but those of ``data.seen``), or else
     to those that have synthetic speech alone.
@@ -33,6 +34,7 @@ def mixture(config: RunConfig, examples: Joined, *, steps: int, views: int = 1) 
         ConfigError: a share leaves too little of a batch for speech.
     """
     t, data = config.trainer, config.data
+    (examples,) = tasks
     kinds = set(zip(examples.strata, examples.sources, strict=True))
     if config.adapt.checkpoint:
         group, share = {lang for lang, _ in kinds} - set(map(resolve, data.seen)), config.adapt.replay

@@ -21,7 +21,7 @@ from speechde.distributed import gather
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.losses.gradcache import cached
 from speechde.models.dual_encoder import in_buckets
-from speechde.types import Sequences
+from speechde.types import Inputs, Sequences
 
 # ids shared on one rank and across both, in one column and across columns
 MEANING = torch.tensor([[4, 4], [1, 7], [4, 9], [2, 1], [1, 8], [3, 4], [5, 6], [6, 2]])
@@ -44,14 +44,15 @@ class Encoder(nn.Module):
         self.speech, self.text = nn.Linear(5, 8), nn.Linear(3, 8)
         self.head, self.loss, self.parts = nn.Linear(8, 6), ContrastiveLoss(**LOSSES[loss]), parts
 
-    def encode(self, layer: nn.Module, sequences: Sequences) -> torch.Tensor:
+    def encode(self, layer: nn.Module, inputs: Inputs) -> torch.Tensor:
         def run(part):
-            hidden = torch.tanh(layer(part.values)) * part.mask.unsqueeze(-1)
-            return self.head(hidden.sum(1) / part.mask.sum(1, keepdim=True))
+            ((_, column),) = part.columns
+            hidden = torch.tanh(layer(column.values)) * column.mask.unsqueeze(-1)
+            return self.head(hidden.sum(1) / column.mask.sum(1, keepdim=True))
 
-        return run(sequences) if self.parts is None else in_buckets(cached(run), self.parts, sequences)
+        return run(inputs) if self.parts is None else in_buckets(cached(run), self.parts, inputs)
 
-    def forward(self, speech: Sequences, text: Sequences, meaning: torch.Tensor) -> torch.Tensor:
+    def forward(self, speech: Inputs, text: Inputs, meaning: torch.Tensor) -> torch.Tensor:
         return self.loss(*gather(self.encode(self.speech, speech), self.encode(self.text, text), meaning))["loss"]
 
 
@@ -59,10 +60,11 @@ def step(model: nn.Module, rows: list[int]) -> dict[str, torch.Tensor]:
     """Loss and gradients of some rows of the data."""
     generator = torch.Generator().manual_seed(1)
     inputs = []
-    for dim in (5, 3):
+    for modality, dim in (("speech", 5), ("text", 3)):
         values = torch.randn(len(MEANING), 4, dim, generator=generator)
         lengths = torch.randint(1, 5, (len(MEANING),), generator=generator)
-        inputs.append(Sequences(values[rows], (torch.arange(4) < lengths[:, None])[rows]))
+        column = Sequences(values[rows], (torch.arange(4) < lengths[:, None])[rows])
+        inputs.append(Inputs([(modality, column)]))
     loss = model(*inputs, MEANING[rows])
     loss.backward()
     named = {name.removeprefix("module."): p for name, p in model.named_parameters() if p.requires_grad}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechde.evaluation.run import learning_curve
+from speechde.reporting.results import learning_curve
 from speechde.training import run
 from speechde.training.recall import DevRecall
 

@@ -8,45 +8,67 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from speechde.data.datamodule import PairDataset
 
+from speechde.corpora.examples import Joined, SpeechExamples
 from speechde.errors import DataError
+from speechde.features import sets
 from speechde.features.store import FeatureStore
-from speechde.training import run, stages
+from speechde.models.prompt import Prompt
+from speechde.training import features, fit, run
+from speechde.training.dataset import ExampleDataset
 from speechde.training.recall import DevRecall
+from speechde.types import Item, Text
 
 
 class Spy:
     """What each stage of a run was given."""
 
     def __init__(self, monkeypatch):
-        self.read, self.rows, self.pairs, self.dev, self.texts = [], [], [], [], []
-        real = {"extract": stages.extract_frames, "fit": stages.fit_kmeans}
+        self.read, self.rows, self.tasks, self.dev, self.items, self.texts = [], [], [], [], [], []
+        real = {"extract": features.extract_frames, "fit": features.fit_kmeans}
 
         def extract(utterances, *arguments, **options):
             self.read.append((options["label"], [u.id for u in utterances]))
             return real["extract"](utterances, *arguments, **options)
 
-        def fit(rows, *arguments, **options):
+        def fit_kmeans(rows, *arguments, **options):
             self.rows.append(rows)
             return real["fit"](rows, *arguments, **options)
 
-        class Pairs(PairDataset):
-            def __init__(pairs, utterances, views, text_ids, prefix_ids, *rest, **options):
-                self.pairs += [u.id for u in utterances]
-                self.texts += [u.text for u in utterances]
-                assert set(prefix_ids) == {"es_419", "fr_fr"}
-                super().__init__(utterances, views, text_ids, prefix_ids, *rest, **options)
+        class Examples(ExampleDataset):
+            def __init__(examples, tasks, views, prompt, *rest):
+                self.tasks += tasks
+                super().__init__(tasks, views, Reader(prompt), *rest)
+
+            def collate(examples, rows):
+                chosen = [examples.tasks[row.task][row.example] for row in rows]
+                self.items += [item for one in chosen for item in (one.query, one.positive)]
+                return super().collate(rows)
+
+        class Reader:
+            """A prompt that notes what it is asked to read."""
+
+            def __init__(reader, prompt: Prompt):
+                reader.prompt = prompt
+
+            def text_ids(reader, text, lang, cut=None):
+                self.texts.append((lang, text))
+                return reader.prompt.text_ids(text, lang, cut)
+
+            def segments(reader, item: Item, cut=None):
+                self.texts += [(item.lang, part.content) for part in item.parts if isinstance(part, Text)]
+                return reader.prompt.segments(item, cut)
 
         class Recall(DevRecall):
             def __init__(recall, prompt, utterances, *rest):
                 self.dev += [u.id for u in utterances]
                 super().__init__(prompt, utterances, *rest)
 
-        monkeypatch.setattr(stages, "extract_frames", extract)
-        monkeypatch.setattr(stages, "fit_kmeans", fit)
-        monkeypatch.setattr(run, "PairDataset", Pairs)
-        monkeypatch.setattr(run, "DevRecall", Recall)
+        for module in (features, sets):
+            monkeypatch.setattr(module, "extract_frames", extract)
+        monkeypatch.setattr(features, "fit_kmeans", fit_kmeans)
+        monkeypatch.setattr(fit, "ExampleDataset", Examples)
+        monkeypatch.setattr(fit, "DevRecall", Recall)
 
 
 @pytest.fixture
@@ -58,18 +80,26 @@ def ids(clips, split):
     return [u.id for u in clips if u.split == split and u.lang != "ro_ro"]
 
 
+@pytest.mark.parametrize("tasks", [1, 2])
 @pytest.mark.parametrize("recipe", ["stamps", "stamps_continuous"])
-def test_what_training_is_given(tiny_run, clips, spy, recipe):
-    config = tiny_run(recipe)
+def test_what_training_is_given(tiny_run, two_tasks, clips, spy, recipe, tasks):
+    if tasks == 2:
+        two_tasks()
+    config = tiny_run(recipe, trainer__steps=8, trainer__eval_every=8)
     run.train(config)
     speeds = len(config.frontend.speeds)
     assert [(label.split()[0], given) for label, given in spy.read] == (
         [("train", ids(clips, "train"))] * speeds
         + [("dev", ids(clips, "dev")), ("evaluation", [u.id for u in clips if u.split == "test"])]
     )
-    assert spy.pairs == ids(clips, "train") and spy.dev == ids(clips, "dev")
-    held_out = {u.text for u in clips if u.split != "train" or u.lang == "ro_ro"}
-    assert held_out.isdisjoint(spy.texts) and len(spy.texts) == 10
+    assert spy.dev == ids(clips, "dev") and len(spy.tasks) == tasks
+    for task in spy.tasks:
+        assert [u.id for stream in task.streams for u in stream.utterances] == ids(clips, "train")
+    train = {u.id: (u.lang, u.text) for u in clips if u.id in ids(clips, "train")}
+    assert set(spy.texts) == set(train.values()) and len(train) == 10
+    assert {item.lang for item in spy.items} == {"es_419", "fr_fr"}
+    assert {item.id for item in spy.items if item.id} <= set(train) and len(spy.items) > 30
+    assert {item.meaning for item in spy.items} <= {text for _, text in train.values()}
 
 
 def test_kmeans_is_given_frames_of_training_clips_alone(tiny_run, clips, spy):
@@ -104,7 +134,10 @@ def test_bad_clips_are_counted_over_all_splits(tiny_run, clips, tmp_path):
     assert metrics["data"]["test"]["recordings"] == 8
 
 
-def test_changing_a_zero_shot_language_changes_no_trained_weight(tiny_run, clips, tmp_path):
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_changing_a_zero_shot_language_changes_no_trained_weight(tiny_run, two_tasks, clips, tmp_path, tasks):
+    if tasks == 2:
+        two_tasks()
     states = []
     for name, utterances in (("a", clips), ("b", [u for u in clips if u.lang != "ro_ro" or u.split == "test"])):
         config = tiny_run(utterances=utterances, runs_dir=str(tmp_path / name))
@@ -116,4 +149,4 @@ def test_changing_a_zero_shot_language_changes_no_trained_weight(tiny_run, clips
 
 def test_a_training_clip_without_features_is_an_error_and_not_a_gap(clips):
     with pytest.raises(DataError, match="5 training clips have no features"):
-        PairDataset(clips[:5], [{}], [np.array([1])] * 5, {})
+        ExampleDataset([Joined(SpeechExamples(clips[:5]))], [{}], None)

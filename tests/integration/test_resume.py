@@ -16,7 +16,7 @@ import torch
 
 from speechde.checkpoint.folder import TrainedModel
 from speechde.errors import ConfigError
-from speechde.evaluation.run import learning_curve
+from speechde.reporting.results import learning_curve
 from speechde.training import run
 from speechde.training.lit_module import LitDualEncoder
 from speechde.training.recall import DevRecall
@@ -52,8 +52,10 @@ def assert_same(first, second):
         assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-@pytest.mark.parametrize("recipe", ["stamps", "stamps_continuous"])
-def test_interrupted_run_resumes_to_the_same_weights(tiny_run, tmp_path, monkeypatch, recipe):
+@pytest.mark.parametrize(("recipe", "tasks"), [("stamps", 1), ("stamps_continuous", 1), ("stamps", 2)])
+def test_interrupted_run_resumes_to_the_same_weights(tiny_run, two_tasks, tmp_path, monkeypatch, recipe, tasks):
+    if tasks == 2:
+        two_tasks()
     whole = tiny_run(recipe, runs_dir=str(tmp_path / "whole"), **DROPOUT, **LENGTH)
     run.train(whole)
     torch.rand(17)  # whatever was drawn in between does not matter
@@ -91,9 +93,13 @@ def test_a_killed_process_resumes_to_the_same_weights(tiny_run, tmp_path):
     assert_same(whole, cut)
 
 
-@pytest.mark.parametrize("micro_batch", [None, 2])
-def test_a_run_stopped_inside_an_epoch_goes_on_at_its_step(tiny_run, tmp_path, monkeypatch, micro_batch):
+@pytest.mark.parametrize(("micro_batch", "tasks"), [(None, 1), (2, 1), (2, 2)])
+def test_a_run_stopped_inside_an_epoch_goes_on_at_its_step(
+    tiny_run, two_tasks, tmp_path, monkeypatch, micro_batch, tasks
+):
     """Data order and dropout included: the checkpoint of step 5 is inside the second epoch of three steps."""
+    if tasks == 2:
+        two_tasks()
     options = DROPOUT | {"trainer__steps": 6, "trainer__eval_every": 3, "trainer__micro_batch": micro_batch}
     whole = tiny_run(runs_dir=str(tmp_path / "whole"), **options)
     run.train(whole)

@@ -13,7 +13,9 @@ from speechde.checkpoint.folder import TrainedModel
 from speechde.config import build
 from speechde.corpora.manifest import write_manifest
 from speechde.errors import AssetError, ConfigError, DataError
-from speechde.training import adapt, run, stages
+from speechde.evaluation.command import evaluate
+from speechde.features.sets import build_encoder
+from speechde.training import adapt, features, fit, run
 from speechde.training.adapt import inherit
 
 STEPS = {"trainer__steps": 2, "trainer__eval_every": 1}
@@ -64,8 +66,8 @@ def read(path):
 def test_adapts_and_compares(base, adapting, recipe, options, monkeypatch):
     source = base(recipe, **options)
     config = adapting(source)
-    monkeypatch.setattr(stages, "fit_kmeans", lambda *_, **__: pytest.fail("k-means was fitted again"))
-    monkeypatch.setattr(stages, "train_bpe", lambda *_: pytest.fail("the BPE was trained again"))
+    monkeypatch.setattr(features, "fit_kmeans", lambda *_, **__: pytest.fail("k-means was fitted again"))
+    monkeypatch.setattr(features, "train_bpe", lambda *_: pytest.fail("the BPE was trained again"))
     metrics = run.train(config)
     directory = run.run_directory(config)
     before, after = (TrainedModel.load(folder / "model") for folder in (source, directory))
@@ -82,12 +84,13 @@ def test_adapts_and_compares(base, adapting, recipe, options, monkeypatch):
     if recipe == "stamps":
         assert after.quantiser.hash == before.quantiser.hash
     else:
-        assert torch.equal(after.model.frontend.frame_mean, before.model.frontend.frame_mean)
-        assert torch.equal(after.model.frontend.frame_std, before.model.frontend.frame_std)
+        new, old = (each.model.frontends["speech"] for each in (after, before))
+        assert torch.equal(new.frame_mean, old.frame_mean)
+        assert torch.equal(new.frame_std, old.frame_std)
     assert not torch.equal(after.model.projection.weight, before.model.projection.weight)
 
     # what the comparison calls "before" is what evaluation of the model that it started from says
-    own = run.evaluate(adapting(source, data__seen=["es_419"], data__zero_shot=None), source)
+    own = evaluate(adapting(source, data__seen=["es_419"], data__zero_shot=None), source)
     old = read(directory / "before/results/metrics.json")["audio_to_text"]["per_language"]
     assert old == own["audio_to_text"]["per_language"]
     table = read(directory / "results/before_after.json")
@@ -122,18 +125,18 @@ def test_no_steps_in_effect_change_nothing(base, adapting):
 def test_what_training_and_the_choice_of_the_checkpoint_are_given(base, adapting, clips, monkeypatch, replay, langs):
     source, pairs, dev = base(), [], []
 
-    class Pairs(run.PairDataset):
-        def __init__(self, utterances, *rest, **options):
-            pairs.extend(utterances)
-            super().__init__(utterances, *rest, **options)
+    class Examples(fit.ExampleDataset):
+        def __init__(self, tasks, *rest):
+            pairs.extend(u for task in tasks for stream in task.streams for u in stream.utterances)
+            super().__init__(tasks, *rest)
 
-    class Recall(run.DevRecall):
+    class Recall(fit.DevRecall):
         def __init__(self, prompt, utterances, *rest):
             dev.extend(utterances)
             super().__init__(prompt, utterances, *rest)
 
-    monkeypatch.setattr(run, "PairDataset", Pairs)
-    monkeypatch.setattr(run, "DevRecall", Recall)
+    monkeypatch.setattr(fit, "ExampleDataset", Examples)
+    monkeypatch.setattr(fit, "DevRecall", Recall)
     config = adapting(source, adapt__replay=replay)
     run.train(config)
     assert {u.lang for u in pairs} == langs and {u.split for u in pairs} == {"train"}
@@ -182,8 +185,9 @@ def test_what_only_training_reads_may_be_changed(base, adapting):
     source = base()
     config = adapting(source, frontend__drop=0.9, frontend__dropout=0.3, model__lora={"rank": 2})
     assert adapting(source).frontend.drop == 0.2
-    trained = adapt.initial_model(config, stages.build_encoder(config.frontend))
-    assert trained.model.frontend.drop == 0.9 and trained.model.frontend.dropout.p == 0.3
+    trained = adapt.initial_model(config, build_encoder(config.frontend))
+    frontend = trained.model.frontends["speech"]
+    assert frontend.drop == 0.9 and frontend.dropout.p == 0.3
     assert [name for name, p in trained.model.named_parameters() if "lora_" in name and p.requires_grad]
 
 

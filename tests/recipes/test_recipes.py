@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import wandb
-from speechde.training.batches import language_batches
 from wandb.proto import wandb_internal_pb2
 
 from speechde.api import SpeechTextEncoder
@@ -24,11 +23,11 @@ from speechde.config import build
 from speechde.evaluation.command import evaluate
 from speechde.evaluation.speech import DIRECTIONS
 from speechde.features.store import FeatureStore, Piece
-from speechde.models.embed import embed_speech, embed_texts
-from speechde.training import run, stages
-from speechde.training.directory import run_directory
-from speechde.training.run import train
-from speechde.types import Corpus
+from speechde.models.embed import embed_items
+from speechde.training import data, run
+from speechde.training.run import run_directory, train
+from speechde.training.tasks import mixture, task_examples
+from speechde.types import Audio, Corpus, Item, Text
 
 ROOT = Path(__file__).resolve().parents[2]
 # adapt starts from a trained model: see test_adapt.py
@@ -101,8 +100,8 @@ def test_full_size_changes_models_and_length_alone(recipe_values, name):
 @pytest.mark.parametrize("name", RECIPES)
 def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
     built = []
-    original = stages.build_model
-    monkeypatch.setattr(stages, "build_model", lambda *a: built.append(original(*a)) or built[0])
+    original = run.build_model
+    monkeypatch.setattr(run, "build_model", lambda *a: built.append(original(*a)) or built[0])
     config = tiny_run(name)
     metrics = train(config)
     directory = run_directory(config)
@@ -118,13 +117,14 @@ def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
     folder = "units" if config.frontend.kind == "discrete" else "frames"
     pieces = map(Piece, (Path(config.cache_dir) / folder).iterdir())
     store = FeatureStore([next(piece for piece in pieces if "ro_ro-test-0" in piece.ids)])
-    ids = sorted(store.ids)
-    items, langs = [store[i] for i in ids], [i.split("-")[0] for i in ids]
-    for embed in (
-        lambda m: embed_speech(m.model, m.prompt, items, langs),
-        lambda m: embed_texts(m.model, [m.prompt.text_ids(f"{lang} Été", lang) for lang in sorted(set(langs))]),
-    ):
-        np.testing.assert_array_equal(embed(loaded), embed(built[0]))
+    langs = {id_: id_.split("-")[0] for id_ in sorted(store.ids)}
+    clips = [Item(Audio(""), id=id_, lang=lang) for id_, lang in langs.items()]
+    texts = [Item(Text(f"{lang} Été"), lang=lang) for lang in sorted(set(langs.values()))]
+    found, expected = (
+        embed_items(m.model, m.prompt, clips + texts, lambda media: [[store[item.id]] for item, _ in media]).vectors
+        for m in (loaded, built[0])
+    )
+    np.testing.assert_array_equal(found, expected)
     assert loaded.settings["training"]["seen"] == ["es_419", "fr_fr"]
     again = evaluate(config, directory)
     assert again["audio_to_text"] == metrics["audio_to_text"]
@@ -262,11 +262,11 @@ def test_a_language_of_synthetic_speech_alone_is_trained_on_and_never_zero_shot(
     """Half of the training is its own; where it is tested, it counts as seen."""
     made = [replace(u, id=f"made-{u.id}", lang="de_de", synthetic=True) for u in clips if u.lang == "fr_fr"]
     made = Corpus("made", [u for u in made if u.split == "train"], ("es_419", "fr_fr", "de_de"))
-    monkeypatch.setattr(run, "load_synthetic", lambda *a: made)
+    monkeypatch.setattr(data, "load_synthetic", lambda *a: made)
     config = tiny_run(data__synthetic={"share": 0.5, "langs": ["de", "fr_fr"]}, trainer__batch_size=2)
     training = [u for u in clips if u.split == "train" and u.lang != "ro_ro"] + made.utterances
-    sampler = language_batches(config, training, steps=1)  # French has recordings, and is not of the group
-    assert sampler.probabilities[sampler.languages.index("de_de")] == pytest.approx(0.5)
+    (task,) = mixture(config, task_examples(config, training), steps=1).tasks
+    assert task.probabilities[task.strata.index("de_de")] == pytest.approx(0.5)  # French, recorded, is not of the group
     assert train(config)["data"]["train"] == {"recordings": 15, "synthetic": 5, "transcripts": 15, "languages": 3}
     model = run_directory(config) / "model"
     assert SpeechTextEncoder.from_pretrained(model, device="cpu").languages_seen == ("es_419", "fr_fr", "de_de")

@@ -31,7 +31,7 @@ from speechde.training.build import model_shape
 from speechde.training.launch import processes
 from speechde.training.plan.costs import Clips, Cost, Stage, numel
 from speechde.training.plan.devices import Device, find_device
-from speechde.training.tasks import mixture, speech_examples
+from speechde.training.tasks import SPEECH, mixture, task_examples
 from speechde.types import Utterance
 from speechde.weights import resolve
 
@@ -133,8 +133,9 @@ def epochs_by_language(
 ) -> dict[str, float]:
     """How often each recorded clip of a language is expected to be drawn; see ``Task.effective_epochs``."""
     steps = config.trainer.steps
-    (epochs,) = mixture(config, speech_examples(config, training, pairs), steps=steps).effective_epochs(steps)
-    return epochs
+    batches = mixture(config, task_examples(config, training, pairs), steps=steps)
+    names = [task.name for task in batches.tasks]
+    return batches.effective_epochs(steps)[names.index(SPEECH)]
 
 
 def stated(name: str, count: int | None, hours: float | None, max_seconds: float) -> Clips:

@@ -19,7 +19,7 @@ def done(tiny_run):
 
 def test_a_finished_run_is_not_run_again(done, monkeypatch, capsys):
     config, metrics, _ = done
-    monkeypatch.setattr(run, "load_corpus", lambda *_: pytest.fail("the corpus was read"))
+    monkeypatch.setattr(run, "read_data", lambda *_: pytest.fail("the corpus was read"))
     assert run.train(config) == json.loads(json.dumps(metrics))
     assert "R@1" in capsys.readouterr().out
 
@@ -76,5 +76,5 @@ def test_an_archived_run_is_not_run_again_on_another_machine(tiny_run, tmp_path,
     assert sorted(path.name for path in folder.iterdir()) == ["hits.parquet", "metrics.json"]
     elsewhere = replace(first, runs_dir=str(tmp_path / "there"))
     assert finished(replace(elsewhere, archive_dir=None), run.run_directory(elsewhere)) is None
-    monkeypatch.setattr(run, "load_corpus", lambda *_: pytest.fail("the corpus was read"))
+    monkeypatch.setattr(run, "read_data", lambda *_: pytest.fail("the corpus was read"))
     assert run.train(elsewhere) == metrics

@@ -58,7 +58,7 @@ def named():
         "model.backbone.embedding.audio": (3, 2),
         "model.backbone.embedding.text.weight": (5, 2),
         "model.projection.weight": (2, 2),
-        "model.frontend.input.bias": (2,),
+        "model.frontends.speech.input.bias": (2,),
         "loss.log_scale": (),
     }
     parameters = {name: nn.Parameter(torch.zeros(shape)) for name, shape in shapes.items()}
@@ -79,7 +79,7 @@ def test_groups():
         "model.backbone.model.norm.weight": (0.1, 0.0),
         "model.backbone.embedding.audio": (1.0, 0.01),  # starts from scratch
         "model.projection.weight": (1.0, 0.01),
-        "model.frontend.input.bias": (1.0, 0.0),
+        "model.frontends.speech.input.bias": (1.0, 0.0),
         "loss.log_scale": (1.0, 0.0),
     }
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from speechde.checkpoint.folder import TrainedModel, languages_heard
+from speechde.errors import AssetError
 from speechde.training.record import stored_record, training_record
 from speechde.types import Corpus
 from speechde.weights import weights_hash
@@ -35,6 +38,8 @@ def test_the_record_names_everything(tiny_run, clips, tiny_llm, tmp_path):
 
 
 def test_a_model_that_is_there_keeps_its_record(tiny_model, tmp_path):
-    assert stored_record(tmp_path) is None
+    assert stored_record(tmp_path / "model") is None
+    with pytest.raises(AssetError, match=r"is not a trained model: it has no speechde\.json"):
+        stored_record(tmp_path)
     folder = tiny_model("discrete")
     assert stored_record(folder) == TrainedModel.load(folder).settings["training"]

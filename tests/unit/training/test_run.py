@@ -15,10 +15,13 @@ from speechde.checkpoint.card import model_card
 from speechde.config import RunConfig
 from speechde.corpora.manifest import write_manifest
 from speechde.errors import ConfigError, DataError
+from speechde.evaluation.command import evaluate
 from speechde.features import frames as features
+from speechde.features import sets
 from speechde.reporting.compare import compare_runs
 from speechde.reporting.summary import find_runs, summarise
-from speechde.training import run
+from speechde.training import data, run
+from speechde.training.recall import DevRecall
 
 
 def test_run_directory():
@@ -92,7 +95,7 @@ def test_texts_that_are_cut_are_counted_in_training_on_dev_and_on_test(tiny_run,
     noted = {"training text cut at 60 tokens": 2, "dev text cut at 60 tokens": 1, "text cut at 60 tokens": 3}
     assert run.train(config)["data"]["noted"] == noted
     assert run.TrainedModel.load(run.run_directory(config) / "model").prompt.max_tokens == 60
-    assert run.evaluate(config, run.run_directory(config))["data"]["noted"] == {"text cut at 60 tokens": 3}
+    assert evaluate(config, run.run_directory(config))["data"]["noted"] == {"text cut at 60 tokens": 3}
 
 
 def test_evaluation_of_another_corpus(tiny_run, clips, tmp_path):
@@ -100,21 +103,21 @@ def test_evaluation_of_another_corpus(tiny_run, clips, tmp_path):
     config = tiny_run()
     run.train(config)
     config.data.seen, config.data.zero_shot = ["ro_ro"], None
-    metrics = run.evaluate(config, run.run_directory(config))
+    metrics = evaluate(config, run.run_directory(config))
     roles = {lang: row["role"] for lang, row in metrics["audio_to_text"]["per_language"].items()}
     assert roles == {"es_419": "seen", "fr_fr": "seen", "ro_ro": "zero_shot"}
     (folder,) = run.run_directory(config).glob("evaluation-clips-test-*/results")
     assert (folder / "table.md").is_file()
     report = tmp_path / "report"
     config.report_dir, config.eval.split = str(report), "dev"
-    run.evaluate(config, run.run_directory(config) / "model")
+    evaluate(config, run.run_directory(config) / "model")
     assert {path.name for path in folder.iterdir()} - {"curves.png"} == {path.name for path in report.iterdir()}
     assert not list(run.run_directory(config).glob("evaluation-*-dev*")), "written beside the model, unasked"
     assert compare_runs(report, report).languages
     config.data.path = str(tmp_path / "train.jsonl")
     write_manifest([u for u in clips if u.split == "train"], tmp_path / "train.jsonl")
     with pytest.raises(DataError, match=r"train has no clip in the split 'dev'; set eval\.split"):
-        run.evaluate(config, run.run_directory(config))
+        evaluate(config, run.run_directory(config))
 
 
 def test_evaluations_on_corpora_of_one_name_are_kept_apart(tiny_run, clips, tmp_path):
@@ -124,7 +127,7 @@ def test_evaluations_on_corpora_of_one_name_are_kept_apart(tiny_run, clips, tmp_
         path = write_manifest([u for u in clips if u.lang in langs], tmp_path / folder / "clips.tsv")
         config.data = replace(config.data, path=str(path), seen=[])
         for _ in range(2):  # the same again takes the place of the first
-            run.evaluate(config, run.run_directory(config))
+            evaluate(config, run.run_directory(config))
     found = sorted(run.run_directory(config).glob("evaluation-*/results/metrics.json"))
     langs = [sorted(json.loads(path.read_text("utf-8"))["audio_to_text"]["per_language"]) for path in found]
     assert sorted(langs) == [["es_419", "ro_ro"], ["fr_fr"]]
@@ -140,7 +143,7 @@ def test_where_an_evaluation_cannot_be_written_nothing_is_scored(tiny_run, tmp_p
     config.report_dir = str(tmp_path / "file/report")
     monkeypatch.setattr(run.stages, "evaluation_items", lambda *_: pytest.fail("clips were encoded"))
     with pytest.raises(ConfigError, match=r"cannot write results to .*file/report .* report_dir=FOLDER"):
-        run.evaluate(config, run.run_directory(config))
+        evaluate(config, run.run_directory(config))
 
 
 def test_training_and_evaluation_multiply_matrices_alike(tiny_run, monkeypatch):
@@ -148,7 +151,7 @@ def test_training_and_evaluation_multiply_matrices_alike(tiny_run, monkeypatch):
     monkeypatch.setattr(torch, "set_float32_matmul_precision", chosen.append)
     config = tiny_run()
     run.train(config)
-    run.evaluate(config, run.run_directory(config))
+    evaluate(config, run.run_directory(config))
     assert chosen == ["high", "high"]
 
 
@@ -162,7 +165,7 @@ def test_another_split_of_the_corpus_is_refused(tiny_run, monkeypatch):
     monkeypatch.setattr(run, "load_corpus", lambda *_: pytest.fail("the corpus was read"))
     config.data = replace(config.data, name="stamps", split_seed=1)
     with pytest.raises(ConfigError, match=r"data\.split_seed=1: .* trained on stamps with data\.split_seed=0"):
-        run.evaluate(config, folder)
+        evaluate(config, folder)
 
 
 def test_training_clips_of_held_out_sentences_are_left_out_and_counted(tiny_run, clips):
@@ -186,7 +189,7 @@ def test_the_best_checkpoint_is_the_model(tiny_run, monkeypatch):
         states.append(model.projection.weight.detach().clone())
         return next(scores)
 
-    monkeypatch.setattr(run.DevRecall, "__call__", recall)
+    monkeypatch.setattr(DevRecall, "__call__", recall)
     config = tiny_run(trainer__steps=3)
     metrics = run.train(config)
     assert metrics["dev_recall@1"] == 0.5 and len(states) == 3
@@ -226,7 +229,7 @@ def test_the_model_folder_has_the_record_and_the_results(tiny_run):
 @pytest.fixture
 def encoded(monkeypatch):
     """Lengths of the clips that were encoded, over all runs of a test."""
-    given, real = [], run.stages.build_encoder
+    given, real = [], sets.build_encoder
 
     def build(config):
         encoder = real(config)
@@ -234,7 +237,8 @@ def encoded(monkeypatch):
         encoder.encode = lambda waveforms: given.extend(map(len, waveforms)) or encode(waveforms)
         return encoder
 
-    monkeypatch.setattr(run.stages, "build_encoder", build)
+    for module in (run, sets):
+        monkeypatch.setattr(module, "build_encoder", build)
     return given
 
 
@@ -256,7 +260,7 @@ def test_shards_stop_before_training_and_a_run_without_one_encodes_nothing(tiny_
     for shard, count in (("2/2", 0), ("1/2", 3), (None, 0)):
         config.frontend.shard = shard
         before = len(encoded)
-        assert bool(run.evaluate(config, run.run_directory(config))) == (shard is None)
+        assert bool(evaluate(config, run.run_directory(config))) == (shard is None)
         assert len(encoded) - before == count
 
 
@@ -264,7 +268,7 @@ def test_a_run_with_a_unit_bpe_is_evaluated_by_its_folder(tiny_run):
     config = tiny_run(frontend__bpe=12)
     metrics = run.train(config)
     assert (run.run_directory(config) / "model/unit_bpe.model").is_file()
-    again = run.evaluate(tiny_run(), run.run_directory(config))  # the folder decides, not the configuration
+    again = evaluate(tiny_run(), run.run_directory(config))  # the folder decides, not the configuration
     assert again["audio_to_text"] == metrics["audio_to_text"]
 
 
@@ -276,7 +280,7 @@ def test_the_first_stage_says_what_the_corpus_holds(tiny_run, capsys, monkeypatc
     assert ["fr_fr", "seen", "train", "5", "5", "5", "0", "0", "0.00"] in rows
     assert ["ro_ro", "zero_shot", "test", "3", "3", "3", "0", "0", "0.00"] in rows and "dropped: nothing" in said
     assert "epochs     of the recorded clips: es_419" in said
-    monkeypatch.setattr(run, "HEADERS", 26)  # of 27 clips: hours would take long
+    monkeypatch.setattr(data, "HEADERS", 26)  # of 27 clips: hours would take long
     run.train(config)
     assert ["fr_fr", "seen", "train", "5", "5", "5", "0", "0", "-"] in [
         line.split() for line in capsys.readouterr().out.splitlines()

@@ -8,7 +8,7 @@ import pytest
 
 from speechde.config import LoggerConfig
 from speechde.errors import ConfigError
-from speechde.evaluation.run import learning_curve
+from speechde.reporting.results import learning_curve
 from speechde.training import tracking
 
 

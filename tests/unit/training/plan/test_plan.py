@@ -12,12 +12,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from speechde.config import build
 from speechde.errors import ConfigError, DataError
+from speechde.features import sets
 from speechde.features.encoders import load_speech_encoder
+from speechde.features.kmeans import KMeans
+from speechde.features.sets import build_encoder
+from speechde.features.units import Quantiser
 from speechde.media.containers import locator
 from speechde.models.backbone import Backbone
-from speechde.training import run, stages
+from speechde.training import run
+from speechde.training.build import build_model, model_shape
+from speechde.training.features import Features
+from speechde.training.plan import devices, plan
 from speechde.training.plan.costs import ADAM_BYTES, DECODED_SECONDS, Clips, Cost, Stack, encoder_stack, stack
-from speechde.training.plan.plan import devices, plan
 
 STATED = {"plan__train_clips": 1000, "plan__train_hours": 2.0, "plan_only": True}
 
@@ -51,11 +57,11 @@ def planned(config):
 def test_counts_are_those_of_the_built_model(tiny_run, recipe, overrides):
     config = tiny_run(recipe, **STATED, **overrides)
     found = planned(config)
-    encoder = stages.build_encoder(config.frontend)
-    quantiser = stages.Quantiser(stages.KMeans(*(np.ones(shape, np.float32) for shape in ((8, 16), 16, 16))))
+    encoder = build_encoder(config.frontend)
+    quantiser = Quantiser(KMeans(*(np.ones(shape, np.float32) for shape in ((8, 16), 16, 16))))
     one = np.ones(16, np.float32)
-    features = stages.Features([], None, quantiser, one, one, {}, [], {})
-    model = stages.build_model(config, encoder, features).model
+    features = Features([], None, quantiser, one, one, {}, [], {})
+    model = build_model(config, encoder, features).model
     assert found.parameters == sum(p.numel() for p in model.parameters())
     assert found.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert found.memory["weights"] == sum(p.numel() * p.element_size() for p in model.parameters())
@@ -179,7 +185,7 @@ def test_the_plan_says_what_evaluation_costs_with_and_without_a_sample(tiny_run,
 def test_only_the_plan(tiny_run, monkeypatch, tmp_path, capsys):
     """No run directory, no features, no weights."""
     config = tiny_run("stamps", plan_only=True)
-    for owner, name in ((Backbone, "load"), (stages, "load_speech_encoder"), (run.stages, "build_model")):
+    for owner, name in ((Backbone, "load"), (sets, "load_speech_encoder"), (run, "build_model")):
         monkeypatch.setattr(owner, name, None)
     monkeypatch.setattr("speechde.features.whisper.weights_hash", None)
     before = sorted(tmp_path.rglob("*"))
@@ -252,14 +258,14 @@ def test_languages_of_synthetic_speech_alone_take_their_share(tiny_run):
     recorded = sets["train"].seconds * np.mean([1 / speed for speed in config.frontend.speeds])
     for langs, share in (([], 0.4), (["de_de"], 0.5 + 0.5 * 0.4)):
         config.data.synthetic.share, config.data.synthetic.langs = 0.4, langs
-        cost = Cost(config, encoder, stages.model_shape(config, encoder), sets)
+        cost = Cost(config, encoder, model_shape(config, encoder), sets)
         assert cost.seconds == pytest.approx((1 - share) * recorded + share)
 
 
 def test_translations_take_their_share_of_the_batch(tiny_run):
     config = tiny_run(**STATED, model__freeze=[])
     encoder = load_speech_encoder(config.frontend.encoder, device="meta")
-    cost = Cost(config, encoder, stages.model_shape(config, encoder), plan.stated_sets(config))
+    cost = Cost(config, encoder, model_shape(config, encoder), plan.stated_sets(config))
     clip, text = cost.speech_stack.training(cost.speech), cost.text_stack.training(cost.text)
     assert cost.training() == pytest.approx(2 * 4 * (clip + text))  # 2 steps of 4 pairs
     config.data.translations.share = 0.25
@@ -293,7 +299,7 @@ def test_cached_gradients_cost_a_forward_pass_and_keep_the_activations_of_a_part
     def of(**overrides):
         config = tiny_run(**STATED, model__freeze=[], trainer__batch_size=64, **overrides)
         encoder = load_speech_encoder(config.frontend.encoder, device="meta")
-        return Cost(config, encoder, stages.model_shape(config, encoder), plan.stated_sets(config))
+        return Cost(config, encoder, model_shape(config, encoder), plan.stated_sets(config))
 
     plain, cached, whole = of(), of(trainer__micro_batch=4), of(trainer__micro_batch=64)
     again = plain.speech_stack.forward(plain.speech) + plain.text_stack.forward(plain.text)

@@ -1,4 +1,4 @@
-"""The stages before training: errors, roles, views and the quantiser."""
+"""What training reads, and the untrained model: errors, roles, views and the quantiser."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import torch
 from speechde.checkpoint.folder import check_encoder
 from speechde.corpora.load import load_corpus
 from speechde.errors import AssetError, ConfigError, DataError
-from speechde.training import stages
+from speechde.features.sets import build_encoder, training_sets
+from speechde.training import features as made
+from speechde.training.build import build_model
 
 
 def prepared(config):
     cache = Path(config.cache_dir)
     corpus = load_corpus(config.data, cache)
-    encoder = stages.build_encoder(config.frontend)
+    encoder = build_encoder(config.frontend)
     train, dev = (corpus.select(split, corpus.seen) for split in ("train", "dev"))
-    sets = stages.training_sets(config.frontend, train, dev)
-    frames = stages.training_frames(sets, encoder, cache, rate=config.frontend.rate, seed=config.seed)
-    return encoder, stages.training_features(config.frontend, frames, cache, config.seed), train
+    sets = training_sets(config.frontend, train, dev)
+    frames = made.training_frames(sets, encoder, cache, rate=config.frontend.rate, seed=config.seed)
+    return encoder, made.training_features(config.frontend, frames, cache, config.seed), train
 
 
 def test_views_and_statistics(tiny_run):
@@ -38,7 +40,7 @@ def test_views_and_statistics(tiny_run):
 def test_units_and_their_quantiser_are_cached(tiny_run, monkeypatch):
     config = tiny_run()
     _, first, train = prepared(config)
-    monkeypatch.setattr(stages, "fit_kmeans", None)
+    monkeypatch.setattr(made, "fit_kmeans", None)
     _, second, _ = prepared(config)
     assert first.quantiser.hash == second.quantiser.hash
     assert first.train[0][train[0].id].dtype == np.int32
@@ -48,15 +50,15 @@ def test_units_and_their_quantiser_are_cached(tiny_run, monkeypatch):
 def test_a_unit_bpe_is_the_audio_vocabulary(tiny_run, monkeypatch):
     config = tiny_run(frontend__bpe=12, model__audio_init="centroids")
     encoder, first, train = prepared(config)
-    built = stages.build_model(config, encoder, first)
-    assert built.quantiser.tokens == built.model.frontend.audio_tokens == 12
+    built = build_model(config, encoder, first)
+    assert built.quantiser.tokens == built.model.frontends["speech"].audio_tokens == 12
     assert built.model.backbone.embedding.audio.shape == (12, 16)
     assert built.settings["frontend"]["units"] == built.settings["speech"]["bpe"] == 12
     _, plain, _ = prepared(tiny_run())
     for store, units in zip(first.train, plain.train, strict=True):
         for u in train:
             np.testing.assert_array_equal(first.quantiser.bpe.decode(store[u.id]), units[u.id])
-    monkeypatch.setattr(stages, "train_bpe", None)
+    monkeypatch.setattr(made, "train_bpe", None)
     assert prepared(config)[1].quantiser.hash == first.quantiser.hash
 
 
@@ -66,7 +68,7 @@ def test_a_small_corpus_gives_a_smaller_unit_bpe(tiny_run, caplog):
     encoder, features, _ = prepared(config)
     tokens = features.quantiser.tokens
     assert 8 < tokens < 4096 and f"unit BPE: {tokens} tokens and not frontend.bpe=4096" in caplog.text
-    assert stages.build_model(config, encoder, features).model.backbone.embedding.audio.shape == (tokens, 16)
+    assert build_model(config, encoder, features).model.backbone.embedding.audio.shape == (tokens, 16)
 
 
 def test_too_few_frames_for_the_units_and_no_speed(tiny_run):
@@ -78,7 +80,7 @@ def test_too_few_frames_for_the_units_and_no_speed(tiny_run):
 
 def test_another_encoder_is_refused(tiny_run):
     config = tiny_run()
-    encoder = stages.build_encoder(config.frontend)
+    encoder = build_encoder(config.frontend)
     settings = {"speech": {"encoder": "whisper", "encoder_key": encoder.describe()}}
     check_encoder(settings, encoder)
     settings["speech"]["encoder_key"] = encoder.describe() | {"dtype": "another"}
@@ -92,16 +94,16 @@ def test_another_encoder_is_refused(tiny_run):
 def test_the_model_is_seeded_and_frozen_as_asked(tiny_run, recipe):
     config = tiny_run(recipe)
     encoder, features, _ = prepared(config)
-    built = [stages.build_model(config, encoder, features) for _ in range(2)]
+    built = [build_model(config, encoder, features) for _ in range(2)]
     first, second = (each.model.state_dict() for each in built)
     assert all(torch.equal(first[name], second[name]) for name in first)
     config.seed = 1
-    third = stages.build_model(config, encoder, features).model.state_dict()
+    third = build_model(config, encoder, features).model.state_dict()
     assert any(not torch.equal(first[name], third[name]) for name in first)
     frozen = {name for name, p in built[0].model.named_parameters() if not p.requires_grad}
     assert "backbone.embedding.text.weight" in frozen and "projection.weight" not in frozen
     if recipe == "stamps_continuous":
-        np.testing.assert_array_equal(first["frontend.frame_mean"].numpy(), features.frame_mean)
+        np.testing.assert_array_equal(first["frontends.speech.frame_mean"].numpy(), features.frame_mean)
         assert built[0].model.normalise
     else:
         assert first["backbone.embedding.audio"].shape == (8, 16) and not built[0].model.normalise
@@ -110,18 +112,18 @@ def test_the_model_is_seeded_and_frozen_as_asked(tiny_run, recipe):
 def test_frozen_text_states_are_read_from_the_cache_of_the_same_weights_and_texts(tiny_run, tmp_path, monkeypatch):
     config = tiny_run("stamps_continuous")
     encoder, features, _ = prepared(config)
-    model = stages.build_model(config, encoder, features).model
+    model = build_model(config, encoder, features).model
     ids = [np.array([1, 40, 41]), np.array([1, 50])]
-    first = stages.frozen_text_states(model, ids, tmp_path)
-    np.testing.assert_array_equal(first, stages.text_states(model, ids))
+    first = made.frozen_text_states(model, ids, tmp_path)
+    np.testing.assert_array_equal(first, made.text_states(model, ids))
     calls = []
-    real = stages.text_states
-    monkeypatch.setattr(stages, "text_states", lambda *a: calls.append(a) or real(*a))
-    np.testing.assert_array_equal(first, stages.frozen_text_states(model, ids, tmp_path))
+    real = made.text_states
+    monkeypatch.setattr(made, "text_states", lambda *a: calls.append(a) or real(*a))
+    np.testing.assert_array_equal(first, made.frozen_text_states(model, ids, tmp_path))
     assert not calls
-    stages.frozen_text_states(model, [np.array([1, 40]), np.array([41, 1, 50])], tmp_path)  # split otherwise
+    made.frozen_text_states(model, [np.array([1, 40]), np.array([41, 1, 50])], tmp_path)  # split otherwise
     assert len(calls) == 1
     with torch.no_grad():
         next(iter(model.backbone.layers[0].parameters())).add_(0.1)
-    assert not np.array_equal(first, stages.frozen_text_states(model, ids, tmp_path))
+    assert not np.array_equal(first, made.frozen_text_states(model, ids, tmp_path))
     assert len(calls) == 2
