@@ -31,10 +31,11 @@ from speechde.cache import atomic_directory, atomic_write, check_readable, expan
 from speechde.checkpoint import card
 from speechde.errors import AssetError, DataError, SpeechdeError
 from speechde.features.encoders import SpeechEncoder, load_speech_encoder
-from speechde.features.units import Quantiser, UnitFrontend
+from speechde.features.units import Quantiser
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.frontends.frames import ContinuousFrontend
+from speechde.models.frontends.units import UnitFrontend
 from speechde.models.loading import untrained
 from speechde.models.lora import merge_lora
 from speechde.models.prompt import MAX_TOKENS, Prompt

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 from speechde.cache import cache_root
-from speechde.checkpoint.folder import TrainedModel, check_encoder, encoder_folder, languages_heard, model_folder
-from speechde.config import FrontendConfig, RunConfig
+from speechde.checkpoint.folder import TrainedModel, languages_heard, model_folder
+from speechde.config import RunConfig
 from speechde.corpora.fingerprint import content
 from speechde.corpora.load import check_split, load_corpus
 from speechde.errors import DataError
-from speechde.evaluation.run import evaluate_model
-from speechde.evaluation.scene import Request
+from speechde.evaluation.run import baseline_request, dropped_counts, evaluate_model, speech_reader
 from speechde.evaluation.speech import data_counts, sample_counts, sample_sentences
 from speechde.features import sets as sets_of
-from speechde.features.encoders import SpeechEncoder
-from speechde.features.store import FeatureStore
 from speechde.progress import quiet_libraries
 from speechde.provenance import Clock, check_writable, facts, set_numerics
 from speechde.reporting.archive import METRICS, read_metrics
 from speechde.reporting.results import finish_report
-from speechde.types import Corpus, Utterance
 
 
 def evaluate(config: RunConfig, checkpoint: Path) -> dict:
@@ -85,31 +79,6 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     return metrics
 
 
-def speech_reader(config: RunConfig, trained: TrainedModel) -> tuple[FrontendConfig, SpeechEncoder]:
-    """The speech encoder of a trained model, and the settings of the frontend that name it."""
-    speech = trained.settings["speech"]
-    encoder_folder(trained.settings)  # refuses what only the folder asks to have fetched
-    frontend = replace(config.frontend, encoder=speech["encoder"], layer=speech["layer"])
-    encoder = sets_of.build_encoder(frontend)
-    check_encoder(trained.settings, encoder)
-    return frontend, encoder
-
-
-def baseline_request(
-    config: RunConfig, model: TrainedModel, encoder: SpeechEncoder, utterances: list[Utterance], cache: Path,
-    initial: dict | None,
-) -> Request:  # fmt: skip
-    def items_of(other: TrainedModel) -> FeatureStore:
-        check_split(config.data, other.settings["training"])
-        _, reader = speech_reader(config, other)
-        return sets_of.evaluation_items(other.settings, reader, other.quantiser, utterances, cache)
-
-    return Request(
-        config.eval.baselines, config.eval.asr, cache, seed=config.seed, initial=initial, items_of=items_of,
-        frames=lambda: sets_of.evaluation_items(model.settings, encoder, None, utterances, cache),
-    )  # fmt: skip
-
-
 def _model_config(folder: Path) -> dict | None:
     """The group ``model`` of the configuration that a model folder was trained with.
 
@@ -118,8 +87,3 @@ def _model_config(folder: Path) -> dict | None:
     results = folder.parent / "results" / METRICS
     config = read_metrics(results)["config"] if results.is_file() else {}
     return None if config.get("adapt", {}).get("checkpoint") else config.get("model")
-
-
-def dropped_counts(corpus: Corpus, *stores: FeatureStore) -> dict[str, int]:
-    """Reasons and counts of everything left out of a corpus, reading and decoding together."""
-    return dict(Counter(d.reason for d in [*corpus.dropped, *(d for store in stores for d in store.dropped)]))

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from speechde.checkpoint.folder import TrainedModel
+from speechde.checkpoint.folder import TrainedModel, check_encoder, encoder_folder
+from speechde.config import FrontendConfig, RunConfig
+from speechde.corpora.load import check_split
 from speechde.evaluation.baselines import run_baselines
 from speechde.evaluation.diagnostics import diagnose
 from speechde.evaluation.embed import stored_embed
 from speechde.evaluation.retrieval import QUERY, Remembered, evaluate
 from speechde.evaluation.scene import Request, Scene
 from speechde.evaluation.speech import scored, speech_metrics, speech_tasks
+from speechde.features import sets as sets_of
+from speechde.features.encoders import SpeechEncoder
+from speechde.features.store import FeatureStore
 from speechde.models.embed import IN_PARTS
-from speechde.types import Utterance
+from speechde.types import Corpus, Utterance
 
 EMBEDDING = "embedding for evaluation"  # label of the progress
 log = logging.getLogger(__name__)
@@ -62,3 +70,33 @@ def evaluate_model(
         scene = Scene(trained, utterances, items, tasks, embed, results, baselines)
         metrics["baselines"] = run_baselines(scene, seconds_to_embed)
     return metrics, results.records
+
+
+def speech_reader(config: RunConfig, trained: TrainedModel) -> tuple[FrontendConfig, SpeechEncoder]:
+    """The speech encoder of a trained model, and the settings of the frontend that name it."""
+    speech = trained.settings["speech"]
+    encoder_folder(trained.settings)  # refuses what only the folder asks to have fetched
+    frontend = replace(config.frontend, encoder=speech["encoder"], layer=speech["layer"])
+    encoder = sets_of.build_encoder(frontend)
+    check_encoder(trained.settings, encoder)
+    return frontend, encoder
+
+
+def baseline_request(
+    config: RunConfig, model: TrainedModel, encoder: SpeechEncoder, utterances: list[Utterance], cache: Path,
+    initial: dict | None,
+) -> Request:  # fmt: skip
+    def items_of(other: TrainedModel) -> FeatureStore:
+        check_split(config.data, other.settings["training"])
+        _, reader = speech_reader(config, other)
+        return sets_of.evaluation_items(other.settings, reader, other.quantiser, utterances, cache)
+
+    return Request(
+        config.eval.baselines, config.eval.asr, cache, seed=config.seed, initial=initial, items_of=items_of,
+        frames=lambda: sets_of.evaluation_items(model.settings, encoder, None, utterances, cache),
+    )  # fmt: skip
+
+
+def dropped_counts(corpus: Corpus, *stores: FeatureStore) -> dict[str, int]:
+    """Reasons and counts of everything left out of a corpus, reading and decoding together."""
+    return dict(Counter(d.reason for d in [*corpus.dropped, *(d for store in stores for d in store.dropped)]))

@@ -20,8 +20,7 @@ from speechde.checkpoint.card import write_card
 from speechde.checkpoint.folder import TrainedModel
 from speechde.config import RunConfig
 from speechde.errors import ConfigError
-from speechde.evaluation.command import baseline_request, dropped_counts
-from speechde.evaluation.run import evaluate_model
+from speechde.evaluation.run import baseline_request, dropped_counts, evaluate_model
 from speechde.evaluation.speech import data_counts, sample_counts
 from speechde.features.encoders import SpeechEncoder
 from speechde.features.sets import (

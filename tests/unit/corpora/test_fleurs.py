@@ -395,7 +395,6 @@ def test_fetched_files_are_read(root, tmp_path, monkeypatch):
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(blob)
     corpus = read(snapshot)
-    assert len(corpus.utterances) == 23
     container, member = split_locator(corpus.utterances[0].audio)
     assert (Path(container), member) == (snapshot / "data" / "fr_fr" / "audio" / "train.tar.gz", "train/12.wav")
-    assert load_audio(corpus.utterances[0].audio).shape == (3200,)
+    assert (len(corpus.utterances), load_audio(corpus.utterances[0].audio).shape) == (23, (3200,))

@@ -10,8 +10,9 @@ from torch import nn
 from speechde.errors import AssetError, DataError
 from speechde.features import kmeans as kmeans_module
 from speechde.features.kmeans import KMeans, fit_kmeans
-from speechde.features.units import UnitFrontend, deduplicate
+from speechde.features.units import deduplicate
 from speechde.models.frontends.base import pad_sequences
+from speechde.models.frontends.units import UnitFrontend
 from speechde.models.vocabulary import ExtendedEmbedding
 
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from speechde.errors import ConfigError
-from speechde.features.units import UnitFrontend
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.frontends.base import compact, pad_items, pad_sequences
 from speechde.models.frontends.frames import ContinuousFrontend
+from speechde.models.frontends.units import UnitFrontend
 from speechde.models.pooling import mean_pool
 from speechde.types import Inputs
 

@@ -8,13 +8,13 @@ import torch
 from transformers import AutoTokenizer
 
 from speechde.errors import ConfigError
-from speechde.features.units import UnitFrontend
 from speechde.models import embed
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import embed_items
 from speechde.models.frontends.base import pad_items
 from speechde.models.frontends.frames import ContinuousFrontend
+from speechde.models.frontends.units import UnitFrontend
 from speechde.models.prompt import Prompt
 from speechde.types import Audio, Item, Text
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from speechde.errors import ConfigError
-from speechde.features.units import UnitFrontend
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
+from speechde.models.frontends.units import UnitFrontend
 from speechde.models.lora import add_lora, merge_lora
 from speechde.training.lit_module import LitDualEncoder
 

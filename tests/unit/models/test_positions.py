@@ -15,12 +15,12 @@ from speechde import SpeechTextEncoder
 from speechde.checkpoint.folder import TrainedModel
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.run import evaluate_model
-from speechde.features.units import UnitFrontend
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import IN_PARTS, embed_items, item_rows, pieces_needed
 from speechde.models.frontends.base import pad_items
 from speechde.models.frontends.frames import ContinuousFrontend
+from speechde.models.frontends.units import UnitFrontend
 from speechde.models.pooling import mean_of_parts
 from speechde.models.prompt import Prompt
 from speechde.search import embed as search

@@ -11,10 +11,10 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from speechde.errors import ConfigError
-from speechde.features.units import UnitFrontend
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import embed_rows
+from speechde.models.frontends.units import UnitFrontend
 from speechde.models.prompt import Prompt
 from speechde.models.vocabulary import with_audio_tokens
 from speechde.types import Audio, Item, Text

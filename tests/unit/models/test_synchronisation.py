@@ -9,12 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechde.errors import DataError
 from speechde.features import units
-from speechde.features.units import UnitFrontend
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.frontends import base
 from speechde.models.frontends.base import pad_sequences
 from speechde.models.frontends.frames import ContinuousFrontend
+from speechde.models.frontends.units import UnitFrontend
 from speechde.types import Inputs, Sequences
 
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero")

@@ -11,12 +11,12 @@ import torch
 from torch.utils.data import DataLoader
 
 from speechde.errors import DataError
-from speechde.features.units import UnitFrontend
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import text_states
 from speechde.models.frontends.base import pad_items
+from speechde.models.frontends.units import UnitFrontend
 from speechde.training.lit_module import LitDualEncoder
 from speechde.types import Batch, Rows
 

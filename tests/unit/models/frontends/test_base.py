@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from speechde.errors import DataError
-from speechde.features.units import UnitFrontend
 from speechde.models.frontends.base import Frontend, compact, drop_spans, pad_items, pad_sequences
 from speechde.models.frontends.frames import ContinuousFrontend
+from speechde.models.frontends.units import UnitFrontend
 
 
 def test_pad_units_and_frames():
