@@ -1,6 +1,6 @@
-"""Records shared by the data, model and evaluation layers.
+"""Records that pass between the packages: what a person means, and what a model reads.
 
-``data/`` and ``models/`` never import each other; what passes between them is defined here.
+``corpora/``, ``features/`` and ``models/`` never import each other; what they hand on is defined here.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from speechde.errors import DataError
+
+if TYPE_CHECKING:  # a corpus is read without them
+    import torch
+    from torch import Tensor
 
 SPLITS = ("train", "dev", "test")
 SAMPLE_RATE = 16_000  # samples per second of every waveform
