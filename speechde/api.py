@@ -17,11 +17,9 @@ import logging
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import islice
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -30,16 +28,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechde.cache import atomic_rows
 from speechde.checkpoint.folder import TrainedModel, find_model, languages_heard, speech_encoder
 from speechde.checkpoint.hub import push_folder
+from speechde.chunks import in_chunks
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.features.encoders import SpeechEncoder
 from speechde.features.frames import items_in_memory
 from speechde.media.audio import MAX_SECONDS, AudioError, check_waveform
-from speechde.media.inputs import as_list, as_vectors, check_texts, is_clip, language_codes, read_clip
+from speechde.media.inputs import as_list, as_vectors, check_texts, is_clip, read_clip
 from speechde.models.embed import Cut, Embedded, Read, embed_items
-from speechde.progress import progress as shown
 from speechde.types import SAMPLE_RATE, Audio, Item, Part, Text
 
 CHUNK = 64  # clips decoded and held at once
@@ -199,7 +196,7 @@ class SpeechTextEncoder:
         reading = {"sampling_rate": sampling_rate, "names": names, "bad": bad if skip_bad else None}
         encode = partial(self._clip_vectors, **reading)
         report = partial(_report_bad, bad)
-        vectors = self._encode([clips] if single else clips, language, "clips", CHUNK, encode, report, **options)
+        vectors = in_chunks([clips] if single else clips, language, "clips", CHUNK, encode, report, self.dim, **options)
         return vectors[0] if single else vectors
 
     def encode_text(
@@ -230,7 +227,7 @@ class SpeechTextEncoder:
                 log.warning(CUT, len(cut), count, self.trained.prompt.max_tokens)
 
         texts, encode = [texts] if single else texts, partial(self._text_vectors, cut=cut)
-        vectors = self._encode(texts, language, "texts", TEXT_CHUNK, encode, report, **options)
+        vectors = in_chunks(texts, language, "texts", TEXT_CHUNK, encode, report, self.dim, **options)
         return vectors[0] if single else vectors
 
     def embed(
@@ -259,7 +256,7 @@ class SpeechTextEncoder:
 
         encode = partial(self._item_vectors, cut=cut)
         options = {"progress": progress, "as_tensor": as_tensor, "out": out}
-        vectors = self._encode([items] if single else items, None, "items", CHUNK, encode, report, **options)
+        vectors = in_chunks([items] if single else items, None, "items", CHUNK, encode, report, self.dim, **options)
         return vectors[0] if single else vectors
 
     def similarity(self, a: np.ndarray | Tensor, b: np.ndarray | Tensor) -> np.ndarray:
@@ -333,39 +330,6 @@ class SpeechTextEncoder:
         """16 kHz waveforms → stored speech items (frames or units), as training and evaluation make them."""
         return items_in_memory(waveforms, self.encoder, self.trained.quantiser, self.trained.settings["speech"])
 
-    def _encode(
-        self,
-        items: Iterable[Any],
-        language: str | Sequence[str | None] | None,
-        what: str,
-        size: int,
-        encode: Callable[[list[Any], list[str | None], int], np.ndarray],
-        report: Callable[[int], None],
-        *,
-        progress: bool,
-        as_tensor: bool,
-        out: str | Path | None,
-    ) -> np.ndarray | Tensor:
-        """Vectors of all items, ``size`` at a time.
-
-        ``encode`` gets some items, their languages and the number of the first; ``report`` the number of all, before
-        the file is there.
-        """
-        items = as_list(items, what)
-        count = len(items) if hasattr(items, "__len__") else None
-        langs = language_codes(language, count, what)
-        parts: list[np.ndarray] = []
-        first = 0
-        with atomic_rows(out, self.dim) if out else nullcontext(parts.append) as add:
-            with shown("embed", count, what, enabled=progress) as advance:
-                for chunk in _chunks(items, size):
-                    add(encode(chunk, list(islice(langs, len(chunk))), first))
-                    first += len(chunk)
-                    advance(len(chunk))
-            report(first)
-        vectors = np.load(out, mmap_mode="c") if out else np.concatenate([np.empty((0, self.dim), np.float32), *parts])
-        return torch.from_numpy(vectors) if as_tensor else vectors
-
     def _clip_vectors(
         self,
         clips: list[Any],
@@ -424,12 +388,6 @@ def _report_bad(bad: list[AudioError], count: int) -> None:
     if len(bad) == count:
         raise AudioError(bad[0].reason, f"no clip can be used ({counts}); the first: {bad[0].detail}")
     log.warning("%d of %d clips cannot be used, and are rows of NaN: %s", len(bad), count, counts)
-
-
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
 
 
 def _has_column(items: Any, column: str) -> bool:

@@ -18,9 +18,11 @@ import torch
 from speechde import Audio, Item, SpeechTextEncoder, Text, api
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.evaluation import embed as stored
+from speechde.evaluation.command import evaluate
+from speechde.features import sets
 from speechde.media.audio import AudioError, load_audio
-from speechde.training import stages
-from speechde.training.run import evaluate, run_directory, train
+from speechde.training.directory import run_directory
+from speechde.training.run import train
 from speechde.types import SAMPLE_RATE
 
 
@@ -65,7 +67,7 @@ def test_items_are_those_of_the_stores(trained, clips):
     test = [u for u in clips if u.split == "test"]
     settings, quantiser = encoder.trained.settings, encoder.trained.quantiser
     cache = run_directory(config) / "cache"
-    stored = stages.evaluation_items(settings, stages.build_encoder(config.frontend), quantiser, test, cache)
+    stored = sets.evaluation_items(settings, sets.build_encoder(config.frontend), quantiser, test, cache)
     for u, item in zip(test, encoder.speech_items([load_audio(u.audio) for u in test]), strict=True):
         np.testing.assert_array_equal(item, stored[u.id])
 

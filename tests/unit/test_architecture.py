@@ -21,7 +21,7 @@ FLOORS = {
         "distributed", "data.audio", "data.streams", "data.quiet", "data.containers", "data.archives",
         "data.content"],
     2: ["models", "frontends", "data", "search"],
-    3: ["evaluation", "export", "search.mining", "search.items"],
+    3: ["evaluation", "export", "chunks", "search.mining", "search.items"],
     4: ["evaluation.run", "evaluation.scene", "evaluation.baselines", "api"],
     5: ["training", "evaluation.mteb", "search.embed", "demo", "export.sentence_transformers"],
     6: ["cli", "train", "evaluate", "hydra_plugins"],

@@ -17,11 +17,13 @@ from speechde.demo.clips import Limits
 from speechde.evaluation.embed import stored_embed
 from speechde.evaluation.mteb import MtebEncoder
 from speechde.features.frames import quantise
+from speechde.features.sets import build_encoder, training_sets
 from speechde.media.audio import load_audio
 from speechde.search.embed import embed
 from speechde.search.index import SearchIndex
 from speechde.search.items import Item as Row
-from speechde.training import recall, stages
+from speechde.training import recall
+from speechde.training.features import training_frames
 from speechde.types import SAMPLE_RATE, Utterance
 
 LANG = "ro_ro"
@@ -125,8 +127,8 @@ def stores(case):
     settings, quantiser = case.encoder.trained.settings["speech"], case.encoder.trained.quantiser
     own = {key: settings[key] for key in ("encoder", "layer", "rate", "trim_db", "mean_norm")}
     config, clips = FrontendConfig(**own), utterances(case)
-    sets = stages.training_sets(config, clips, clips)
-    frames = stages.training_frames(sets, stages.build_encoder(config), case.cache, rate=config.rate, seed=0)
+    sets = training_sets(config, clips, clips)
+    frames = training_frames(sets, build_encoder(config), case.cache, rate=config.rate, seed=0)
     made = [*frames.views, frames.dev]
     return made if quantiser is None else [quantise(store, quantiser, case.cache) for store in made]
 

@@ -11,15 +11,17 @@ import torch
 
 from speechde import config as configuration
 from speechde.errors import ConfigError
-from speechde.evaluation import baselines, speech
+from speechde.evaluation import baselines, command, speech
+from speechde.evaluation.command import evaluate
 from speechde.evaluation.retrieval import Remembered
 from speechde.evaluation.retrieval import evaluate as evaluate_tasks
 from speechde.evaluation.rivals import TextEncoder
 from speechde.evaluation.scene import Request, Scene
 from speechde.evaluation.transcripts import Transcripts
 from speechde.reporting.report import baselines_markdown
-from speechde.training import run, stages
-from speechde.training.run import evaluate, run_directory, train
+from speechde.training import run
+from speechde.training.directory import run_directory
+from speechde.training.run import train
 from speechde.types import Text, Utterance
 
 LANGS = ("fr_fr", "ro_ro")
@@ -181,17 +183,17 @@ def test_every_name_of_the_configuration_is_a_baseline():
 def test_untrained_is_where_training_started(recipe, tiny_run, monkeypatch):
     config = tiny_run(recipe)
     starts = []
-    original = stages.build_model
+    original = run.build_model
 
     def build_model(*arguments):
         starts.append(original(*arguments))
         starts.append({name: value.clone() for name, value in starts[0].model.state_dict().items()})
         return starts[0]
 
-    monkeypatch.setattr(stages, "build_model", build_model)
+    monkeypatch.setattr(run, "build_model", build_model)
     train(config)
     trained, start = starts
-    fresh = baselines.initialised(trained, run._model_config(run_directory(config) / "model"))
+    fresh = baselines.initialised(trained, command._model_config(run_directory(config) / "model"))
     now = fresh.model.state_dict()
     assert set(now) == set(start)
     for name, value in start.items():

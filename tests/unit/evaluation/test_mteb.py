@@ -26,9 +26,10 @@ from speechde.cli import mteb as command
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.evaluation import mteb as adapter
 from speechde.evaluation.run import evaluate_model
+from speechde.features.sets import build_encoder, evaluation_items
 from speechde.media.audio import load_audio
-from speechde.training import stages
-from speechde.training.run import run_directory, train
+from speechde.training.directory import run_directory
+from speechde.training.run import train
 from speechde.types import SAMPLE_RATE
 
 MOCK_TASKS = (MockAny2AnyRetrievalA2ATask, MockAny2AnyRetrievalA2TTask, MockAny2AnyRetrievalT2ATask,
@@ -69,8 +70,8 @@ def fleurs(clips, monkeypatch):
 def own_scores(config, folder, utterances):
     """As ``evaluate.py`` scores them, through stored features."""
     model = TrainedModel.load(folder / "model")
-    encoder = stages.build_encoder(config.frontend)
-    items = stages.evaluation_items(model.settings, encoder, model.quantiser, utterances, folder / "cache")
+    encoder = build_encoder(config.frontend)
+    items = evaluation_items(model.settings, encoder, model.quantiser, utterances, folder / "cache")
     langs = sorted({u.lang for u in utterances})
     return evaluate_model(model, items, utterances, seen=langs, zero_shot=())[0]
 
