@@ -57,8 +57,8 @@ class Audio(Part):
 class Item:
     """What becomes *one* vector: parts in reading order. Two items are the same when they are one object.
 
-    ``lang`` is a FLEURS code, None where it is not known. Items of equal, non-empty ``meaning`` are never each other's
-    negatives: a clip's is its transcript. ``title`` is for the prompt of a document.
+    ``lang`` is a FLEURS code (to ``SpeechTextEncoder`` any tag), None where it is not known. Items of equal, non-empty
+    ``meaning`` are never each other's negatives: a clip's is its transcript. ``title`` is for the prompt of a document.
     """
 
     parts: tuple[Part, ...]
@@ -74,6 +74,10 @@ class Item:
             raise DataError(f"an item was given {given}; give Text(…) or Audio(…), at least one")
         for name, value in (("parts", parts), ("id", id), ("lang", lang), ("meaning", meaning), ("title", title)):
             object.__setattr__(self, name, value)
+
+    def in_language(self, lang: str) -> Item:
+        """The same item in a language."""
+        return Item(*self.parts, id=self.id, lang=lang, meaning=self.meaning, title=self.title)
 
 
 @dataclass(frozen=True, slots=True)
