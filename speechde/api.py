@@ -3,7 +3,7 @@
     from speechde import SpeechTextEncoder
     encoder = SpeechTextEncoder.from_pretrained("runs/quickstart/default-s0/model")
     speech = encoder.encode_speech(["a.ogg", "b.ogg"], language="ro")
-    text = encoder.encode_text(["un autobuz cu etaj"], language="ro")
+    text = encoder.encode_text(["un autobuz de școală galben"], language="ro")
     encoder.similarity(speech, text)
 
 Clips and texts go through the very steps of ``evaluate.py``, so the vectors are those that its numbers speak of. Input
