@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 from copy import deepcopy
 from dataclasses import asdict
@@ -30,14 +31,14 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from speechde.config import RunConfig, build
 from speechde.corpora.manifest import write_manifest
 from speechde.training.adapt import inherit
 from speechde.types import SAMPLE_RATE, Utterance
 
-logging.disable_progress_bar()
+transformers_logging.disable_progress_bar()
 torch.set_num_threads(1)
 
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
@@ -102,6 +103,16 @@ ConfigStore.instance().store("schema", asdict(RunConfig()))  # as train.py does
 def seed():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def log_settings():
+    """A command that runs in this process speaks for itself alone: the next test logs as it would without it."""
+    logger = logging.getLogger("speechde")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    yield
+    logger.setLevel(before[0])
+    logger.propagate, logger.handlers[:] = before[1:]
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
