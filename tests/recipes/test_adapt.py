@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from speechde.checkpoint.folder import TrainedModel
+from speechde.checkpoint.folder import TrainedModel, read_settings
 from speechde.config import build
 from speechde.corpora.manifest import write_manifest
 from speechde.errors import AssetError, ConfigError, DataError
@@ -187,6 +188,19 @@ def test_what_only_training_reads_may_be_changed(base, adapting):
     frontend = trained.model.frontends["speech"]
     assert frontend.drop == 0.9 and frontend.dropout.p == 0.3
     assert [name for name, p in trained.model.named_parameters() if "lora_" in name and p.requires_grad]
+
+
+def test_a_folder_that_leaves_settings_out(recipe_values):
+    """It was written by an earlier version; what it leaves out is what that version did."""
+    folder = Path(__file__).resolve().parents[1] / "data/format1/continuous"
+    own = inherit(recipe_values("adapt", f"adapt.checkpoint={folder}", "loss.similarity=dot"))
+    assert (own["frontend"]["downsample"], own["frontend"]["mask_features"], own["frontend"]["stride"]) == (
+        "conv",
+        0,
+        2,
+    )
+    assert own["model"]["max_tokens"] == 256 and own["model"]["speech_layer"] == 1
+    assert "downsample" not in read_settings(folder).to_json()["frontend"]
 
 
 def test_not_a_model(recipe_values, tmp_path):
