@@ -3,7 +3,7 @@
     from speechde import SpeechTextEncoder
     encoder = SpeechTextEncoder.from_pretrained("runs/quickstart/default-s0/model")
     speech = encoder.encode_speech(["a.ogg", "b.ogg"], language="ro")
-    text = encoder.encode_text(["un autobuz cu etaj"], language="ro")
+    text = encoder.encode_text(["un autobuz de școală galben"], language="ro")
     encoder.similarity(speech, text)
 
 Clips and texts go through the very steps of ``evaluate.py``, so the vectors are those that its numbers speak of. Input
@@ -34,6 +34,7 @@ from speechde.chunks import in_chunks
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.features.encoders import SpeechEncoder
 from speechde.features.frames import items_in_memory
+from speechde.languages import resolve
 from speechde.media.audio import MAX_SECONDS, AudioError, check_waveform
 from speechde.media.inputs import as_list, as_vectors, check_texts, is_clip, read_clip
 from speechde.models.embed import Cut, Embedded, Read, embed_items
@@ -370,6 +371,7 @@ class SpeechTextEncoder:
                 f"a {type(wrong[0]).__name__} is no item; give Item(Text(…)), Item(Audio(…)) or their mixture"
             )
         check_texts([part.content for item in items for part in item.parts if isinstance(part, Text)])
+        items = [item.in_language(resolve(item.lang)) if item.lang else item for item in items]
         return self._embed(items, self.read_parts, cut.append).vectors
 
     def _finite(self, vectors: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
-"""Records shared by the data, model and evaluation layers.
+"""Records that pass between the packages: what a person means, and what a model reads.
 
-``data/`` and ``models/`` never import each other; what passes between them is defined here.
+``corpora/``, ``features/`` and ``models/`` never import each other; what they hand on is defined here.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from speechde.errors import DataError
+
+if TYPE_CHECKING:  # a corpus is read without them
+    import torch
+    from torch import Tensor
 
 SPLITS = ("train", "dev", "test")
 SAMPLE_RATE = 16_000  # samples per second of every waveform
@@ -55,8 +57,8 @@ class Audio(Part):
 class Item:
     """What becomes *one* vector: parts in reading order. Two items are the same when they are one object.
 
-    ``lang`` is a FLEURS code, None where it is not known. Items of equal, non-empty ``meaning`` are never each other's
-    negatives: a clip's is its transcript. ``title`` is for the prompt of a document.
+    ``lang`` is a FLEURS code (to ``SpeechTextEncoder`` any tag), None where it is not known. Items of equal, non-empty
+    ``meaning`` are never each other's negatives: a clip's is its transcript. ``title`` is for the prompt of a document.
     """
 
     parts: tuple[Part, ...]
@@ -72,6 +74,10 @@ class Item:
             raise DataError(f"an item was given {given}; give Text(…) or Audio(…), at least one")
         for name, value in (("parts", parts), ("id", id), ("lang", lang), ("meaning", meaning), ("title", title)):
             object.__setattr__(self, name, value)
+
+    def in_language(self, lang: str) -> Item:
+        """The same item in a language."""
+        return Item(*self.parts, id=self.id, lang=lang, meaning=self.meaning, title=self.title)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from speechde.search.index import Hit
 
 EXAMPLES = (
-    'speechde search speech.index "un autobuz cu etaj" --model runs/quickstart/default-s0',
+    'speechde search speech.index "un autobuz de școală galben" --model runs/quickstart/default-s0',
     "speechde search texts.index question.ogg --model M --language ro -k 5 --json",
 )
 

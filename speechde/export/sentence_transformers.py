@@ -3,7 +3,7 @@
     import speechde
     from sentence_transformers import SentenceTransformer
     model = SentenceTransformer("runs/quickstart/default-s0/model")
-    model.encode(["un autobuz cu etaj"], language="ro")
+    model.encode(["un autobuz de școală galben"], language="ro")
     model.encode([{"audio": "clip.ogg"}, {"array": waveform, "sampling_rate": 16_000}])
 
 What an input is, its type says: ``{"audio": …}`` is a clip, whether its file is there or not, and ``{"text": …}`` is a

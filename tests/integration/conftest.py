@@ -9,7 +9,7 @@ import pytest
 from speechde.corpora.examples import Joined, SpeechExamples
 from speechde.training import fit, tasks
 from speechde.training.mixture import Mixture, Task
-from speechde.training.plan.plan import plan
+from speechde.training.plan import plan
 
 READ_ALOUD = 0.75  # how often the second task is drawn, relative to the first
 

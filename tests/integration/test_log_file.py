@@ -19,7 +19,7 @@ def test_lines_of_a_run(tiny_run, monkeypatch, capfd, recipe):
     assert "" not in lines
     stages: dict[str, list[str]] = {}
     for line in lines:
-        label, _, rest = line.partition(": ")
+        label, _, rest = line.rpartition(": ")
         stages.setdefault(label, []).append(rest)
     expected = ["train ×1", "dev", "evaluation", "train", "dev recall", "embedding for evaluation", "scoring"]
     for label in [*expected, "k-means" if recipe == "stamps" else "text states"]:

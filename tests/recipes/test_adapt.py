@@ -18,6 +18,7 @@ from speechde.evaluation.command import evaluate
 from speechde.features.sets import build_encoder
 from speechde.training import adapt, features, fit, run
 from speechde.training.adapt import inherit
+from speechde.training.tasks import mixture, task_examples
 
 STEPS = {"trainer__steps": 2, "trainer__eval_every": 1}
 
@@ -258,14 +259,13 @@ def test_two_corpora_must_fit_together(base, adapting, clips, tmp_path):
 
 
 def test_replay_shares_the_batches(base, adapting, clips):
-    from speechde.training.batches import language_batches
-
     config = adapting(base(), adapt__replay=0.25)
     training = [u for u in clips if u.split == "train"]
-    batches = language_batches(config, training, steps=1)
-    shares = dict(zip(batches.languages, batches.probabilities, strict=True))
+    batches = mixture(config, task_examples(config, training), steps=1)
+    (task,) = batches.tasks
+    shares = dict(zip(task.strata, task.probabilities, strict=True))
     assert shares == pytest.approx({"es_419": 0.125, "fr_fr": 0.125, "ro_ro": 0.75})
-    drawn = [training[batches.batch(step)[0][0]].lang for step in range(400)]
+    drawn = [training[batches.batch(step)[0].example].lang for step in range(400)]
     np.testing.assert_allclose(drawn.count("ro_ro") / 400, 0.75, atol=0.06)
 
 

@@ -141,7 +141,7 @@ def test_a_sample_of_sentences_is_evaluated_and_said(tiny_run):
     assert "- data, sample sentences per language 2, of recordings 9, of transcripts 9" in text
     again = evaluate(config, directory)
     assert again["audio_to_text"] == metrics["audio_to_text"] and again["data"]["sample"] == sample
-    assert (directory / "evaluation-clips-test-2/results/metrics.json").is_file()
+    assert len(list(directory.glob("evaluation-clips-test-*/results/metrics.json"))) == 1
 
 
 def test_a_finished_run_without_results_is_evaluated_again_without_training(tiny_run):

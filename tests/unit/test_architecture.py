@@ -9,6 +9,8 @@ more than 8 parameters, are listed by name with their reason.
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,6 +165,20 @@ def test_long_functions_have_a_reason():
             if len([a for a in arguments if a not in ("self", "cls")]) > MAX_PARAMETERS:
                 many.add(name)
     assert long == LONG.keys() and many == MANY.keys()
+
+
+@pytest.mark.parametrize(
+    ("module", "unneeded"),
+    [
+        ("speechde.corpora.manifest", {"torch", "sacrebleu", "transformers"}),
+        ("speechde.evaluation.command", {"pytorch_lightning", "wandb", "hydra"}),
+        ("speechde.api", {"pytorch_lightning", "wandb", "hydra", "sacrebleu"}),
+    ],
+)
+def test_what_importing_loads(module, unneeded):
+    code = f"import sys, {module}; print(*sorted({unneeded!r} & sys.modules.keys()))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.split() == []
 
 
 @pytest.mark.parametrize(

@@ -212,10 +212,11 @@ def test_every_corpus_takes_any_language_tag(readers, tmp_path, monkeypatch):
     """One way for all: what one corpus calls fr, no other refuses or counts as zero-shot beside fr_fr."""
     given = {}
     monkeypatch.setattr(corpora.breadth, "find_texts", lambda *a: None)
-    monkeypatch.setattr(corpora.breadth, "breadth_corpus", lambda *a, **k: given.update(k))
+    empty = Corpus("empty", [], ())
+    monkeypatch.setattr(corpora.breadth, "breadth_corpus", lambda *a, **k: given.update(k) or empty)
     monkeypatch.setattr(corpora.stamps, "find_archive", lambda *a: None)
     monkeypatch.setattr(corpora.stamps, "unpack", lambda *a: None)
-    monkeypatch.setattr(corpora.stamps, "read_stamps", lambda root, *roles, **k: given.update(stamps=roles))
+    monkeypatch.setattr(corpora.stamps, "read_stamps", lambda root, *roles, **k: given.update(stamps=roles) or empty)
     corpora.load_corpus(DataConfig(name="breadth", seen=["fr", "French"]), tmp_path)
     assert given["seen"] == ["fr_fr"] and "fr_fr" not in given["zero_shot"]
     corpora.load_corpus(DataConfig(name="stamps", seen=["fr"], zero_shot=["ro"]), tmp_path)

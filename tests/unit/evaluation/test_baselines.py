@@ -11,7 +11,7 @@ import torch
 
 from speechde import config as configuration
 from speechde.errors import ConfigError
-from speechde.evaluation import baselines, command, speech
+from speechde.evaluation import baselines, command, metrics, speech
 from speechde.evaluation.command import evaluate
 from speechde.evaluation.retrieval import Remembered
 from speechde.evaluation.retrieval import evaluate as evaluate_tasks
@@ -116,7 +116,7 @@ def test_scores_in_blocks_are_those_of_the_whole(made, monkeypatch):
     texts = [f"Text, {i}" if i % 3 else "x" for i in range(2)]
     rows = []
     for block in (1, 3, 1024):
-        monkeypatch.setattr(baselines.m, "BLOCK", block)
+        monkeypatch.setattr(metrics, "BLOCK", block)
         view, _ = made("cascade_chars")
         heard(view, lambda text: texts[int(text[-1])])
         rows.append(baselines.run_baselines(view, 1.0)["cascade_chars"]["per_language"])

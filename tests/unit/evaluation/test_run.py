@@ -11,6 +11,7 @@ import pytest
 
 from speechde.evaluation import embed, run, speech
 from speechde.models.embed import Embedded
+from speechde.reporting import results
 from speechde.reporting.archive import read_queries
 from speechde.types import Audio, Utterance
 
@@ -81,9 +82,9 @@ def write_log(folder, version, rows):
 
 
 def test_learning_curve(tmp_path):
-    assert run.learning_curve(tmp_path / "none") == []
+    assert results.learning_curve(tmp_path / "none") == []
     write_log(tmp_path, 0, ["0,4.0,", "9,3.0,", "9,,0.25", "19,2.5,"])
-    assert run.learning_curve(tmp_path) == [
+    assert results.learning_curve(tmp_path) == [
         {"step": 1, "train_loss": 4.0},
         {"step": 10, "train_loss": 3.0, "dev_recall@1": 0.25},
         {"step": 20, "train_loss": 2.5},
@@ -94,7 +95,7 @@ def test_the_learning_curve_of_a_resumed_run_has_no_gap_and_no_repeat(tmp_path):
     write_log(tmp_path, 0, ["9,3.0,", "9,,0.25", "19,2.5,"])
     write_log(tmp_path, 2, ["19,2.4,", "19,,0.5"])
     write_log(tmp_path, 10, ["29,2.0,"])
-    curve = run.learning_curve(tmp_path)
+    curve = results.learning_curve(tmp_path)
     assert [(point["step"], point["train_loss"]) for point in curve] == [(10, 3.0), (20, 2.4), (30, 2.0)]
     assert curve[1]["dev_recall@1"] == 0.5
 
@@ -111,7 +112,7 @@ def metrics_of(oracle, utterances):
 
 def finish(directory, metrics, records, report=None):
     (directory / "results").mkdir(parents=True)
-    run.finish_report(metrics, records, directory, report)
+    results.finish_report(metrics, records, directory, report)
     return json.loads((directory / "results/metrics.json").read_text("utf-8"))
 
 
@@ -161,5 +162,5 @@ def test_a_control_run_becomes_a_column(oracle, utterances, tmp_path, own, contr
 def test_a_run_is_not_its_own_control(oracle, utterances, tmp_path):
     metrics, records = metrics_of(oracle, utterances)
     finish(tmp_path / "model.init:random-s0", dict(metrics), records)
-    run.finish_report(dict(metrics), records, tmp_path / "model.init:random-s0", None)
+    results.finish_report(dict(metrics), records, tmp_path / "model.init:random-s0", None)
     assert "controls" not in json.loads((tmp_path / "model.init:random-s0/results/metrics.json").read_text("utf-8"))

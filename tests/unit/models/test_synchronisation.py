@@ -8,10 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechde.errors import DataError
-from speechde.features import units
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
-from speechde.models.frontends import base
+from speechde.models.frontends import base, units
 from speechde.models.frontends.base import pad_sequences
 from speechde.models.frontends.frames import ContinuousFrontend
 from speechde.models.frontends.units import UnitFrontend

@@ -15,7 +15,7 @@ from speechde.errors import DataError
 from speechde.losses.meaning import same_meaning
 from speechde.training.dataset import ExampleDataModule, ExampleDataset
 from speechde.training.mixture import Mixture, Row, Task
-from speechde.types import Text, Utterance
+from speechde.types import Item, Text, Utterance
 
 TEXTS = [("fr_fr", "chat"), ("fr_fr", "chien"), ("es_419", "chat"), ("fr_fr", "chat"), ("fr_fr", "ours")]
 PREFIX = {"fr_fr": [1, 5], "es_419": [], "en_us": [2]}
@@ -159,6 +159,50 @@ def test_translations_are_rows_of_their_own_that_share_the_meaning_of_transcript
     assert both.prompt.tokenised[5:] == written
     # rows: the clips "cat" and "chat", the pairs chat → cat, chien → dog, minou → cat
     assert shared(batch) == {(0, 2), (1, 2), (0, 4), (2, 4)}
+
+
+class Other(SpeechExamples):
+    """Examples that a second task may have, made of those of the first."""
+
+    def __init__(self, utterances, change):
+        super().__init__(utterances)
+        self.change = change
+
+    def __getitem__(self, index):
+        return self.change(super().__getitem__(index))
+
+
+def two_tasks(utterances, change):
+    tasks = [Joined(SpeechExamples(utterances)), Joined(Other(utterances, change))]
+    return ExampleDataset(tasks, views_of(utterances), Prompt())
+
+
+def test_a_clip_that_is_the_answer_is_read_in_the_version_that_was_drawn_and_not_looked_up(utterances):
+    both = two_tasks(utterances, lambda one: replace(one, query=one.positive, positive=one.query))
+    batch = both.collate([Row(1, 0, 1), Row(1, 1, 0)])
+    (group,) = batch.rows
+    assert group.known is None and group.query.is_of("text")
+    assert [modality for modality, _ in group.positive.columns] == ["text", "speech"]
+    assert group.positive.columns[1][1].values.tolist() == [[10, 0], [0, 1]]
+    assert torch.equal(batch.meaning, both.collate([Row(0, 0, 0), Row(0, 1, 0)]).meaning)
+
+
+def test_a_text_is_read_as_it_is_written_whatever_it_means(utterances):
+    """A summary means what its document does, whose words a transcript may have."""
+    both = two_tasks(utterances, lambda one: replace(one, positive=Item(Text("minou"), lang="fr_fr", meaning="chat")))
+    (group,) = both.collate([Row(1, 0, 0), Row(1, 1, 0)]).rows
+    ((_, texts),) = group.positive.columns
+    assert group.known is None and texts.values.tolist() == [[5, ord("i")]] * 2
+
+
+def test_without_a_meaning_every_example_is_like_no_other(utterances):
+    def nameless(one):
+        return replace(one, query=Item(*one.query.parts, id=one.query.id, lang="fr_fr"),
+                       positive=Item(*one.positive.parts, lang="fr_fr"))  # fmt: skip
+
+    both = two_tasks(utterances, nameless)
+    assert shared(both.collate([Row(1, 0, 0), Row(1, 1, 0), Row(1, 3, 0)])) == set()
+    assert shared(both.collate(rows((0, 0), (1, 0), (3, 0)))) == {(0, 2)}
 
 
 def test_examples_know_where_they_come_from(utterances):

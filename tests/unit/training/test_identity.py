@@ -10,6 +10,7 @@ import torch
 from filelock import FileLock
 
 from speechde.corpora.bitext import TextPair
+from speechde.corpora.fingerprint import sources
 from speechde.corpora.manifest import write_manifest
 from speechde.errors import ConfigError, DataError
 from speechde.reporting.results import control_runs
@@ -199,13 +200,13 @@ def test_where_nothing_can_be_written_nothing_is_encoded(tiny_run, tmp_path, mon
 
 def test_sources(tiny_run, tmp_path):
     config = tiny_run()
-    before = identity.sources(config)
+    before = sources(config)
     assert set(before) == {"data.path", "data.translations.root"}
     (tmp_path / "bitext/more.tsv").touch()
-    after = identity.sources(config)
+    after = sources(config)
     assert after["data.path"] == before["data.path"]
     assert after["data.translations.root"] != before["data.translations.root"]
-    assert identity.sources(set_(config, "data.path", None)).keys() == {"data.translations.root"}
+    assert sources(set_(config, "data.path", None)).keys() == {"data.translations.root"}
 
 
 def test_lora_is_merged_whether_the_model_was_saved_now_or_before(tiny_run):

@@ -15,6 +15,7 @@ from speechde.checkpoint.card import model_card
 from speechde.config import RunConfig
 from speechde.corpora.manifest import write_manifest
 from speechde.errors import ConfigError, DataError
+from speechde.evaluation import command
 from speechde.evaluation.command import evaluate
 from speechde.features import frames as features
 from speechde.features import sets
@@ -141,7 +142,7 @@ def test_where_an_evaluation_cannot_be_written_nothing_is_scored(tiny_run, tmp_p
     run.train(config)
     (tmp_path / "file").touch()
     config.report_dir = str(tmp_path / "file/report")
-    monkeypatch.setattr(run.stages, "evaluation_items", lambda *_: pytest.fail("clips were encoded"))
+    monkeypatch.setattr(sets, "evaluation_items", lambda *_: pytest.fail("clips were encoded"))
     with pytest.raises(ConfigError, match=r"cannot write results to .*file/report .* report_dir=FOLDER"):
         evaluate(config, run.run_directory(config))
 
@@ -162,7 +163,7 @@ def test_another_split_of_the_corpus_is_refused(tiny_run, monkeypatch):
     settings = json.loads((folder / "speechde.json").read_text("utf-8"))
     settings["training"]["config"]["data"] |= {"name": "stamps", "split_seed": 0}
     (folder / "speechde.json").write_text(json.dumps(settings), encoding="utf-8")
-    monkeypatch.setattr(run, "load_corpus", lambda *_: pytest.fail("the corpus was read"))
+    monkeypatch.setattr(command, "load_corpus", lambda *_: pytest.fail("the corpus was read"))
     config.data = replace(config.data, name="stamps", split_seed=1)
     with pytest.raises(ConfigError, match=r"data\.split_seed=1: .* trained on stamps with data\.split_seed=0"):
         evaluate(config, folder)

@@ -25,23 +25,6 @@ def test_a_second_start_keeps_the_log_of_the_first(tmp_path):
     assert [point["train_loss"] for point in learning_curve(tmp_path / "csv")] == [0.0, 5.0]
 
 
-def test_commit_and_its_absence(monkeypatch):
-    def fake(head, changes):
-        monkeypatch.setattr(tracking, "_git", lambda *a: head if a[0] == "rev-parse" else changes)
-
-    fake("abc123", "")
-    assert tracking.commit() == "abc123"
-    fake("abc123", " M file")
-    assert tracking.commit() == "abc123+"
-    monkeypatch.setattr(tracking, "_git", lambda *a: (_ for _ in ()).throw(FileNotFoundError()))
-    assert tracking.commit() == "unknown"
-
-
-def test_hardware_is_one_line():
-    line = tracking.hardware()
-    assert "\n" not in line and re.search(r"\d+ (×|cores)", line)
-
-
 @pytest.mark.parametrize(
     ("given", "entity", "project"),
     [({"project": "team/proj"}, "team", "proj"), ({"project": "a b"}, None, "a b"),

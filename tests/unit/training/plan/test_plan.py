@@ -19,7 +19,7 @@ from speechde.features.sets import build_encoder
 from speechde.features.units import Quantiser
 from speechde.media.containers import locator
 from speechde.models.backbone import Backbone
-from speechde.training import run
+from speechde.training import data, run
 from speechde.training.build import build_model, model_shape
 from speechde.training.features import Features
 from speechde.training.plan import devices, plan
@@ -166,7 +166,7 @@ def test_no_archive_is_opened_for_a_plan(tiny_run, clips, tmp_path, monkeypatch,
 
 def test_the_first_process_alone_plans(tiny_run, monkeypatch, capsys):
     monkeypatch.setattr(run.rank_zero_only, "rank", 1)
-    monkeypatch.setattr(run, "durations", lambda *_: pytest.fail("headers were read"))
+    monkeypatch.setattr(data, "durations", lambda *_: pytest.fail("headers were read"))
     monkeypatch.setattr(plan, "duration", lambda *_: pytest.fail("headers were read"))
     assert run.train(tiny_run(plan_only=True)) == {} and not capsys.readouterr().out
 
@@ -206,7 +206,7 @@ def test_a_run_prints_and_keeps_its_plan(tiny_run, capsys):
 
 
 def test_stated_sizes(tiny_run, monkeypatch):
-    monkeypatch.setattr(run, "load_corpus", None)
+    monkeypatch.setattr(data, "load_corpus", None)
     sizes = {"plan__dev_clips": 10, "plan__dev_hours": 0.5, "plan__device": "h100", "plan__devices": 8}
     found = run.train(tiny_run(**STATED, **sizes, plan__usd_per_device_hour=2.0))["plan"]
     assert set(found["sets"]) == {"train", "dev"} and found["sets"]["train"]["seconds"] == pytest.approx(7.2)
