@@ -17,6 +17,8 @@ from benchmarks.harness import Result, check_equal, matrix_rate, paired, timed
 from benchmarks.inputs import Inputs, plain_prompt, repeated
 from speechde.api import SpeechTextEncoder
 from speechde.checkpoint.folder import TrainedModel
+from speechde.checkpoint.settings import HeadSettings, PrefixSettings, Settings, UnitSettings
+from speechde.features.settings import SpeechSettings
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.training.plan.costs import stack
@@ -66,5 +68,11 @@ def text_encoder(folder: Path, dtype: torch.dtype) -> SpeechTextEncoder:
     """An encoder of text alone, with the identity as its projection."""
     backbone = Backbone.load(folder)
     model = DualEncoder(backbone, {}, projection_init="identity", normalise=True)
-    settings = {key: {} for key in ("frontend", "head", "attention", "prefix", "speech")}  # a fingerprint has these
+    settings = Settings(  # of speech that it does not read
+        frontend=UnitSettings(units=0, drop=0.0, drop_span=1),
+        attention=backbone.attention,
+        head=HeadSettings(dim=None, projection_init="identity", normalise=True),
+        prefix=PrefixSettings(mode="none", speech="", text=""),
+        speech=SpeechSettings(encoder="", encoder_key={}, layer=-1, rate=25.0, trim_db=40.0, deduplicate=True),
+    )
     return SpeechTextEncoder(TrainedModel(model, plain_prompt(folder, backbone), None, settings), "cpu", dtype)

@@ -141,14 +141,14 @@ class SpeechTextEncoder:
     @property
     def languages_seen(self) -> tuple[str, ...]:
         """FLEURS codes of the languages whose speech, recorded or synthetic, the model was trained on."""
-        return languages_heard(self.trained.settings["training"])
+        return languages_heard(self.trained.settings.training)
 
     @property
     def encoder(self) -> SpeechEncoder:
         """The speech encoder, checked to be the one that the model was trained with."""
         with LOADING:
             if self._encoder is None:
-                self._encoder = speech_encoder(self.trained.settings, self.device, self.speech_encoder)
+                self._encoder = speech_encoder(self.trained.settings.speech, self.device, self.speech_encoder)
             return self._encoder
 
     def encode_speech(
@@ -277,7 +277,7 @@ class SpeechTextEncoder:
         Raises:
             ConfigError: the model reads frames, not units.
         """
-        if self.trained.quantiser is None:
+        if not self.trained.settings.discrete:
             raise ConfigError("this model has a continuous frontend and no units; use one of frontend=discrete")
         clips = [clips] if is_clip(clips) else list(as_list(clips, "clips"))
         waveforms = [self.waveform(clip, sampling_rate, f"clip {row}") for row, clip in enumerate(clips)]
@@ -329,7 +329,7 @@ class SpeechTextEncoder:
 
     def speech_items(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """16 kHz waveforms → stored speech items (frames or units), as training and evaluation make them."""
-        return items_in_memory(waveforms, self.encoder, self.trained.quantiser, self.trained.settings["speech"])
+        return items_in_memory(waveforms, self.encoder, self.trained.quantiser, self.trained.settings.speech)
 
     def _clip_vectors(
         self,

@@ -36,7 +36,7 @@ def model_card(trained: TrainedModel, metrics: Mapping[str, Any] | None = None) 
     Args:
         metrics: ``metrics.json`` of the run; without it the card says that the model was not evaluated.
     """
-    record = trained.settings.get("training", {})
+    record = trained.settings.training
     data = (metrics or record).get("data", {})
     config = record.get("config") or (metrics or {}).get("config", {})  # the record of earlier versions has none
     parts = _parts(trained, record, config)
@@ -56,7 +56,6 @@ def model_card(trained: TrainedModel, metrics: Mapping[str, Any] | None = None) 
         record=record,
         config=config,
         settings=trained.settings,
-        discrete=trained.quantiser is not None,
         dim=trained.model.dim,
         normalised=trained.model.normalise,
         parameters=sum(parameter.numel() for parameter in trained.model.parameters()),
@@ -88,13 +87,12 @@ def _title(record: Mapping[str, Any]) -> str:
 
 def _parts(trained: TrainedModel, record: Mapping[str, Any], config: Mapping[str, Any]) -> list[dict[str, str]]:
     """What the model is made of: ``part``, ``source``, ``licence``, ``sha256`` (of weights) and ``hub`` (an id)."""
-    speech = trained.settings["speech"]
+    speech = trained.settings.speech
     llm = record.get("llm") or {"source": config.get("model", {}).get("source", NOT_STATED)}
     parts = [{"part": "LLM", "sha256": llm.get("sha256") or "", **_origin(llm["source"])}]
-    encoder = speech.get("encoder", NOT_STATED)
     parts.append(
-        {"part": "speech encoder (not in this folder)", "sha256": speech.get("encoder_key", {}).get("weights") or "",
-         **_origin(encoder)}
+        {"part": "speech encoder (not in this folder)", "sha256": speech.encoder_key.get("weights") or "",
+         **_origin(speech.encoder)}
     )  # fmt: skip
     for name, licence in record.get("data", {}).get("licences", {}).items():
         parts.append(

@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ from transformers import AutoConfig, AutoTokenizer
 
 from speechde.cache import atomic_directory, atomic_write, check_readable, expanded
 from speechde.checkpoint import card
+from speechde.checkpoint.settings import Settings
 from speechde.errors import AssetError, DataError, SpeechdeError
 from speechde.features.encoders import SpeechEncoder, load_speech_encoder
+from speechde.features.settings import SpeechSettings
 from speechde.features.units import Quantiser
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
@@ -38,7 +40,7 @@ from speechde.models.frontends.frames import ContinuousFrontend
 from speechde.models.frontends.units import UnitFrontend
 from speechde.models.loading import untrained
 from speechde.models.lora import merge_lora
-from speechde.models.prompt import MAX_TOKENS, Prompt
+from speechde.models.prompt import Prompt
 from speechde.models.vocabulary import with_audio_tokens
 from speechde.weights import resolve
 from speechde.weights.locate import PREFIX
@@ -57,7 +59,7 @@ class TrainedModel:
     model: DualEncoder
     prompt: Prompt
     quantiser: Quantiser | None
-    settings: dict[str, Any]
+    settings: Settings
     card: str | None = None
 
     def save(self, folder: str | Path) -> None:
@@ -95,7 +97,7 @@ class TrainedModel:
         tokenizer.save_pretrained(folder)
         if self.quantiser is not None:
             self.quantiser.save(folder)
-        _write_json(folder / "speechde.json", {"format": FORMAT, **self.settings})
+        _write_json(folder / "speechde.json", {"format": FORMAT, **self.settings.to_json()})
         _write_json(folder / "prefixes.json", self.prompt.prefixes())
 
     @classmethod
@@ -110,20 +112,17 @@ class TrainedModel:
         settings = read_settings(folder)
         quantiser = None
         try:
-            if settings["frontend"]["kind"] == "discrete":
-                speech = settings["speech"]
-                quantiser = Quantiser.load(folder, deduplicate=speech["deduplicate"], bpe=bool(speech.get("bpe")))
-                if quantiser.tokens != settings["frontend"]["units"]:
-                    expected = settings["frontend"]["units"]
+            if settings.discrete:
+                speech, expected = settings.speech, settings.frontend.units
+                quantiser = Quantiser.load(folder, deduplicate=speech.deduplicate, bpe=bool(speech.bpe))
+                if quantiser.tokens != expected:
                     raise AssetError(
                         f"{folder} has a quantiser of {quantiser.tokens} tokens, and a model of {expected}"
                     )
             model = assemble(untrained(AutoConfig.from_pretrained(folder)), settings)
             missing, unexpected = model.load_state_dict(_weights(folder / "model.safetensors"), strict=False)
             tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (KeyError, TypeError) as error:
-            raise AssetError(f"{folder}/speechde.json lacks {error}; fetch the folder again") from error
-        except (OSError, RuntimeError, SafetensorError, ValueError) as error:
+        except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
             if isinstance(error, SpeechdeError):
                 raise
             check_readable(*folder.iterdir())
@@ -133,8 +132,8 @@ class TrainedModel:
             raise AssetError(f"{folder}/model.safetensors does not fit its config: {(missing + unexpected)[:3]} …")
         prompt = Prompt(
             tokenizer,
-            **settings["prefix"],
-            max_tokens=settings.get("max_tokens", MAX_TOKENS),  # neither is in folders of the first version
+            **asdict(settings.prefix),
+            max_tokens=settings.max_tokens,
             positions=model.backbone.positions,
             table=_read_json(folder / "prefixes.json"),
         )
@@ -147,15 +146,8 @@ class TrainedModel:
 
         A saved model has that of the model in memory, wherever its folder is and whatever it is called.
         """
-        keys = ("frontend", "head", "attention", "prefix", "speech")
-        decides = {key: self.settings[key] for key in keys}
-        if (limit := self.settings.get("max_tokens", MAX_TOKENS)) != MAX_TOKENS:  # which folders do not all state
-            decides["max_tokens"] = limit
-        decides["speech"] = {
-            key: value for key, value in decides["speech"].items() if key != "encoder"
-        }  # only its path
         quantiser = None if self.quantiser is None else self.quantiser.hash
-        digest = hashlib.sha256(json.dumps([decides, quantiser], sort_keys=True).encode())
+        digest = hashlib.sha256(json.dumps([self.settings.decisive(), quantiser], sort_keys=True).encode())
         for name, tensor in sorted(_state(self.model).items()):
             name = name.replace("frontends.speech.", "frontend.")  # as in the first format: indexes stay valid
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -188,25 +180,24 @@ def find_model(name: str | Path) -> Path:
     return resolve(name)
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
+def read_settings(folder: Path) -> Settings:
     """The settings of a model folder; its weights are not read.
 
     Raises:
         AssetError: the folder is not a model, is damaged, or was written by a newer version.
     """
-    settings = _read_json(folder / "speechde.json")
-    if settings is None:
+    path = folder / "speechde.json"
+    values = _read_json(path)
+    if values is None:
         raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model")
-    if not isinstance(settings, dict):
-        raise AssetError(f"{folder}/speechde.json is damaged: it holds no settings; fetch the folder again")
-    if (found := settings.pop("format", 0)) not in READ:
+    if isinstance(values, dict) and (found := values.pop("format", 0)) not in READ:
         known = " or ".join(map(str, READ))
         raise AssetError(f"{folder} has another format than {known} ({found}); load it with the version that wrote it")
-    return settings
+    return Settings.from_json(values, path)
 
 
 def languages_heard(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Languages whose speech a model was trained on (``settings["training"]``), synthetic speech last."""
+    """Languages whose speech a model was trained on (``Settings.training``), synthetic speech last."""
     return (*record["seen"], *record.get("seen_synthetic", ()))
 
 
@@ -225,7 +216,7 @@ def _read_json(path: Path) -> Any:
 
 
 def speech_encoder(
-    settings: dict[str, Any], device: str | torch.device, source: str | Path | None = None
+    speech: SpeechSettings, device: str | torch.device, source: str | Path | None = None
 ) -> SpeechEncoder:
     """The speech encoder whose frames a model reads.
 
@@ -236,13 +227,13 @@ def speech_encoder(
         AssetError: it cannot be found, may not be fetched because only the folder asks for it, or its weights or layer
             are not those the model was trained with.
     """
-    folder = resolve(source) if source else encoder_folder(settings)
-    encoder = load_speech_encoder(folder, layer=settings["speech"]["layer"], device=device)
-    check_encoder(settings, encoder, source)
+    folder = resolve(source) if source else encoder_folder(speech)
+    encoder = load_speech_encoder(folder, layer=speech.layer, device=device)
+    check_encoder(speech, encoder, source)
     return encoder
 
 
-def encoder_folder(settings: dict[str, Any]) -> Path:
+def encoder_folder(speech: SpeechSettings) -> Path:
     """Where the speech encoder is that a model folder names.
 
     The folder may come from anywhere, so its word is enough to fetch what is packaged or of a publisher in
@@ -252,7 +243,7 @@ def encoder_folder(settings: dict[str, Any]) -> Path:
     Raises:
         AssetError: it is not here, and may not be fetched unless the user names it too.
     """
-    name = settings["speech"]["encoder"]
+    name = speech.encoder
     trusted = name.startswith(PREFIX) or name.partition("/")[0] in PUBLISHERS
     if trusted or Path(name).expanduser().is_dir():
         return resolve(name)
@@ -266,26 +257,25 @@ def encoder_folder(settings: dict[str, Any]) -> Path:
         ) from error
 
 
-def check_encoder(settings: dict[str, Any], encoder: SpeechEncoder, source: str | Path | None = None) -> None:
+def check_encoder(speech: SpeechSettings, encoder: SpeechEncoder, source: str | Path | None = None) -> None:
     """Refuse an encoder whose weights or layer are not those the model was trained with.
 
     Raises:
         AssetError: they differ. The number format may: features then differ by rounding.
     """
     expected, found = ({k: v for k, v in d.items() if k != "dtype"} for d in
-                       (settings["speech"]["encoder_key"], encoder.describe()))  # fmt: skip
+                       (speech.encoder_key, encoder.describe()))  # fmt: skip
     if expected != found:
-        source = source or settings["speech"]["encoder"]
+        source = source or speech.encoder
         raise AssetError(f"the model was trained on frames of {expected}; {source} is {found}")
 
 
-def assemble(llm: torch.nn.Module, settings: dict[str, Any]) -> DualEncoder:
-    """Put backbone, frontend and projection together from ``settings`` (keys ``frontend``, ``head``, ``attention``)."""
-    arguments, head = dict(settings["frontend"]), dict(settings["head"])
-    discrete = arguments.pop("kind") == "discrete"
-    arguments["entry_layer"] = head.pop("speech_layer", 0)
-    backbone = Backbone(llm, arguments["units"] if discrete else 0, settings["attention"])
-    frontend = UnitFrontend(**arguments) if discrete else ContinuousFrontend(width=backbone.width, **arguments)
+def assemble(llm: torch.nn.Module, settings: Settings) -> DualEncoder:
+    """Put backbone, frontend and projection together."""
+    arguments, head = asdict(settings.frontend), asdict(settings.head)
+    arguments["entry_layer"] = head.pop("speech_layer")
+    backbone = Backbone(llm, settings.frontend.units if settings.discrete else 0, settings.attention)
+    frontend = UnitFrontend(**arguments) if settings.discrete else ContinuousFrontend(width=backbone.width, **arguments)
     return DualEncoder(backbone, {"speech": frontend}, **head)
 
 

@@ -56,7 +56,7 @@ def check_split(config: DataConfig, record: Mapping[str, Any]) -> None:
     """Refuse a corpus that a model was trained on, where it is split otherwise now.
 
     Args:
-        record: ``settings["training"]`` of the model.
+        record: ``Settings.training`` of the model.
 
     Raises:
         ConfigError: sentences that it was trained on would be held out.

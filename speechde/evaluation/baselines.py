@@ -77,11 +77,11 @@ def untrained(scene: Scene) -> Answer:
 
 def initialised(trained: TrainedModel, initial: Mapping) -> TrainedModel:
     """A model as it was before its first step; ``initial`` is the configuration group ``model`` of its run."""
-    torch.manual_seed(trained.settings["training"]["seed"])
+    torch.manual_seed(trained.settings.training["seed"])
     names = ("init", "num_layers", "attention", "dropout", "dtype", "attn_implementation")
     backbone = Backbone.load(resolve(initial["source"]), **{name: initial[name] for name in names})
     model = assemble(backbone.model, trained.settings)
-    if trained.quantiser is not None:
+    if trained.settings.discrete:
         model.backbone.embedding.reset_audio(initial["audio_init"], torch.from_numpy(trained.quantiser.centroids))
     else:
         frontend = trained.model.frontends["speech"]
@@ -148,7 +148,7 @@ def trained_run(scene: Scene, path: str) -> Answer:
             f"{len(missing)} recordings cannot be read as its speech encoder reads them ({missing[0]}, first)"
         )
     present = dict.fromkeys(task.subset for task in scene.tasks)
-    heard = [lang for lang in present if lang in languages_heard(other.settings["training"])]
+    heard = [lang for lang in present if lang in languages_heard(other.settings.training)]
     scene.notes.append(f"run:{path} was trained on speech of {', '.join(heard) or 'none of these languages'}")
     return _embedded(scene, stored_embed(other.model, other.prompt, items, EMBEDDING), scene.seconds_to_encode(items))
 

@@ -33,7 +33,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     recorded, clock = facts(config), Clock()
     with clock("fetch"):
         trained = TrainedModel.load(folder)
-        speech, record = trained.settings["speech"], trained.settings["training"]
+        speech, record = trained.settings.speech, trained.settings.training
         check_split(config.data, record)
         corpus = load_corpus(config.data, cache)
         frontend, encoder = speech_reader(config, trained)
@@ -46,12 +46,12 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     where = f"evaluation-{corpus.name}-{config.eval.split}-{content(utterances)}"
     target = Path(config.report_dir) if config.report_dir else folder.parent / where / "results"
     if frontend.share:
-        sets = [sets_of.evaluation_set(speech["trim_db"], speech.get("mean_norm", 0.0), utterances)]
-        sets_of.encode_shard(sets, encoder, cache, rate=speech["rate"], shard=frontend.share, encode=encode)
+        sets = [sets_of.evaluation_set(speech.trim_db, speech.mean_norm, utterances)]
+        sets_of.encode_shard(sets, encoder, cache, rate=speech.rate, shard=frontend.share, encode=encode)
         return {}
     check_writable(target)
     with clock("frames"):
-        items = sets_of.evaluation_items(trained.settings, encoder, trained.quantiser, utterances, cache, encode)
+        items = sets_of.evaluation_items(speech, encoder, trained.quantiser, utterances, cache, encode)
         utterances = [u for u in utterances if u.id in items]
     seen = sorted({u.lang for u in utterances} & set(heard))
     proxy = sorted({u.lang for u in utterances} & set(corpus.proxy) - set(seen))

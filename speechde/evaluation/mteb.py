@@ -154,7 +154,7 @@ def _modality(features: Iterable[str], task: TaskMetadata, side: PromptType | No
 
 
 def _metadata(trained: TrainedModel, weights: str) -> ModelMeta:
-    model, training = trained.model, trained.settings["training"]
+    model, training = trained.model, trained.settings.training
     embedding = sum(parameter.numel() for parameter in model.backbone.embedding.parameters())
     return ModelMeta(
         loader=MtebEncoder,

@@ -74,11 +74,11 @@ def evaluate_model(
 
 def speech_reader(config: RunConfig, trained: TrainedModel) -> tuple[FrontendConfig, SpeechEncoder]:
     """The speech encoder of a trained model, and the settings of the frontend that name it."""
-    speech = trained.settings["speech"]
-    encoder_folder(trained.settings)  # refuses what only the folder asks to have fetched
-    frontend = replace(config.frontend, encoder=speech["encoder"], layer=speech["layer"])
+    speech = trained.settings.speech
+    encoder_folder(speech)  # refuses what only the folder asks to have fetched
+    frontend = replace(config.frontend, encoder=speech.encoder, layer=speech.layer)
     encoder = sets_of.build_encoder(frontend)
-    check_encoder(trained.settings, encoder)
+    check_encoder(speech, encoder)
     return frontend, encoder
 
 
@@ -87,13 +87,13 @@ def baseline_request(
     initial: dict | None,
 ) -> Request:  # fmt: skip
     def items_of(other: TrainedModel) -> FeatureStore:
-        check_split(config.data, other.settings["training"])
+        check_split(config.data, other.settings.training)
         _, reader = speech_reader(config, other)
-        return sets_of.evaluation_items(other.settings, reader, other.quantiser, utterances, cache)
+        return sets_of.evaluation_items(other.settings.speech, reader, other.quantiser, utterances, cache)
 
     return Request(
         config.eval.baselines, config.eval.asr, cache, seed=config.seed, initial=initial, items_of=items_of,
-        frames=lambda: sets_of.evaluation_items(model.settings, encoder, None, utterances, cache),
+        frames=lambda: sets_of.evaluation_items(model.settings.speech, encoder, None, utterances, cache),
     )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def _sides(trained: TrainedModel) -> tuple[Side, Side]:
     model = trained.model
     tokens = model.backbone.embedding.text_tokens
     draw = torch.Generator().manual_seed(0)
-    settings = trained.settings["frontend"]
+    settings = trained.settings
 
     def ids(batch: int, time: int, high: int = tokens) -> Tensor:
         return torch.randint(0, high, (batch, time), generator=draw)
@@ -113,10 +113,10 @@ def _sides(trained: TrainedModel) -> tuple[Side, Side]:
         return {"input_ids": ids(batch, time), "attention_mask": mask(batch, time)}
 
     def speech(batch: int, time: int, prefix: int) -> dict[str, Tensor]:
-        if trained.quantiser is None:
-            values = torch.randn(batch, time, settings["frame_dim"], generator=draw)
+        if settings.discrete:
+            values = ids(batch, time, settings.frontend.units)
         else:
-            values = ids(batch, time, settings["units"])
+            values = torch.randn(batch, time, settings.frontend.frame_dim, generator=draw)
         return {"speech": values, "speech_mask": mask(batch, time), "prefix_ids": ids(batch, prefix),
                 "prefix_mask": mask(batch, prefix)}  # fmt: skip
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +28,7 @@ import numpy as np
 from speechde.cache import fingerprint
 from speechde.errors import AssetError, DataError
 from speechde.features.encoders import SpeechEncoder, pool_frames, pooling_factor
+from speechde.features.settings import SpeechSettings
 from speechde.features.store import PIECE, FeatureStore, Piece
 from speechde.features.units import Quantiser
 from speechde.media import audio
@@ -195,20 +196,17 @@ def subtract_mean(frames: np.ndarray, share: float) -> np.ndarray:
 
 
 def items_in_memory(
-    waveforms: Sequence[np.ndarray], encoder: SpeechEncoder, quantiser: Quantiser | None, speech: Mapping
+    waveforms: Sequence[np.ndarray], encoder: SpeechEncoder, quantiser: Quantiser | None, speech: SpeechSettings
 ) -> list[np.ndarray]:
-    """16 kHz waveforms → speech items (frames or units), those of a store of the same clips, in order.
-
-    ``speech`` are the settings of a trained model: ``rate``, ``trim_db`` and ``mean_norm``.
-    """
-    factor = pooling_factor(encoder.rate, speech["rate"])
+    """16 kHz waveforms → speech items (frames or units), those of a store of the same clips, in order."""
+    factor = pooling_factor(encoder.rate, speech.rate)
     items: list[np.ndarray] = [np.empty(0)] * len(waveforms)
-    trimmed = [(row, trim_silence(waveform, speech["trim_db"])) for row, waveform in enumerate(waveforms)]
+    trimmed = [(row, trim_silence(waveform, speech.trim_db)) for row, waveform in enumerate(waveforms)]
     for batch in by_length(trimmed):
         for (row, _), frames in zip(batch, encoder.encode([w for _, w in batch]), strict=True):
             frames = pool_frames(frames, factor)
-            if share := speech.get("mean_norm", 0.0):
-                frames = subtract_mean(frames, share)
+            if speech.mean_norm:
+                frames = subtract_mean(frames, speech.mean_norm)
             items[row] = frames if quantiser is None else quantiser.encode(frames)
     return items
 

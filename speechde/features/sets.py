@@ -14,6 +14,7 @@ from speechde.errors import ConfigError
 from speechde.features.encoders import SpeechEncoder, load_speech_encoder
 from speechde.features.frames import Encode, View, extract_frames, extract_shard, quantise
 from speechde.features.ray_extraction import encode_with_ray
+from speechde.features.settings import SpeechSettings
 from speechde.features.store import FeatureStore
 from speechde.features.units import Quantiser
 from speechde.types import Utterance
@@ -92,16 +93,15 @@ def encode_shard(
 
 
 def evaluation_items(
-    settings: dict,
+    speech: SpeechSettings,
     encoder: SpeechEncoder,
     quantiser: Quantiser | None,
     utterances: list[Utterance],
     cache: Path,
     encode: Encode | None = None,
 ) -> FeatureStore:
-    """Stored speech items of clips to evaluate, made as the model's training items were (``settings["speech"]``)."""
-    speech = settings["speech"]
-    clips = evaluation_set(speech["trim_db"], speech.get("mean_norm", 0.0), utterances)
-    options = {"rate": speech["rate"], "view": clips.view, "label": clips.label, "encode": encode}
+    """Stored speech items of clips to evaluate, made as the model's training items were."""
+    clips = evaluation_set(speech.trim_db, speech.mean_norm, utterances)
+    options = {"rate": speech.rate, "view": clips.view, "label": clips.label, "encode": encode}
     store = extract_frames(clips.clips, encoder, cache, **options)
     return store if quantiser is None else quantise(store, quantiser, cache)

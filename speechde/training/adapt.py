@@ -24,6 +24,7 @@ from transformers import AutoConfig
 
 from speechde.cache import atomic_write
 from speechde.checkpoint.folder import TrainedModel, assemble, check_encoder, find_model, read_settings
+from speechde.checkpoint.settings import Settings
 from speechde.config import FrontendConfig, RunConfig
 from speechde.corpora.leaks import without_leaks
 from speechde.corpora.load import check_split, load_corpus
@@ -31,7 +32,6 @@ from speechde.errors import ConfigError, DataError
 from speechde.evaluation.run import evaluate_model
 from speechde.evaluation.speech import ROLES
 from speechde.features.encoders import SpeechEncoder
-from speechde.models.prompt import MAX_TOKENS
 from speechde.reporting.compare import Comparison, compare_runs, format_comparison
 from speechde.reporting.results import write_results
 from speechde.reporting.terminal import show_markdown
@@ -74,43 +74,39 @@ def inherit(values: Mapping[str, Any]) -> dict[str, Any]:
             conflicts.append(f"{name}={target[key]} (it has {own})")
     if conflicts:
         raise ConfigError(f"{', '.join(conflicts)}: decided by the trained model {checkpoint}; leave it out")
-    if (own := "cosine" if settings["head"]["normalise"] else "dot") != (asked := values["loss"]["similarity"]):
+    if (own := "cosine" if settings.head.normalise else "dot") != (asked := values["loss"]["similarity"]):
         fix = {"cosine": "loss=modern", "dot": "loss=faithful"}[own]
         raise ConfigError(f"loss.similarity={asked}, and the model {checkpoint} compares by {own}; add {fix}")
     return values
 
 
-def _described(folder: Path, settings: Mapping) -> tuple[dict[str, Any], dict[str, Any]]:
+def _described(folder: Path, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings by dotted name: those that a trained model decides, and those that may be set otherwise."""
-    frontend, head, speech = (
-        settings["frontend"],
-        settings["head"],
-        {"mean_norm": 0.0, "bpe": None, **settings["speech"]},
-    )
+    frontend, head, speech = settings.frontend, settings.head, settings.speech
     dtype = AutoConfig.from_pretrained(folder).dtype
     fixed = {
-        "mode": settings["training"]["mode"],
-        "frontend.kind": frontend["kind"],
-        **{f"frontend.{key}": speech[key] for key in SPEECH},
+        "mode": settings.training["mode"],
+        "frontend.kind": frontend.kind,
+        **{f"frontend.{key}": getattr(speech, key) for key in SPEECH},
         "model.source": str(folder),
         "model.init": "pretrained",
         "model.dtype": str(dtype or "float32").removeprefix("torch."),
         "model.num_layers": None,  # the LLM in the folder has been cut
         "model.dropout": None,
-        "model.attention": settings["attention"],
+        "model.attention": settings.attention,
         "model.attn_implementation": "auto",
-        "model.max_tokens": settings.get("max_tokens", MAX_TOKENS),
-        **{f"model.{key}": head[key] for key in ("dim", "projection_init", "projection_gain", "speech_layer")},
-        **{f"model.prefix.{key}": value for key, value in settings["prefix"].items()},
+        "model.max_tokens": settings.max_tokens,
+        **{f"model.{key}": getattr(head, key) for key in ("dim", "projection_init", "projection_gain", "speech_layer")},
+        **{f"model.prefix.{key}": value for key, value in asdict(settings.prefix).items()},
     }
-    if frontend["kind"] == "discrete":
+    if settings.discrete:
         with safe_open(folder / "kmeans.safetensors", "numpy") as file:
             fixed["frontend.units"] = file.get_slice("centroids").get_shape()[0]
     else:
-        fixed |= {f"frontend.{key}": frontend[key] for key in SHAPE}
+        fixed |= {f"frontend.{key}": getattr(frontend, key) for key in SHAPE}
     # the encoder may lie elsewhere: its weights are checked against those of training
-    free = asdict(FrontendConfig()) | {key: frontend[key] for key in FREE if key in frontend}
-    free["encoder"] = speech["encoder"]
+    free = asdict(FrontendConfig()) | {key: getattr(frontend, key) for key in FREE if hasattr(frontend, key)}
+    free["encoder"] = speech.encoder
     return fixed, {f"frontend.{key}": value for key, value in free.items() if f"frontend.{key}" not in fixed}
 
 
@@ -125,7 +121,7 @@ def adapted_corpus(config: RunConfig, cache: Path) -> Corpus:
         DataError: a new language has no train or dev clip, or a sentence is trained on in one language and held out in
             another.
     """
-    record = read_settings(Path(config.model.source))["training"]
+    record = read_settings(Path(config.model.source)).training
     known = record["seen"]
     for data in filter(None, (config.data, config.adapt.old)):
         check_split(data, record)
@@ -179,10 +175,10 @@ def initial_model(config: RunConfig, encoder: SpeechEncoder) -> TrainedModel:
         AssetError: the speech encoder is not the one that it was trained with.
     """
     trained = TrainedModel.load(config.model.source)
-    check_encoder(trained.settings, encoder)
-    own = trained.settings["frontend"]
-    changed = own | {key: getattr(config.frontend, key) for key in FREE if key in own}
-    settings = trained.settings | {"frontend": changed}
+    check_encoder(trained.settings.speech, encoder)
+    own = trained.settings.frontend
+    changed = {key: getattr(config.frontend, key) for key in FREE if hasattr(own, key)}
+    settings = replace(trained.settings, frontend=replace(own, **changed))
     model = assemble(trained.model.backbone.model, settings)
     model.load_state_dict(trained.model.state_dict())
     choose_trained(model, config)
@@ -197,7 +193,7 @@ def report_change(
     ``before/results`` of the run directory holds its results, ``results/before_after.md`` and ``.json`` the comparison.
     """
     trained = TrainedModel.load(config.model.source)
-    record = trained.settings["training"]
+    record = trained.settings.training
     after = {lang: row["role"] for lang, row in metrics["audio_to_text"]["per_language"].items()}
     roles = {
         lang: "zero_shot" if role == "seen" and lang not in record["seen"] else role for lang, role in after.items()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from typing import Any, TypeVar
 
 import torch
 from transformers import AutoTokenizer
 
 from speechde.checkpoint.folder import TrainedModel, assemble
+from speechde.checkpoint.settings import FrameSettings, HeadSettings, PrefixSettings, Settings, UnitSettings
 from speechde.config import RunConfig
 from speechde.features.encoders import SpeechEncoder
+from speechde.features.settings import SpeechSettings
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.loading import load_config, untrained
@@ -21,12 +24,13 @@ from speechde.weights import resolve
 
 log = logging.getLogger(__name__)
 
+Part = TypeVar("Part")
+
 
 def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -> TrainedModel:
     """The untrained dual encoder of a run, seeded."""
     torch.manual_seed(config.seed)
     folder = resolve(config.model.source)
-    discrete = config.frontend.kind == "discrete"
     backbone = Backbone.load(
         folder,
         init=config.model.init,
@@ -37,10 +41,10 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
         attn_implementation=config.model.attn_implementation,
     )
     scale = float(backbone.embedding.text.weight.detach().float().std() * backbone.embedding.scale)
-    tokens = features.quantiser.tokens if discrete else 0
+    tokens = features.quantiser.tokens if features.quantiser else 0
     settings = model_settings(config, encoder, tokens, scale)
     model = assemble(backbone.model, settings)
-    if discrete:
+    if settings.discrete:
         centroids = torch.from_numpy(features.quantiser.centroids)
         model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
     else:
@@ -51,34 +55,31 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
     log.info("model: %.1f M parameters, %.1f M trained, %d tensors frozen", total / 1e6, trained / 1e6, len(frozen))
-    limits = {"max_tokens": settings["max_tokens"], "positions": backbone.positions}
-    prompt = Prompt(AutoTokenizer.from_pretrained(folder), **settings["prefix"], **limits)
+    limits = {"max_tokens": settings.max_tokens, "positions": backbone.positions}
+    prompt = Prompt(AutoTokenizer.from_pretrained(folder), **asdict(settings.prefix), **limits)
     return TrainedModel(model, prompt, features.quantiser, settings)
 
 
-def model_settings(config: RunConfig, encoder: SpeechEncoder, audio_tokens: int, embedding_std: float) -> dict:
+def model_settings(config: RunConfig, encoder: SpeechEncoder, audio_tokens: int, embedding_std: float) -> Settings:
     """What ``assemble`` builds a model from, and what is stored with it."""
-    f = config.frontend
+    f, m = config.frontend, config.model
     if f.kind == "discrete":
-        frontend = {"kind": "discrete", "units": audio_tokens, "drop": f.drop, "drop_span": f.drop_span}
+        frontend = _filled(UnitSettings, f, units=audio_tokens)
     else:
-        frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": embedding_std, "hidden": f.hidden,
-                    "stride": f.stride, "layers": f.layers, "heads": f.heads, "dropout": f.dropout, "drop": f.drop,
-                    "drop_span": f.drop_span, "noise": f.noise, "downsample": f.downsample,
-                    "mask_features": f.mask_features}  # fmt: skip
-    prefix = {"mode": config.model.prefix.mode, "speech": config.model.prefix.speech, "text": config.model.prefix.text}
-    return {
-        "frontend": frontend,
-        "attention": config.model.attention,
-        "head": {"dim": config.model.dim, "projection_init": config.model.projection_init,
-                 "projection_gain": config.model.projection_gain, "speech_layer": config.model.speech_layer,
-                 "normalise": config.loss.similarity == "cosine"},
-        "prefix": prefix,
-        "max_tokens": config.model.max_tokens,
-        "speech": {"encoder": f.encoder, "layer": f.layer, "rate": f.rate, "trim_db": f.trim_db,
-                   "mean_norm": f.mean_norm, "deduplicate": f.deduplicate, "bpe": f.bpe,
-                   "encoder_key": encoder.describe()},
-    }  # fmt: skip
+        frontend = _filled(FrameSettings, f, frame_dim=encoder.dim, embedding_std=embedding_std)
+    return Settings(
+        frontend=frontend,
+        attention=m.attention,
+        head=_filled(HeadSettings, m, normalise=config.loss.similarity == "cosine"),
+        prefix=_filled(PrefixSettings, m.prefix),
+        speech=_filled(SpeechSettings, f, encoder_key=encoder.describe()),
+        max_tokens=m.max_tokens,
+    )
+
+
+def _filled(schema: type[Part], group: Any, **made: Any) -> Part:
+    """A part of the settings: what is ``made``, and the rest as a group of the configuration says by the same names."""
+    return schema(**made, **{f.name: getattr(group, f.name) for f in fields(schema) if f.name not in made})
 
 
 def choose_trained(model: DualEncoder, config: RunConfig) -> list[str]:

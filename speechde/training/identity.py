@@ -75,7 +75,7 @@ def of_run(
         seconds: length of each clip, by id.
         built: the model, before training.
     """
-    encoder = {key: value for key, value in built.settings["speech"]["encoder_key"].items() if key != "dtype"}
+    encoder = {key: value for key, value in built.settings.speech.encoder_key.items() if key != "dtype"}
     return of_config(config) | {
         "data": {split: hash_of(_clip(u, seconds.get(u.id)) for u in some) for split, some in clips.items()},
         "translations": hash_of((p.lang, p.text, p.english) for p in pairs) if pairs else None,
@@ -124,7 +124,7 @@ def _stored(directory: Path) -> dict[str, Any] | None:
         except ValueError as error:
             raise DataError(f"{path} is damaged ({error}); delete {directory} to train anew") from error
     folder = directory / "model"
-    return {"version": 1, "config": read_settings(folder)["training"]["config"]} if folder.is_dir() else None
+    return {"version": 1, "config": read_settings(folder).training["config"]} if folder.is_dir() else None
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What a model folder says about the run that trained it (``settings["training"]``, and the model card)."""
+"""What a model folder says about the run that trained it (``Settings.training``, and the model card)."""
 
 from __future__ import annotations
 
@@ -69,4 +69,4 @@ def stored_record(folder: Path) -> dict[str, Any] | None:
 
     A run that is started again, for further baselines say, finds its model there, and did not train it now.
     """
-    return read_settings(folder)["training"] if folder.is_dir() else None
+    return read_settings(folder).training if folder.is_dir() else None

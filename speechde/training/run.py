@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -146,9 +146,9 @@ class _Run:
             )
             if best is None:
                 return None
-            before = built.settings.get("training")  # of a model that was adapted
+            before = built.settings.training  # of a model that was adapted
             record = training_record(config, data.corpora, clips, self.facts, best, before)
-            built.settings["training"] = stored_record(folder) or record
+            built.settings = replace(built.settings, training=stored_record(folder) or record)
             built.card = None  # an adapted model came with that of the model before
             if not folder.exists():
                 built.save(folder)
@@ -162,7 +162,7 @@ class _Run:
         config, corpus, split = self.config, data.corpus, self.config.eval.split
         with self.clock("evaluate"):
             encode = encoding(config.frontend, encoder)
-            items = evaluation_items(built.settings, encoder, built.quantiser, data.test, self.cache, encode)
+            items = evaluation_items(built.settings.speech, encoder, built.quantiser, data.test, self.cache, encode)
             test = [u for u in data.test if u.id in items]
             initial = None if self.adapting else asdict(config.model)
             asked = baseline_request(config, built, encoder, test, self.cache, initial)

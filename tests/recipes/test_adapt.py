@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from speechde.checkpoint.folder import TrainedModel
+from speechde.checkpoint.folder import TrainedModel, read_settings
 from speechde.config import build
 from speechde.corpora.manifest import write_manifest
 from speechde.errors import AssetError, ConfigError, DataError
@@ -76,12 +77,10 @@ def test_adapts_and_compares(base, adapting, recipe, options, monkeypatch):
     roles = {lang: row["role"] for lang, row in metrics["audio_to_text"]["per_language"].items()}
     assert roles == {"es_419": "seen", "ro_ro": "seen", "fr_fr": "zero_shot"}
     assert metrics["data"]["train"] == {"recordings": 10, "synthetic": 0, "transcripts": 10, "languages": 2}
-    record = after.settings["training"]
+    record = after.settings.training
     assert (record["seen"], record["zero_shot"]) == (["es_419", "ro_ro"], ["fr_fr"])
-    assert record["adapted_from"] == before.settings["training"]
-    assert (
-        after.settings["speech"] == before.settings["speech"] and after.settings["prefix"] == before.settings["prefix"]
-    )
+    assert record["adapted_from"] == before.settings.training
+    assert after.settings.speech == before.settings.speech and after.settings.prefix == before.settings.prefix
     if recipe == "stamps":
         assert after.quantiser.hash == before.quantiser.hash
     else:
@@ -190,6 +189,19 @@ def test_what_only_training_reads_may_be_changed(base, adapting):
     frontend = trained.model.frontends["speech"]
     assert frontend.drop == 0.9 and frontend.dropout.p == 0.3
     assert [name for name, p in trained.model.named_parameters() if "lora_" in name and p.requires_grad]
+
+
+def test_a_folder_that_leaves_settings_out(recipe_values):
+    """It was written by an earlier version; what it leaves out is what that version did."""
+    folder = Path(__file__).resolve().parents[1] / "data/format1/continuous"
+    own = inherit(recipe_values("adapt", f"adapt.checkpoint={folder}", "loss.similarity=dot"))
+    assert (own["frontend"]["downsample"], own["frontend"]["mask_features"], own["frontend"]["stride"]) == (
+        "conv",
+        0,
+        2,
+    )
+    assert own["model"]["max_tokens"] == 256 and own["model"]["speech_layer"] == 1
+    assert "downsample" not in read_settings(folder).to_json()["frontend"]
 
 
 def test_not_a_model(recipe_values, tmp_path):

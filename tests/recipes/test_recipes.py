@@ -125,7 +125,7 @@ def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
         for m in (loaded, built[0])
     )
     np.testing.assert_array_equal(found, expected)
-    assert loaded.settings["training"]["seen"] == ["es_419", "fr_fr"]
+    assert loaded.settings.training["seen"] == ["es_419", "fr_fr"]
     again = evaluate(config, directory)
     assert again["audio_to_text"] == metrics["audio_to_text"]
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import torch
 from transformers import AutoTokenizer
 
 from speechde.checkpoint.folder import TrainedModel, assemble
+from speechde.checkpoint.settings import Settings
 from speechde.evaluation.speech import data_counts, evaluate_speech
 from speechde.features.encoders import load_speech_encoder
 from speechde.features.kmeans import fit_kmeans
@@ -114,8 +116,35 @@ def runs(written_runs, tmp_path):
     return shutil.copytree(written_runs, tmp_path / "runs")
 
 
+FRONTENDS = {
+    "discrete": {"kind": "discrete", "units": 12, "drop": 0.0, "drop_span": 1},
+    "continuous": {"kind": "continuous", "frame_dim": 6, "embedding_std": 1.0, "hidden": 8, "stride": 2, "layers": 1,
+                   "heads": 2, "dropout": 0.1, "drop": 0.0, "drop_span": 1, "noise": 0.0},
+}  # fmt: skip
+
+
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper):
+def tiny_settings():
+    """``tiny_settings(kind, head={"dim": 5}, attention="causal")`` → settings that differ by that from the smallest."""
+
+    def build(kind="discrete", **changes):
+        values = {
+            "frontend": FRONTENDS[kind],
+            "attention": "bidirectional",
+            "head": {"dim": 8, "projection_init": "random", "normalise": True},
+            "prefix": {"mode": "name", "speech": "[{language} Speech] ", "text": "[{language} Text] "},
+            "speech": {"encoder": "packaged:whisper-base-encoder", "encoder_key": {}, "layer": -1, "rate": 25.0,
+                       "trim_db": 40.0, "mean_norm": 0.5, "deduplicate": False, "bpe": None},
+        }  # fmt: skip
+        for name, own in changes.items():
+            values[name] = values.get(name, {}) | own if isinstance(own, dict) else own
+        return Settings.from_json(values, "a test")
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper, tiny_settings):
     """``tiny_model(kind, llm="…", **head)`` → folder of a discrete or continuous model."""
     folders = {}
 
@@ -134,24 +163,18 @@ def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper):
     def write(folder, discrete, llm, head):
         torch.manual_seed(3)
         encoder = load_speech_encoder(tiny_whisper)
-        frontend = {"kind": "discrete", "units": 8}
-        if not discrete:
-            frontend = {"kind": "continuous", "frame_dim": encoder.dim, "embedding_std": 1.0, "hidden": 8, "layers": 1,
-                        "heads": 2}  # fmt: skip
-        prefix = {"mode": "name", "speech": "[{language} Speech] ", "text": "[{language} Text] "}
-        settings = {
-            "frontend": frontend,
-            "attention": "bidirectional",
-            "head": {"dim": 8, "normalise": True} | head,
-            "prefix": prefix,
-            "speech": {"encoder": str(tiny_whisper), "layer": -1, "rate": 25.0, "trim_db": 40.0, "mean_norm": 0.5,
-                       "deduplicate": False, "bpe": None, "encoder_key": encoder.describe()},
-            "training": {"recipe": "tiny", "mode": "modern", "seed": 3, "seen": ["es_419", "fr_fr"],
-                         "zero_shot": ["ro_ro"], "commit": "0123abc"},
-        }  # fmt: skip
+        settings = tiny_settings(
+            "discrete" if discrete else "continuous",
+            frontend={"units": 8} if discrete else {"frame_dim": encoder.dim},
+            head=head,
+            speech={"encoder": str(tiny_whisper), "encoder_key": encoder.describe()},
+            training={"recipe": "tiny", "mode": "modern", "seed": 3, "seen": ["es_419", "fr_fr"],
+                      "zero_shot": ["ro_ro"], "commit": "0123abc"},
+        )  # fmt: skip
         frames = np.random.default_rng(0).normal(size=(200, encoder.dim)).astype(np.float32)
         quantiser = Quantiser(fit_kmeans(frames, 8), deduplicate=False) if discrete else None
         model = assemble(Backbone.load(llm).model, settings).eval()
-        TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(llm), **prefix), quantiser, settings).save(folder)
+        prompt = Prompt(AutoTokenizer.from_pretrained(llm), **asdict(settings.prefix))
+        TrainedModel(model, prompt, quantiser, settings).save(folder)
 
     return build

@@ -65,9 +65,9 @@ def test_items_are_those_of_the_stores(trained, clips):
     """Slow path: features stored on disk. Fast path: waveforms in memory."""
     config, encoder = trained
     test = [u for u in clips if u.split == "test"]
-    settings, quantiser = encoder.trained.settings, encoder.trained.quantiser
+    speech, quantiser = encoder.trained.settings.speech, encoder.trained.quantiser
     cache = run_directory(config) / "cache"
-    stored = sets.evaluation_items(settings, sets.build_encoder(config.frontend), quantiser, test, cache)
+    stored = sets.evaluation_items(speech, sets.build_encoder(config.frontend), quantiser, test, cache)
     for u, item in zip(test, encoder.speech_items([load_audio(u.audio) for u in test]), strict=True):
         np.testing.assert_array_equal(item, stored[u.id])
 

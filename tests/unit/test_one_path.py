@@ -124,8 +124,8 @@ def items(case):
 
 def stores(case):
     """Stored items of the clips as training clips, and as dev clips."""
-    settings, quantiser = case.encoder.trained.settings["speech"], case.encoder.trained.quantiser
-    own = {key: settings[key] for key in ("encoder", "layer", "rate", "trim_db", "mean_norm")}
+    settings, quantiser = case.encoder.trained.settings.speech, case.encoder.trained.quantiser
+    own = {key: getattr(settings, key) for key in ("encoder", "layer", "rate", "trim_db", "mean_norm")}
     config, clips = FrontendConfig(**own), utterances(case)
     sets = training_sets(config, clips, clips)
     frames = training_frames(sets, build_encoder(config), case.cache, rate=config.rate, seed=0)

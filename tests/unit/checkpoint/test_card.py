@@ -14,12 +14,12 @@ from speechde.checkpoint.folder import TrainedModel
 @pytest.fixture
 def trained(tiny_model):
     trained = TrainedModel.load(tiny_model("discrete"))
-    trained.settings["training"] |= {
+    trained.settings.training.update({
         "overrides": "x:1", "dev_recall@1": 0.5, "hardware": "a machine",
         "llm": {"source": "packaged:multilingual-e5-small", "sha256": "a" * 64},
         "data": {"corpus": "made up", "licences": {"made up": "CC0-1.0", "cldr": ""}},
         "config": {"trainer": {"max_seconds": 4.0}},
-    }  # fmt: skip
+    })  # fmt: skip
     return trained
 
 
@@ -57,16 +57,16 @@ def test_everything_of_the_run_is_there(trained, metrics):
     assert "at most 4.0 s long" in text and "8 k-means units" in text
     for licence in ("| MIT |", "| CC0-1.0 |", "| training data | cldr | not stated here |"):
         assert licence in text
-    hashed = trained.settings["speech"]["encoder_key"]["weights"]
+    hashed = trained.settings.speech.encoder_key["weights"]
     assert f"SHA-256 `{'a' * 64}`" in text and f"SHA-256 `{hashed}`" in text
     assert "overrides `x:1`, seed 3, commit `0123abc`, a machine" in text and metrics["command"] in text
     assert "2404.01616" in text
-    assert str(trained.settings["speech"]["encoder"]) not in text, "no path of this machine is published"
+    assert trained.settings.speech.encoder not in text, "no path of this machine is published"
 
 
 def test_languages_of_synthetic_speech_alone_are_told_apart(trained, metrics):
     assert "speech alone" not in model_card(trained, metrics)
-    trained.settings["training"]["seen_synthetic"] = ["de_de", "cy_gb"]
+    trained.settings.training["seen_synthetic"] = ["de_de", "cy_gb"]
     card = ModelCard(model_card(trained, metrics))
     assert card.data.language == ["cy", "de", "es", "fr", "ro"]
     assert "On *synthetic* speech alone of 2 more: German (de_de), Welsh (cy_gb).\n" in str(card)
@@ -83,7 +83,7 @@ def test_a_language_without_an_interval_and_a_role_without_languages(trained, me
 
 def test_a_record_of_an_earlier_version(trained, metrics):
     """It names neither the LLM nor the configuration; the results of the run do."""
-    del trained.settings["training"]["llm"], trained.settings["training"]["config"]
+    del trained.settings.training["llm"], trained.settings.training["config"]
     metrics["config"] = {"model": {"source": "packaged:gemma-3-270m"}, "trainer": {"max_seconds": 6.0}}
     text = model_card(trained, metrics)
     assert "Its LLM (packaged:gemma-3-270m: google/gemma-3-270m" in text and "at most 6.0 s long" in text
@@ -93,7 +93,7 @@ def test_a_record_of_an_earlier_version(trained, metrics):
 def test_a_model_that_was_not_evaluated_and_one_without_a_record(trained):
     text = model_card(trained)
     assert "before its model was evaluated" in text and ModelCard(text).data.eval_results is None
-    trained.settings.pop("training")
+    trained.settings.training.clear()
     text = model_card(trained)
     assert "no training record" in text and "| LLM | not stated here |" in text
     assert ModelCard(text).data.language is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,28 +26,23 @@ from speechde.models.prompt import Prompt
 from speechde.types import Audio, Item, Text
 from speechde.weights import locate
 
-FRONTENDS = {
-    "discrete": {"kind": "discrete", "units": 12, "drop": 0.5, "drop_span": 1},
-    "continuous": {"kind": "continuous", "frame_dim": 6, "embedding_std": 1.0, "hidden": 8, "stride": 2, "layers": 1,
-                   "heads": 2, "dropout": 0.1, "drop": 0.2, "drop_span": 1, "noise": 0.1},
-}  # fmt: skip
+FRONTENDS = {"discrete": {"drop": 0.5}, "continuous": {"drop": 0.2, "noise": 0.1, "downsample": "attention"}}
 
 
 @pytest.fixture
-def make(tiny_llm):
+def make(tiny_llm, tiny_settings):
     def build(kind="discrete", model_type="gemma3_text", num_layers=None, attention="bidirectional", **head):
         folder = tiny_llm(model_type)
         torch.manual_seed(3)
-        prefix = {"mode": "name", "speech": "[{language} Speech] ", "text": "query: "}
-        settings = {"frontend": FRONTENDS[kind], "attention": attention, "prefix": prefix,
-                    "speech": {"deduplicate": False},
-                    "head": {"dim": 5, "projection_init": "random", "normalise": True} | head}  # fmt: skip
+        settings = tiny_settings(
+            kind, frontend=FRONTENDS[kind], attention=attention, prefix={"text": "query: "}, head={"dim": 5} | head
+        )
         llm = Backbone.load(folder, num_layers=num_layers).model
         quantiser = None
         if kind == "discrete":
             kmeans = fit_kmeans(np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32), 12)
             quantiser = Quantiser(kmeans, deduplicate=False)
-        prompt = Prompt(AutoTokenizer.from_pretrained(folder), **prefix)
+        prompt = Prompt(AutoTokenizer.from_pretrained(folder), **asdict(settings.prefix))
         return TrainedModel(assemble(llm, settings).eval(), prompt, quantiser, settings)
 
     return build
@@ -83,15 +79,16 @@ def test_fingerprint(make, tmp_path, kind):
     """It names what decides the vectors, wherever the folder is, and whatever its training record says."""
     trained = make(kind)
     record = {"recipe": "a", "mode": "modern", "seed": 0, "seen": ["fr_fr"], "zero_shot": [], "commit": "0123abc"}
-    trained.settings["training"] = record
-    trained.settings["speech"] = {"deduplicate": False, "encoder": "some/folder"}
+    speech = trained.settings.speech
+    trained.settings = replace(trained.settings, training=record, speech=replace(speech, encoder="some/folder"))
     trained.save(tmp_path / "a")
     loaded = TrainedModel.load(tmp_path / "a")
-    loaded.settings["training"] = record | {"recipe": "b"}
-    loaded.settings["speech"] = {"deduplicate": False, "encoder": "another/folder"}
+    loaded.settings = replace(
+        loaded.settings, training=record | {"recipe": "b"}, speech=replace(speech, encoder="another/folder")
+    )
     loaded.save(tmp_path / "b")
     names = [trained.fingerprint, loaded.fingerprint, TrainedModel.load(tmp_path / "b").fingerprint]
-    loaded.settings["prefix"] = loaded.settings["prefix"] | {"mode": "none"}
+    loaded.settings = replace(loaded.settings, prefix=replace(loaded.settings.prefix, mode="none"))
     names.append(loaded.fingerprint)
     with torch.no_grad():
         trained.model.projection.weight[0, 0] += 1
@@ -120,17 +117,20 @@ def test_a_unit_bpe_comes_back(make, tmp_path):
     draw = np.random.default_rng(0)
     sequences = [trained.quantiser.encode(draw.normal(size=(30, 6))) for _ in range(20)]
     trained.quantiser = Quantiser(trained.quantiser.kmeans, True, train_bpe(sequences, 12, 20))
-    trained.settings["frontend"] = trained.settings["frontend"] | {"units": 20}
-    trained.settings["speech"] = {"deduplicate": True, "bpe": 20}
+    trained.settings = replace(
+        trained.settings,
+        frontend=replace(trained.settings.frontend, units=20),
+        speech=replace(trained.settings.speech, deduplicate=True, bpe=20),
+    )
     trained.model = assemble(trained.model.backbone.model, trained.settings).eval()
     trained.save(tmp_path / "m")
     loaded = TrainedModel.load(tmp_path / "m")
     assert loaded.quantiser.hash == trained.quantiser.hash and loaded.quantiser.tokens == 20
     np.testing.assert_array_equal(embeddings(loaded), embeddings(trained))
-    edit(tmp_path / "m", speech={"deduplicate": True, "bpe": None})
+    edit(tmp_path / "m", "speech", bpe=None)
     with pytest.raises(AssetError, match="has a quantiser of 12 tokens, and a model of 20"):
         TrainedModel.load(tmp_path / "m")
-    edit(tmp_path / "m", speech={"deduplicate": True, "bpe": 20})
+    edit(tmp_path / "m", "speech", bpe=20)
     (tmp_path / "m/unit_bpe.model").unlink()
     with pytest.raises(AssetError, match=r"no unit BPE at .*unit_bpe\.model"):
         TrainedModel.load(tmp_path / "m")
@@ -152,9 +152,11 @@ def test_a_newer_save_does_not_mix_with_an_older(make, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def edit(folder, **changes):
+def edit(folder, group=None, **changes):
     path = folder / "speechde.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | changes), encoding="utf-8")
+    values = json.loads(path.read_text("utf-8"))
+    (values[group] if group else values).update(changes)
+    path.write_text(json.dumps(values), encoding="utf-8")
 
 
 def test_refused(make, tmp_path):
@@ -209,7 +211,7 @@ def test_a_damaged_folder(tiny_model, tmp_path, name, content):
 
 def test_weights_of_another_shape(make, tmp_path):
     make().save(tmp_path / "m")
-    edit(tmp_path / "m", head={"dim": 7, "normalise": True})
+    edit(tmp_path / "m", "head", dim=7)
     with pytest.raises(AssetError, match="damaged"):
         TrainedModel.load(tmp_path / "m")
 
@@ -271,8 +273,8 @@ def test_a_shared_folder_is_read_by_others(tiny_model, tmp_path, another_user):
         ("org/encoder@abc", [True]),
     ],
 )
-def test_what_a_folder_may_have_fetched(name, asked, monkeypatch, tiny_whisper):
-    settings = {"speech": {"encoder": name}}
+def test_what_a_folder_may_have_fetched(name, asked, monkeypatch, tiny_whisper, tiny_settings):
+    speech = tiny_settings(speech={"encoder": name}).speech
     asked_offline = []
 
     def found(source, offline=False):
@@ -280,17 +282,17 @@ def test_what_a_folder_may_have_fetched(name, asked, monkeypatch, tiny_whisper):
         return tiny_whisper
 
     monkeypatch.setattr(folder_module, "resolve", found)
-    assert encoder_folder(settings) == tiny_whisper
+    assert encoder_folder(speech) == tiny_whisper
     assert asked_offline == asked
 
 
-def test_an_unknown_encoder_needs_the_word_of_the_user(monkeypatch, tmp_path):
+def test_an_unknown_encoder_needs_the_word_of_the_user(monkeypatch, tmp_path, tiny_settings):
     cached_only = partial(_cached_only, locate.snapshot_download, cache_dir=tmp_path)
     monkeypatch.setattr(locate, "snapshot_download", cached_only)
     with pytest.raises(AssetError, match="speech_encoder='org/encoder' in Python, or hf download org/encoder"):
-        encoder_folder({"speech": {"encoder": "org/encoder"}})
+        encoder_folder(tiny_settings(speech={"encoder": "org/encoder"}).speech)
     with pytest.raises(AssetError, match="names the speech encoder '/gone'"):
-        encoder_folder({"speech": {"encoder": "/gone"}})
+        encoder_folder(tiny_settings(speech={"encoder": "/gone"}).speech)
 
 
 def _cached_only(real, repo, *, local_files_only, **options):

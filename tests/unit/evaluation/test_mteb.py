@@ -71,7 +71,7 @@ def own_scores(config, folder, utterances):
     """As ``evaluate.py`` scores them, through stored features."""
     model = TrainedModel.load(folder / "model")
     encoder = build_encoder(config.frontend)
-    items = evaluation_items(model.settings, encoder, model.quantiser, utterances, folder / "cache")
+    items = evaluation_items(model.settings.speech, encoder, model.quantiser, utterances, folder / "cache")
     langs = sorted({u.lang for u in utterances})
     return evaluate_model(model, items, utterances, seen=langs, zero_shot=())[0]
 

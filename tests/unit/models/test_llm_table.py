@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -309,10 +310,8 @@ def test_lora_trains_adapters_and_audio_rows_and_merges_into_a_plain_model(tiny_
     + [(name, "bfloat16") for name in ("gemma3", "bert", "mt5", "t5gemma2", "embedding_gemma2")]
     + [(name, "lora") for name in ("gemma3_text", "bert", "mt5")],
 )
-def test_save_and_load_give_identical_embeddings(tiny_llm, tmp_path, name, kind):
-    folder, prefix = tiny_llm(name), {"mode": "name", "speech": "[{language} Speech] ", "text": "query: "}
-    settings = {"frontend": {"kind": "discrete", "units": 12, "drop": 0.0, "drop_span": 1}, "prefix": prefix,
-                "speech": {"deduplicate": True}, "attention": "bidirectional", "head": {"dim": 5}}  # fmt: skip
+def test_save_and_load_give_identical_embeddings(tiny_llm, tiny_settings, tmp_path, name, kind):
+    folder, settings = tiny_llm(name), tiny_settings(head={"dim": 5}, speech={"deduplicate": True})
     llm = Backbone.load(folder, dtype="bfloat16" if kind == "bfloat16" else "float32").model
     model = assemble(llm, settings).eval()
     if kind == "lora":
@@ -322,7 +321,8 @@ def test_save_and_load_give_identical_embeddings(tiny_llm, tmp_path, name, kind)
                 if "lora_B" in parameter_name:
                     parameter.normal_(std=0.1)
     quantiser = Quantiser(fit_kmeans(np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32), 12))
-    trained = TrainedModel(model, Prompt(AutoTokenizer.from_pretrained(folder), **prefix), quantiser, settings)
+    prompt = Prompt(AutoTokenizer.from_pretrained(folder), **asdict(settings.prefix))
+    trained = TrainedModel(model, prompt, quantiser, settings)
 
     def embeddings(one):
         short, long = (np.arange(n, dtype=np.int32) % 12 for n in (4, 9))
@@ -380,10 +380,9 @@ def test_flash_attention_is_asked_for_the_same_attention(tiny_llm, monkeypatch, 
         states(backbone.float(), ids, mask)
 
 
-def test_a_prefix_and_speech_batch_through_the_encoder_of_mt5(tiny_llm):
+def test_a_prefix_and_speech_batch_through_the_encoder_of_mt5(tiny_llm, tiny_settings):
     """T5 has no positions in its input: they are a bias that the first block computes, also where it is skipped."""
-    settings = {"frontend": {"kind": "discrete", "units": 12}, "attention": "bidirectional",
-                "head": {"dim": 5, "speech_layer": 1}}  # fmt: skip
+    settings = tiny_settings(head={"dim": 5, "speech_layer": 1, "normalise": False})
     model = assemble(Backbone.load(tiny_llm("mt5")).model, settings).eval()
     prefix = ("text", np.array([1, 60, 61]))
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -244,8 +245,8 @@ def test_training_leaves_out_what_does_not_fit_and_counts_it(tiny_model, clips):
 def test_the_limit_of_texts_is_stored_with_the_model(tiny_model, tmp_path, monkeypatch):
     trained = TrainedModel.load(tiny_model("discrete"))
     assert trained.prompt.max_tokens == 128  # a folder without the setting: 256, bounded by the positions
-    same = TrainedModel(trained.model, trained.prompt, trained.quantiser, trained.settings | {"max_tokens": 256})
-    trained.settings = trained.settings | {"max_tokens": 40}
+    same = TrainedModel(trained.model, trained.prompt, trained.quantiser, replace(trained.settings, max_tokens=256))
+    trained.settings = replace(trained.settings, max_tokens=40)
     trained.save(tmp_path / "m")
     again = TrainedModel.load(tmp_path / "m")
     assert again.prompt.max_tokens == 40 and len(again.prompt.text_ids("a" * 100, "fr_fr")) == 40

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_a_unit_bpe_is_the_audio_vocabulary(tiny_run, monkeypatch):
     built = build_model(config, encoder, first)
     assert built.quantiser.tokens == built.model.frontends["speech"].audio_tokens == 12
     assert built.model.backbone.embedding.audio.shape == (12, 16)
-    assert built.settings["frontend"]["units"] == built.settings["speech"]["bpe"] == 12
+    assert built.settings.frontend.units == built.settings.speech.bpe == 12
     _, plain, _ = prepared(tiny_run())
     for store, units in zip(first.train, plain.train, strict=True):
         for u in train:
@@ -78,16 +79,14 @@ def test_too_few_frames_for_the_units_and_no_speed(tiny_run):
         prepared(tiny_run(frontend__speeds=[]))
 
 
-def test_another_encoder_is_refused(tiny_run):
+def test_another_encoder_is_refused(tiny_run, tiny_settings):
     config = tiny_run()
     encoder = build_encoder(config.frontend)
-    settings = {"speech": {"encoder": "whisper", "encoder_key": encoder.describe()}}
-    check_encoder(settings, encoder)
-    settings["speech"]["encoder_key"] = encoder.describe() | {"dtype": "another"}
-    check_encoder(settings, encoder)
-    settings["speech"]["encoder_key"] = encoder.describe() | {"layer": 1}
+    speech = tiny_settings(speech={"encoder_key": encoder.describe()}).speech
+    check_encoder(speech, encoder)
+    check_encoder(replace(speech, encoder_key=encoder.describe() | {"dtype": "another"}), encoder)
     with pytest.raises(AssetError, match=r"trained on frames of .*'layer': 1.*'layer': 2"):
-        check_encoder(settings, encoder)
+        check_encoder(replace(speech, encoder_key=encoder.describe() | {"layer": 1}), encoder)
 
 
 @pytest.mark.parametrize("recipe", ["stamps", "stamps_continuous"])

@@ -42,4 +42,4 @@ def test_a_model_that_is_there_keeps_its_record(tiny_model, tmp_path):
     with pytest.raises(AssetError, match=r"is not a trained model: it has no speechde\.json"):
         stored_record(tmp_path)
     folder = tiny_model("discrete")
-    assert stored_record(folder) == TrainedModel.load(folder).settings["training"]
+    assert stored_record(folder) == TrainedModel.load(folder).settings.training

@@ -215,7 +215,7 @@ def test_the_model_folder_has_the_record_and_the_results(tiny_run):
     metrics = run.train(config)
     folder = run.run_directory(config) / "model"
     trained = run.TrainedModel.load(folder)
-    record = trained.settings["training"]
+    record = trained.settings.training
     assert record["config"]["trainer"]["steps"] == 2 and record["dev_recall@1"] == metrics["dev_recall@1"]
     row = metrics["audio_to_text"]["zero_shot"]
     assert trained.card == model_card(trained, metrics)
@@ -224,7 +224,7 @@ def test_the_model_folder_has_the_record_and_the_results(tiny_run):
     (folder / "README.md").unlink()
     run.train(config)
     again = run.TrainedModel.load(folder)
-    assert again.settings["training"] == record and "| zero-shot | 1 |" in again.card
+    assert again.settings.training == record and "| zero-shot | 1 |" in again.card
 
 
 @pytest.fixture

@@ -1,0 +1,30 @@
+"""What makes the speech items of a model, as its folder states it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechSettings:
+    """How clips become frames or units; those of training, and of everything a trained model hears.
+
+    Args:
+        encoder: name of the speech encoder (see ``speechde.weights.resolve``); the same one may lie elsewhere.
+        encoder_key: what it is, whatever its name: ``SpeechEncoder.describe``.
+        layer: of the encoder, whose output are the frames.
+        rate: frames per second.
+        trim_db: see ``View``.
+        mean_norm: see ``View``.
+        deduplicate: repeated units are merged (discrete models).
+        bpe: tokens asked for of the byte-pair encoding of units; None: the units themselves.
+    """
+
+    encoder: str
+    encoder_key: dict
+    layer: int
+    rate: float
+    trim_db: float
+    deduplicate: bool
+    mean_norm: float = 0.0
+    bpe: int | None = None
