@@ -15,7 +15,7 @@ import torch
 
 from benchmarks import harness, table
 from benchmarks.inputs import real
-from speechde.training.tracking import commit
+from speechde.provenance import commit
 
 NAMES = ("text_embedding", "speech_encoder", "kmeans", "ranks", "growth", "large_batch", "training", "training_cached",
          "neighbour")  # fmt: skip

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from speechde.cache import atomic_write
-from speechde.training.tracking import hardware
+from speechde.provenance import hardware
 
 FOLDER = Path(__file__).resolve().parents[1] / "results" / "benchmarks"
 PACKAGES = ("torch", "transformers", "pytorch-lightning", "sentence-transformers", "faiss-cpu", "scikit-learn",

@@ -17,6 +17,7 @@ from speechde.features.settings import SpeechSettings
 from speechde.models.prompt import MAX_TOKENS
 
 FETCH = "fetch the folder again"
+RECORD = ("recipe", "mode", "seed", "seen")  # of ``training.record``: what evaluation and adaptation need
 NEWER = "A newer version may have written it: update speechde, or fetch the folder again"
 
 
@@ -129,6 +130,19 @@ class Settings:
             if getattr(part, key) == getattr(type(part), key):  # its default
                 del target[key]
         return values
+
+    def trained(self, where: str | Path) -> dict[str, Any]:
+        """``training``, which is there.
+
+        Raises:
+            AssetError: no run trained the model, so that no language can be told from those it was trained on.
+        """
+        if missing := [key for key in RECORD if key not in self.training]:
+            raise AssetError(
+                f"{where} has no record of training (training lacks {', '.join(missing)} in speechde.json), so that "
+                "seen languages cannot be told from others; give a model folder that a training run wrote"
+            )
+        return self.training
 
     def decisive(self) -> dict[str, Any]:
         """What of ``to_json`` decides the vectors of a model, and is in its fingerprint."""

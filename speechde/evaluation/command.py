@@ -33,7 +33,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     recorded, clock = facts(config), Clock()
     with clock("fetch"):
         trained = TrainedModel.load(folder)
-        speech, record = trained.settings.speech, trained.settings.training
+        speech, record = trained.settings.speech, trained.settings.trained(folder)
         check_split(config.data, record)
         corpus = load_corpus(config.data, cache)
         frontend, encoder = speech_reader(config, trained)

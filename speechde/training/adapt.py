@@ -85,7 +85,7 @@ def _described(folder: Path, settings: Settings) -> tuple[dict[str, Any], dict[s
     frontend, head, speech = settings.frontend, settings.head, settings.speech
     dtype = AutoConfig.from_pretrained(folder).dtype
     fixed = {
-        "mode": settings.training["mode"],
+        "mode": settings.trained(folder)["mode"],
         "frontend.kind": frontend.kind,
         **{f"frontend.{key}": getattr(speech, key) for key in SPEECH},
         "model.source": str(folder),
