@@ -166,7 +166,7 @@ class SpeechTextEncoder:
     ) -> np.ndarray | Tensor | dict[str, np.ndarray]:
         """Clips → ``(clips, dim)`` float32, in order; one clip alone → ``(dim,)``.
 
-        A clip is what ``data.inputs.read_clip`` reads: path, bytes, array, row of ``datasets``. Clips are a list, a
+        A clip is what ``media.inputs.read_clip`` reads: path, bytes, array, row of ``datasets``. Clips are a list, a
         column of ``datasets`` or any iterable. Silence at the ends of a clip is cut. One longer than 240 s, or than the
         LLM's positions, is embedded in equal parts, whose mean is its vector, and a warning says so.
 

@@ -43,7 +43,7 @@ class Text(Part):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Audio(Part):
-    """Speech: a path or locator, the bytes of a file, or samples; see ``data.inputs.read_clip``.
+    """Speech: a path or locator, the bytes of a file, or samples; see ``media.inputs.read_clip``.
 
     ``sampling_rate`` (Hz) is that of samples that come without one.
     """

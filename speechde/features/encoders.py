@@ -1,7 +1,7 @@
 """Speech encoders: one Protocol, an allow-list of architectures, and pooling of frames to a lower rate.
 
 Any encoder that transformers can run is a row of ``ENCODERS`` away, but only architectures whose rows of the table in
-tests/unit/frontends/test_pretrained.py pass are read: most of them let padding or neighbours leak into frames
+tests/unit/features/test_pretrained.py pass are read: most of them let padding or neighbours leak into frames
 somewhere, and a wrong frame looks like any other.
 """
 
@@ -85,7 +85,7 @@ def load_speech_encoder(
     folder = check_folder(Path(folder), weights=torch.device(device).type != "meta")
     model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if model_type not in ENCODERS:
-        fix = "To add one: a row in frontends/encoders.py, and one that passes in frontends/test_pretrained.py."
+        fix = "To add one: a row in features/encoders.py, and one that passes in features/test_pretrained.py."
         raise unknown_value(f"frontend.encoder: model type of {folder}", model_type, ENCODERS, fix)
     return ENCODERS[model_type](folder, layer=layer, dtype=dtype, device=device)
 

@@ -1,6 +1,6 @@
 """Making speech features, once per (audio, encoder, settings), piece by piece; see ``store`` for how they are kept.
 
-Audio means content: a clip counts as its bytes (``data.content``), whatever its path and dates.
+Audio means content: a clip counts as its bytes (``media.content``), whatever its path and dates.
 
 Clips are decoded by threads while the encoder works, in chunks whose members are sorted by length, so memory is bounded
 and padding is small. A start makes the pieces that are missing and no other. A chunk is kept beside its piece until the

@@ -3,7 +3,7 @@
 A run directory is named by what the command line changed. A recipe that was edited, a manifest with other rows or
 another quantiser gives the same name, and a checkpoint of the one is garbage for the other: unit 17 is another sound.
 
-    version         of the code (``evaluation.versions``)
+    version         of the code (``speechde.versions``)
     config          what was asked
     data            a hash of the clips, texts and lengths that are trained on and that choose the checkpoint
     translations    a hash of the translation pairs
