@@ -30,7 +30,7 @@ def main(composed: DictConfig) -> None:
         if not checkpoint:
             raise ConfigError("checkpoint is not set; give checkpoint=runs/…/model")
         config = build(values)
-        from speechde.evaluation.command import evaluate  # takes seconds, which a typo should not cost
+        from speechde.scoring import evaluate  # takes seconds, which a typo should not cost
 
         evaluate(config, expanded(checkpoint))
 

@@ -14,8 +14,8 @@ from speechde.checkpoint.folder import TrainedModel, read_settings
 from speechde.config import build
 from speechde.corpora.manifest import write_manifest
 from speechde.errors import AssetError, ConfigError, DataError
-from speechde.evaluation.command import evaluate
 from speechde.features.sets import build_encoder
+from speechde.scoring import evaluate
 from speechde.training import adapt, features, fit, run
 from speechde.training.adapt import inherit
 from speechde.training.tasks import mixture, task_examples

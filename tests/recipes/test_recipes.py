@@ -20,10 +20,10 @@ from wandb.proto import wandb_internal_pb2
 from speechde.api import SpeechTextEncoder
 from speechde.checkpoint.folder import TrainedModel
 from speechde.config import build
-from speechde.evaluation.command import evaluate
 from speechde.evaluation.speech import DIRECTIONS
 from speechde.features.store import FeatureStore, Piece
 from speechde.models.embed import embed_items
+from speechde.scoring import evaluate
 from speechde.training import data, run
 from speechde.training.run import run_directory, train
 from speechde.training.tasks import mixture, task_examples

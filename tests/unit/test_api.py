@@ -18,9 +18,9 @@ import torch
 from speechde import Audio, Item, SpeechTextEncoder, Text, api
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.evaluation import embed as stored
-from speechde.evaluation.command import evaluate
 from speechde.features import sets
 from speechde.media.audio import AudioError, load_audio
+from speechde.scoring import evaluate
 from speechde.training.directory import run_directory
 from speechde.training.run import train
 from speechde.types import SAMPLE_RATE

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ FLOORS = {
     3: ["checkpoint", "chunks", "provenance"],
     4: ["evaluation", "api"],
     5: ["reporting", "search.vectors", "search.index", "search.mining", "search.items"],
-    6: ["training", "search", "export", "demo", "evaluation.mteb", "evaluation.command"],
+    6: ["training", "search", "export", "demo", "evaluation.mteb", "scoring"],
     7: ["cli", "train", "evaluate", "hydra_plugins"],
     8: ["__main__"],
 }  # fmt: skip
@@ -105,6 +106,20 @@ def test_every_module_has_a_floor():
     assert [m for m in MODULES if m and floor_of(m) is None] == []
 
 
+def test_no_circle_of_packages():
+    """Also not one whose modules lie on different floors, and not one of names of types."""
+    edges: dict[str, set[str]] = {}
+    for module, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = imports(tree, module, path.name == "__init__.py")
+        found = {name.split(".")[1] for name in names if name.startswith("speechde.")}
+        edges.setdefault(module.split(".")[0], set()).update(found - {module.split(".")[0]})
+    try:
+        list(TopologicalSorter(edges).static_order())
+    except CycleError as error:
+        raise AssertionError(" → ".join(error.args[1])) from None
+
+
 @pytest.mark.parametrize("module", [m for m in MODULES if m])
 def test_imports(module):
     path = MODULES[module]
@@ -171,7 +186,7 @@ def test_long_functions_have_a_reason():
     ("module", "unneeded"),
     [
         ("speechde.corpora.manifest", {"torch", "sacrebleu", "transformers"}),
-        ("speechde.evaluation.command", {"pytorch_lightning", "wandb", "hydra"}),
+        ("speechde.scoring", {"pytorch_lightning", "wandb", "hydra"}),
         ("speechde.api", {"pytorch_lightning", "wandb", "hydra", "sacrebleu"}),
     ],
 )

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from speechde import config as configuration
+from speechde import scoring
 from speechde.errors import ConfigError
-from speechde.evaluation import baselines, command, metrics, speech
-from speechde.evaluation.command import evaluate
+from speechde.evaluation import baselines, metrics, speech
 from speechde.evaluation.retrieval import Remembered
 from speechde.evaluation.retrieval import evaluate as evaluate_tasks
 from speechde.evaluation.rivals import TextEncoder
 from speechde.evaluation.scene import Request, Scene
 from speechde.evaluation.transcripts import Transcripts
 from speechde.reporting.report import baselines_markdown
+from speechde.scoring import evaluate
 from speechde.training import run
 from speechde.training.directory import run_directory
 from speechde.training.run import train
@@ -193,7 +194,7 @@ def test_untrained_is_where_training_started(recipe, tiny_run, monkeypatch):
     monkeypatch.setattr(run, "build_model", build_model)
     train(config)
     trained, start = starts
-    fresh = baselines.initialised(trained, command._model_config(run_directory(config) / "model"))
+    fresh = baselines.initialised(trained, scoring._model_config(run_directory(config) / "model"))
     now = fresh.model.state_dict()
     assert set(now) == set(start)
     for name, value in start.items():

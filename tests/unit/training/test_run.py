@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from speechde import scoring
 from speechde.checkpoint.card import model_card
 from speechde.config import RunConfig
 from speechde.corpora.manifest import write_manifest
 from speechde.errors import ConfigError, DataError
-from speechde.evaluation import command
-from speechde.evaluation.command import evaluate
 from speechde.features import frames as features
 from speechde.features import sets
 from speechde.reporting.compare import compare_runs
 from speechde.reporting.summary import find_runs, summarise
+from speechde.scoring import evaluate
 from speechde.training import data, run
 from speechde.training.recall import DevRecall
 
@@ -163,7 +163,7 @@ def test_another_split_of_the_corpus_is_refused(tiny_run, monkeypatch):
     settings = json.loads((folder / "speechde.json").read_text("utf-8"))
     settings["training"]["config"]["data"] |= {"name": "stamps", "split_seed": 0}
     (folder / "speechde.json").write_text(json.dumps(settings), encoding="utf-8")
-    monkeypatch.setattr(command, "load_corpus", lambda *_: pytest.fail("the corpus was read"))
+    monkeypatch.setattr(scoring, "load_corpus", lambda *_: pytest.fail("the corpus was read"))
     config.data = replace(config.data, name="stamps", split_seed=1)
     with pytest.raises(ConfigError, match=r"data\.split_seed=1: .* trained on stamps with data\.split_seed=0"):
         evaluate(config, folder)

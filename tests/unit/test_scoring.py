@@ -8,7 +8,7 @@ from shutil import copytree
 import pytest
 
 from speechde.errors import AssetError
-from speechde.evaluation.command import evaluate
+from speechde.scoring import evaluate
 from speechde.training.adapt import inherit
 
 

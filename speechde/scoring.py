@@ -1,4 +1,4 @@
-"""``evaluate.py``: a trained model on the clips of any corpus. It needs neither Lightning nor Weights & Biases."""
+"""Scoring: a trained model on the clips of any corpus, as `evaluate.py` does; Lightning and W&B are not needed."""
 
 from __future__ import annotations
 
