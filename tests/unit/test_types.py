@@ -73,10 +73,10 @@ def test_rows_of_inputs_are_cut_to_their_longest_in_each_column(known):
 
 def test_an_item_is_its_parts_in_order():
     samples = np.zeros(4, np.float32)
-    item = Item(Text("a"), Audio(samples, 8000), id="x", lang="fr_fr", meaning="m", title="t")
+    item = Item(Text("a"), Audio(samples, 8000), id="x", lang="fr_fr", meaning="m")
     assert [part.modality for part in item.parts] == ["text", "speech"]
     assert item.parts[1].content is samples and item.parts[1].sampling_rate == 8000
-    assert (item.id, item.lang, item.meaning, item.title) == ("x", "fr_fr", "m", "t")
+    assert (item.id, item.lang, item.meaning) == ("x", "fr_fr", "m")
     assert Item(Text("a")) != Item(Text("a")) and len({item, item}) == 1  # one object, one item
     with pytest.raises(dataclasses.FrozenInstanceError):
         item.lang = "ro_ro"
