@@ -79,10 +79,6 @@ class ExtendedEmbedding(nn.Module):
         rows = centred @ projection
         self.audio.copy_(mean + std * rows / rows.std(0).clamp(min=1e-6))
 
-    def full_weight(self) -> Tensor:
-        """The ``(t + a, width)`` table, for export and for tied output heads."""
-        return torch.cat([self.text.weight, self.audio.to(self.text.weight.dtype)])
-
     def forward(self, ids: Tensor) -> Tensor:
         """``(batch, time)`` ids → ``(batch, time, width)``, scaled as the LLM scales them."""
         if self.audio.numel() == 0:

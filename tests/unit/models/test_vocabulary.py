@@ -13,6 +13,11 @@ from speechde.models.vocabulary import ExtendedEmbedding, audio_token, spells_au
 TEXT, WIDTH, AUDIO = 40, 64, 500
 
 
+def table_of(embedding):
+    """The whole ``(t + a, width)`` table."""
+    return torch.cat([embedding.text.weight, embedding.audio.to(embedding.text.weight.dtype)])
+
+
 @pytest.fixture
 def text():
     embedding = nn.Embedding(TEXT, WIDTH)
@@ -31,7 +36,7 @@ def test_text_embeddings_and_logits_stay_bit_identical(tiny_llm, model_type):
     logits = hidden @ rows.T
 
     extended = ExtendedEmbedding(model.get_input_embeddings(), 7)
-    table = extended.full_weight()
+    table = table_of(extended)
     assert table.shape == (len(rows) + 7, rows.shape[1]) and extended.text_tokens == len(rows)
     assert torch.equal(table[: len(rows)], rows)
     assert torch.equal(extended(ids), embedded)
@@ -43,14 +48,14 @@ def test_text_embeddings_and_logits_stay_bit_identical(tiny_llm, model_type):
 def test_mixed_ids_take_their_own_rows(text):
     extended = ExtendedEmbedding(text, AUDIO)
     ids = torch.tensor([[0, TEXT, 5, TEXT + AUDIO - 1], [TEXT - 1, TEXT + 3, TEXT + 3, 1]])
-    assert torch.equal(extended(ids), extended.full_weight()[ids])
+    assert torch.equal(extended(ids), table_of(extended)[ids])
 
 
 def test_without_audio_tokens_it_is_the_text_embedding(text):
     extended = ExtendedEmbedding(text)
     ids = torch.arange(TEXT)[None]
     assert torch.equal(extended(ids), text(ids))
-    assert torch.equal(extended.full_weight(), text.weight)
+    assert torch.equal(table_of(extended), text.weight)
 
 
 def test_audio_rows_are_scaled_as_gemma_scales_its_text(tiny_llm):
@@ -110,10 +115,10 @@ def test_only_the_rows_in_use_get_gradients(text):
 def test_state_dict_round_trip(text):
     extended = ExtendedEmbedding(text, 4)
     other = ExtendedEmbedding(nn.Embedding(TEXT, WIDTH), 4)
-    assert not torch.equal(other.full_weight(), extended.full_weight())
+    assert not torch.equal(table_of(other), table_of(extended))
     assert set(extended.state_dict()) == {"audio", "text.weight"}
     other.load_state_dict(extended.state_dict())
-    assert torch.equal(other.full_weight(), extended.full_weight())
+    assert torch.equal(table_of(other), table_of(extended))
 
 
 def test_a_tokenizer_with_audio_tokens(tiny_llm, caplog):
