@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -41,6 +41,7 @@ from speechde.search.items import AUDIO
 from speechde.types import SAMPLE_RATE, Audio, Inputs, Item, Sequences, Text
 
 MODALITIES = ["text", "audio"]
+MIN_TOKENS = 16  # of a text: its prefix alone takes several
 log = logging.getLogger(__name__)
 
 
@@ -119,8 +120,17 @@ class SpeechTextModule(InputModule):
 
     @property
     def max_seq_length(self) -> int:
-        """Tokens of a text, prefix included; longer ones are cut. Speech is never cut."""
+        """Tokens of a text, prefix included; longer ones are cut, and a warning counts them. Speech is never cut."""
         return self._encoder.trained.prompt.max_tokens
+
+    @max_seq_length.setter
+    def max_seq_length(self, tokens: int) -> None:
+        positions = getattr(self.model.backbone.config, "max_position_embeddings", None) or tokens
+        if isinstance(tokens, bool) or not isinstance(tokens, int) or not MIN_TOKENS <= tokens <= positions:
+            raise ConfigError(
+                f"max_seq_length={tokens!r}: this model reads {MIN_TOKENS} to {positions} tokens of a text"
+            )
+        self._encoder.trained.prompt.max_tokens = tokens
 
     def get_embedding_dimension(self) -> int:
         """Width of the vectors."""
@@ -143,7 +153,9 @@ class SpeechTextModule(InputModule):
             raise DataError("a batch has texts and clips; encode them in two calls")
         if kinds == {"audio"}:
             if prompt:
-                raise ConfigError(f"prompt={prompt!r} cannot be put before speech; a clip has no text")
+                raise ConfigError(
+                    f"prompt={prompt!r} cannot be put before speech; a clip has no text: encode clips with prompt=''"
+                )
             return self._speech(inputs, lang)
         if empty := [text for text in inputs if not isinstance(text, str) or not text.strip()]:
             raise DataError(f"a text is {empty[0]!r}; give a string that is not empty")
@@ -164,6 +176,27 @@ class SpeechTextModule(InputModule):
         if "text" in columns:
             features |= {"prefix": columns["text"].values, "prefix_mask": columns["text"].mask}
         return features | {"owner": torch.from_numpy(owners)}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpeechTextModule:
+        """``half()``, ``bfloat16()`` and moves. LLM and frontend change their number format, as in ``in_precision``.
+
+        Projection and statistics stay float32, and so do the vectors.
+        """
+        kept = [
+            (owner, name, tensor)
+            for owner in self.model.modules()
+            for name, tensor in owner.named_buffers(recurse=False)
+        ]
+        weight = self.model.projection.weight.data
+        super()._apply(fn, recurse)
+        for owner, name, tensor in kept:
+            changed = getattr(owner, name)
+            if changed.dtype != tensor.dtype:
+                setattr(owner, name, tensor.to(changed.device))
+        changed = self.model.projection.weight
+        if changed.dtype != weight.dtype:
+            changed.data = weight.to(changed.device)
+        return self
 
     def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
         """Add ``sentence_embedding``, ``(batch, dim)``."""

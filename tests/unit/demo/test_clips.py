@@ -85,3 +85,10 @@ def test_a_found_clip_is_played_from_the_page_itself(make_wav, tmp_path, monkeyp
     assert seconds == 0.5 and len(shorter) < 0.6 * len(url)
     with pytest.raises(AudioError, match="missing file"):
         playable(str(tmp_path / "gone.wav"))
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_limits_are_positive_and_finite(value):
+    for name in ("seconds", "megabytes", "characters"):
+        with pytest.raises(ConfigError, match=f"the limit of {name} is .*; give a positive one"):
+            Limits(**{name: value})

@@ -102,6 +102,46 @@ def test_a_prompt_goes_before_the_text(pair):
                                encoder.encode_text(["query: " + text for text in TEXTS]), atol=2e-6)  # fmt: skip
 
 
+def test_prompts_of_a_model_are_for_texts(pair, paths, tmp_path):
+    model, encoder = pair
+    model.prompts = {"query": "query: ", "document": "passage: "}
+    model.save_pretrained(str(tmp_path / "again"))
+    again = SentenceTransformer(str(tmp_path / "again"), device="cpu")
+    asked = encoder.encode_text([f"query: {text}" for text in TEXTS])
+    np.testing.assert_allclose(again.encode_query(TEXTS), asked, atol=2e-6)
+    with pytest.raises(ConfigError, match=r"'passage: ' cannot be put before speech; .* with prompt=''"):
+        again.encode_document(paths)
+    np.testing.assert_allclose(again.encode_document(paths, prompt=""), encoder.encode_speech(paths), atol=2e-6)
+
+
+def test_how_many_tokens_are_read(pair, caplog):
+    model, encoder = pair
+    long = ["words " * 100]
+    model.encode(long[:1])
+    caplog.clear()
+    model.max_seq_length = 16
+    assert model.max_seq_length == 16
+    with caplog.at_level("WARNING", "speechde"):
+        short = model.encode(long)
+    assert "1 of 1 texts were cut at 16 tokens" in caplog.text
+    assert np.abs(short - encoder.encode_text(long)).max() > 1e-5
+    for wrong in (0, 15, 10**6, True, "32", 32.0):
+        with pytest.raises(ConfigError, match=r"max_seq_length=.* reads 16 to"):
+            model.max_seq_length = wrong
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_lower_precision(pair, paths, dtype):
+    """As the library's own: everything that follows the LLM stays float32."""
+    model, encoder = pair
+    lowered = SpeechTextEncoder(encoder.trained, "cpu", dtype=dtype)
+    model.to(dtype)
+    np.testing.assert_allclose(model.encode(TEXTS), lowered.encode_text(TEXTS), atol=2e-2)
+    np.testing.assert_allclose(model.encode(paths), lowered.encode_speech(paths), atol=2e-2)
+    assert model.encode(TEXTS).dtype == np.float32
+    assert {buffer.dtype for buffer in model.buffers() if buffer.is_floating_point()} <= {torch.float32}
+
+
 def test_saved_again_and_trained_further(pair, paths, tmp_path):
     model, encoder = pair
     model.save_pretrained(str(tmp_path / "again"))
