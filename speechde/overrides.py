@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from speechde.config import RunConfig
+from speechde.config.tasks import MOVED
 from speechde.errors import ConfigError, unknown_value
 from speechde.schema import required
 
@@ -104,7 +105,12 @@ def _checked(name: str, plus: str) -> Any:
     if plus or not all(part.isidentifier() for part in parts) or name in GROUPS or parts[0] == "hydra":
         return None
     schema: Any = RunConfig
+    if name in MOVED:
+        raise ConfigError(f"{name} is now {MOVED[name]}")
     for depth, part in enumerate(parts):
+        if typing.get_origin(schema) is dict:  # of names of the user's own
+            schema = required(typing.get_args(schema)[1])
+            continue
         if not dataclasses.is_dataclass(schema):
             raise ConfigError(f"{'.'.join(parts[:depth])} is a single value and has no key {part!r}")
         names = [f.name for f in dataclasses.fields(schema)]

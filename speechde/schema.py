@@ -54,6 +54,11 @@ def _convert(hint: Any, value: Any, name: str, limits: Mapping[str, Any]):
         return built(hint, value, f"{name}.")
     if (given := required(hint)) is not hint:
         return None if value is None else _convert(given, value, name, limits)
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name}={value!r} is no group of named values; set one: {name}.NAME=…")
+        inner = typing.get_args(hint)[1]
+        return {str(key): _convert(inner, item, f"{name}.{key}", limits) for key, item in value.items()}
     if typing.get_origin(hint) is list:
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{name}={value!r} is not a list; write {name}=[a,b]")

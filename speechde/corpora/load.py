@@ -159,20 +159,16 @@ def _read_fleurs(
 _READERS = {"stamps": _stamps, "manifest": _manifest, "fleurs": _fleurs, "covost": _covost, "breadth": _breadth}
 
 
-def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | None:
+def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus:
     """Extra training speech, read by espeak-ng; none of its texts occurs in dev or test.
 
     It is in the seen languages, and in those of ``data.synthetic.langs``.
 
     Raises:
-        ConfigError: one of the latter is evaluated, or ``data.synthetic.share`` is 0.
+        ConfigError: one of the latter is evaluated.
     """
     s = config.synthetic
     further = [lang for lang in s.langs if lang not in corpus.seen]
-    if s.share <= 0:
-        if further:
-            raise ConfigError("data.synthetic.langs needs synthetic speech: set data.synthetic.share=0.4, say")
-        return None
     evaluated = {*corpus.zero_shot, *corpus.proxy, *(u.lang for u in corpus.utterances)} - {*corpus.seen}
     if overlap := evaluated.intersection(further):
         raise ConfigError(
@@ -192,7 +188,7 @@ def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | 
     )
 
 
-def load_translations(config: DataConfig, corpus: Corpus) -> Bitext | None:
+def load_translations(config: DataConfig, corpus: Corpus) -> Bitext:
     """Text–English pairs of the seen languages; none of their texts occurs in dev or test.
 
     A seen language without a bitext file has none; English has none by nature.
@@ -202,8 +198,6 @@ def load_translations(config: DataConfig, corpus: Corpus) -> Bitext | None:
         DataError: there is no pair in any seen language.
     """
     t = config.translations
-    if t.share <= 0:
-        return None
     langs = [lang for lang in corpus.seen if lang != ENGLISH]
     if t.source == "transcripts":
         found = _translated_transcripts(corpus, langs)

@@ -1,4 +1,6 @@
-"""Prefixes: a few text tokens that name the language and the modality, e.g. ``[French Speech]``.
+"""Prompts: words before an item that say what it is, or what is asked of it.
+
+By default they are prefixes, a few text tokens that name the language and the modality, e.g. ``[French Speech]``.
 
 The paper prepends them at training and at inference and reports that they help. A query of unknown language can then
 only be asked with an unknown-language prefix, so the prefix is a switch: ``name``, ``unknown`` or ``none``.
@@ -10,6 +12,10 @@ batches are padded with zeros and masked.
 
 A saved model keeps the strings of its prefixes, language by language, so that a language which is renamed later reads
 as it did in training.
+
+A model that was trained on several tasks has a named prompt for each of their roles, such as ``task: question
+answering | query: {item}`` (Gemini Embedding, arXiv 2503.07891). It stands in the place of the prefix, before an item of
+any modality.
 """
 
 from __future__ import annotations
@@ -30,6 +36,8 @@ MODES = ("name", "unknown", "none")
 UNKNOWN = "unknown"  # row of the prefix table for a language that is not known
 MAX_TOKENS = 256  # of a text, prefix included, where a model states no other limit
 Words = tuple[str | None, str]  # language and text
+ITEM, FIELDS = "{item}", ("language", "title")  # what a template ends with, and what else may stand in it
+UNTITLED = "none"  # title of an item that has none, as Gemini Embedding and EmbeddingGemma call it
 
 
 class Prompt:
@@ -42,6 +50,7 @@ class Prompt:
         max_tokens: longer texts are cut.
         positions: of the LLM, which bound ``max_tokens``; None for no bound.
         table: prefixes as ``prefixes`` returned them when the model was saved; they go before the templates.
+        named: templates of named prompts; ``{language}`` and ``{title}`` are those of the item, which is ``{item}``.
     """
 
     def __init__(
@@ -53,6 +62,7 @@ class Prompt:
         max_tokens: int = MAX_TOKENS,
         positions: int | None = None,
         table: Mapping[str, Mapping[str, str]] | None = None,
+        named: Mapping[str, str] | None = None,
     ) -> None:
         if mode not in MODES:
             raise unknown_value("model.prefix.mode", mode, MODES)
@@ -65,7 +75,9 @@ class Prompt:
         self.templates = {"speech": speech, "text": text}
         self.mode = mode
         self.max_tokens = max_tokens if positions is None else min(max_tokens, positions)
-        self.table = dict(table or {})
+        self.table, self.named = dict(table or {}), dict(named or {})
+        for name, template in self.named.items():
+            check_template(f"the prompt {name}", template)
         # this call also ends the padding and cutting that a tokenizer's file may ask for: a later one changes nothing
         self._closing = _closing_tokens(tokenizer)
         self._before_speech: dict[str | None, np.ndarray] = {}
@@ -92,32 +104,51 @@ class Prompt:
             for name, lang in [(UNKNOWN, None), *((code, code) for code in langs)]
         }
 
-    def text_ids(self, text: str, lang: str | None, cut: Callable[[Words], object] | None = None) -> np.ndarray:
+    def before(self, item: Item, name: str | None = None) -> str:
+        """The words before an item: its prefix, or the prompt of a name.
+
+        Raises:
+            ConfigError: the model has no such prompt.
+        """
+        if name is None:
+            return self.prefix("text" if all(isinstance(part, Text) for part in item.parts) else "speech", item.lang)
+        if name not in self.named:
+            raise unknown_value("prompt", name, self.named, "" if self.named else "This model has none.")
+        language = "Unknown" if item.lang is None else get(item.lang).name
+        return self.named[name].removesuffix(ITEM).format(language=language, title=item.title or UNTITLED)
+
+    def text_ids(
+        self, text: str, lang: str | None, cut: Callable[[Words], object] | None = None, before: str | None = None
+    ) -> np.ndarray:
         """Token ids of a text with its prefix and the tokenizer's special tokens, ``(time,)`` int64.
 
         ``cut`` is told each text that is longer than ``max_tokens`` and loses its end; whoever calls reports it.
+        ``before`` stands in the place of the prefix.
         """
-        whole = self.prefix("text", lang) + text
-        ids = self._ids(whole, spells_audio_token(text))
+        before = self.prefix("text", lang) if before is None else before
+        ids = self._ids(before + text, spells_audio_token(before) or spells_audio_token(text))
         if len(ids) > self.max_tokens:
             if cut is not None:
                 cut((lang, text))
             ids = ids[: self.max_tokens - len(self._closing)] + self._closing
         return np.array(ids, dtype=np.int64)
 
-    def segments(self, item: Item, cut: Callable[[Words], object] | None = None) -> list[tuple[str, np.ndarray | Part]]:
-        """What an LLM reads of an item: token ids of its words, prefix and special tokens included, and its media.
+    def segments(
+        self, item: Item, cut: Callable[[Words], object] | None = None, name: str | None = None
+    ) -> list[tuple[str, np.ndarray | Part]]:
+        """What an LLM reads of an item: token ids of its words, prompt and special tokens included, and its media.
 
-        Words that follow each other, those of the prefix and of a text part, are tokenised together.
+        Words that follow each other, those of the prompt and of a text part, are tokenised together. ``name`` is that
+        of a prompt in the place of the prefix.
         """
-        (first, *others) = item.parts
+        (first, *others), words = item.parts, self.before(item, name)
         if not others and isinstance(first, Text):
-            return [("text", self.text_ids(first.content, item.lang, cut))]
-        media = [part for part in item.parts if not isinstance(part, Text)]
+            return [("text", self.text_ids(first.content, item.lang, cut, words))]
         if not others:
-            return [("text", self.speech_ids(item.lang)), (first.modality, first)]
+            ids = self.speech_ids(item.lang) if name is None else self._opening(words)
+            return [("text", ids), (first.modality, first)]
         out: list[tuple[str, np.ndarray | Part]] = []
-        words, opened = self.prefix("speech" if media else "text", item.lang), False
+        opened = False
         for part in item.parts:
             if isinstance(part, Text):
                 words += part.content
@@ -160,9 +191,28 @@ class Prompt:
     def speech_ids(self, lang: str | None) -> np.ndarray:
         """Token ids that go before the speech: opening special tokens and prefix. May be empty."""
         if lang not in self._before_speech:
-            ids = self.tokenizer(self.prefix("speech", lang))["input_ids"]
-            self._before_speech[lang] = np.array(ids[: len(ids) - len(self._closing)], dtype=np.int64)
+            self._before_speech[lang] = self._opening(self.prefix("speech", lang))
         return self._before_speech[lang]
+
+    def _opening(self, words: str) -> np.ndarray:
+        """Token ids of words that something follows."""
+        ids = self._ids(words, spells_audio_token(words))
+        return np.array(ids[: len(ids) - len(self._closing)], dtype=np.int64)
+
+
+def check_template(what: str, template: str) -> None:
+    """Refuse what is no template of a prompt; ``what`` is what the message calls it.
+
+    Raises:
+        ConfigError: it does not end with ``{item}``, or holds another placeholder.
+    """
+    if not template.endswith(ITEM):
+        raise ConfigError(f"{what}={template!r} does not end with {ITEM}; write 'task: {{task}} | query: {ITEM}', say")
+    try:
+        template.removesuffix(ITEM).format(**dict.fromkeys(FIELDS, ""))
+    except (KeyError, IndexError, ValueError) as error:
+        fields = ", ".join(f"{{{field}}}" for field in FIELDS)
+        raise ConfigError(f"{what}={template!r}: placeholders before {ITEM} are {fields}; {error} is none") from error
 
 
 def _closing_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:

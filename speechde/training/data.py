@@ -9,6 +9,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.config import RunConfig
 from speechde.corpora.bitext import Bitext, TextPair
+from speechde.corpora.examples import SYNTHETIC, TRANSLATION
 from speechde.corpora.load import load_corpus, load_synthetic, load_translations
 from speechde.corpora.statistics import corpus_statistics, durations, format_statistics
 from speechde.errors import ConfigError
@@ -49,8 +50,14 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
     Raises:
         ConfigError: nothing is left to train on, or to choose a checkpoint by.
     """
+    if config.data.synthetic.langs and not config.uses(SYNTHETIC):
+        raise ConfigError("data.synthetic.langs needs synthetic speech: set tasks.speech.shares.synthetic=0.4, say")
     corpus = adapted_corpus(config, cache) if config.adapt.checkpoint is not None else load_corpus(config.data, cache)
-    data = TrainingData(corpus, load_synthetic(config.data, corpus, cache), load_translations(config.data, corpus))
+    data = TrainingData(
+        corpus,
+        load_synthetic(config.data, corpus, cache) if config.uses(SYNTHETIC) else None,
+        load_translations(config.data, corpus) if config.uses(TRANSLATION) else None,
+    )
     recorded, data.dev = corpus.select("train", corpus.seen), corpus.select("dev", corpus.seen)
     if not recorded or not data.dev:
         found = f"{len(recorded)} train and {len(data.dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"

@@ -26,6 +26,7 @@ import torch
 from speechde.cache import atomic_write
 from speechde.checkpoint.folder import TrainedModel, read_settings
 from speechde.config import RunConfig, build
+from speechde.config.tasks import upgraded
 from speechde.corpora.bitext import TextPair
 from speechde.corpora.fingerprint import PLACES, flat, hash_of
 from speechde.errors import ConfigError, DataError
@@ -51,7 +52,7 @@ def asked(config: Mapping[str, Any]) -> dict[str, Any]:
 def asked_before(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """``asked`` of a run of an older version: settings that came later have the values that change nothing."""
     try:
-        return asked(asdict(build(config)))
+        return asked(asdict(build(upgraded(config))))
     except ConfigError:  # a setting that is gone
         return None
 
@@ -136,7 +137,7 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
     for name in dict.fromkeys((*old, *new)):
         if old.get(name) != new.get(name):
             yield f"{name}: {old.get(name)} → {new.get(name)}"
-    if fault := void(before["version"], now["config"]):
+    if fault := void(before["version"], before["config"]):
         yield f"version: {before['version']} → {now['version']} ({fault})"
 
 

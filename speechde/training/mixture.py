@@ -245,9 +245,10 @@ class Mixture(Sampler[list[Row]]):
         number = int(rng.choice(len(self.tasks), p=self.probabilities)) if len(self.tasks) > 1 else 0
         first, *others = self.tasks[number].draw(rng)
         if len(first) < ranks:
+            name = self.tasks[number].name
             raise DataError(
-                f"a batch of {self.tasks[number].name} has {len(first)} examples for {ranks} processes: its language "
-                "has no more; use fewer processes, trainer.one_language=false, or leave the language out of data.seen"
+                f"a batch of {name} has {len(first)} examples for {ranks} processes: its language has no more; use "
+                f"fewer processes, tasks.{name}.one_language=false, or leave the language out of data.seen"
             )
         return [Row(number, *key) for part in (first, *others) for key in part[rank::ranks]]
 

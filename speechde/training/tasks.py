@@ -2,58 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from speechde.config import RunConfig
+from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.corpora.bitext import TextPair
-from speechde.corpora.examples import RECORDED, SYNTHETIC, TRANSLATION, Joined, SpeechExamples, TranslationExamples
+from speechde.corpora.examples import RECORDED, TRANSLATION, Joined, SpeechExamples, TranslationExamples
+from speechde.errors import ConfigError
 from speechde.languages import resolve
 from speechde.training.mixture import Mixture, Share, Task
 from speechde.types import Utterance
 
-SPEECH = "speech"  # the task of every recipe: clips and their transcripts, and translations among them
+
+def task_examples(
+    config: RunConfig, training: Sequence[Utterance], pairs: Sequence[TextPair] = (),
+    files: Mapping[str, Joined] | None = None,
+) -> list[Joined]:  # fmt: skip
+    """The examples of each task of ``config.tasks``, in their order.
+
+    Args:
+        training: clips, of tasks of ``clips``.
+        pairs: texts and their English, of tasks of ``translations`` and of those that have a share of them.
+        files: examples of the tasks that name a file.
+    """
+    found = []
+    for name, task in config.tasks.items():
+        if task.examples == CLIPS:
+            beside = [TranslationExamples(pairs)] if task.shares.get(TRANSLATION) and pairs else []
+            found.append(Joined(SpeechExamples(training, across=bool(beside) or not task.one_language), *beside))
+        elif task.examples == TRANSLATIONS:
+            found.append(Joined(TranslationExamples(pairs)))
+        else:
+            found.append((files or {})[name])
+    return found
 
 
-def task_examples(config: RunConfig, training: Sequence[Utterance], pairs: Sequence[TextPair] = ()) -> list[Joined]:
-    """The examples of each task, in the order of ``mixture``: clips with their transcripts, then texts with their
-    English."""
-    across = bool(pairs) or not config.trainer.one_language
-    return [Joined(SpeechExamples(training, across), *([TranslationExamples(pairs)] if pairs else []))]
+def mixture(config: RunConfig, examples: Sequence[Joined], *, steps: int, views: int = 1) -> Mixture:
+    """The batches of an epoch of ``steps`` steps; ``examples`` are the ``task_examples``.
 
-
-def mixture(config: RunConfig, tasks: Sequence[Joined], *, steps: int, views: int = 1) -> Mixture:
-    """The batches of an epoch of ``steps`` steps; ``tasks`` are the ``task_examples``.
-
-    A fixed share of them goes to the languages that are replayed, in adapting (all but those of ``data.seen``), or else
-    to those that have synthetic speech alone.
+    A fixed share of the batches of clips goes to the languages that are replayed, in adapting (all but those of
+    ``data.seen``), or else to those that have synthetic speech alone.
 
     Args:
         views: versions of each recorded clip.
 
     Raises:
-        ConfigError: a share leaves too little of a batch for speech.
+        ConfigError: a share is of a source that a file does not have, or leaves too little of a batch for the rest.
     """
-    t, data = config.trainer, config.data
-    (examples,) = tasks
+    tasks = []
+    for (name, task), own in zip(config.tasks.items(), examples, strict=True):
+        clips = task.examples == CLIPS
+        sources = set(own.sources)
+        if unknown := [] if clips else [source for source in task.shares if source not in sources]:
+            raise ConfigError(
+                f"tasks.{name}.shares names {unknown[0]!r}, of which {task.examples} has no example; "
+                f"its sources are {', '.join(map(repr, sorted(sources)))}"
+            )
+        group, share = _group(config, own) if clips else (set(), 0.0)
+        shares = {
+            source: Share(fraction, apart=source in task.apart, elsewhere=clips and source == TRANSLATION)
+            for source, fraction in task.shares.items()
+        }
+        made = Task(
+            name, own.strata, own.sources, batch_size=task.batch_size or config.trainer.batch_size, rate=task.rate,
+            one_stratum=task.one_language, exponent=task.language_exponent, shares=shares,
+            views=views if clips else 1, group=group, group_share=share,
+        )  # fmt: skip
+        tasks.append(made)
+    return Mixture(tasks, steps=steps, seed=config.seed)
+
+
+def _group(config: RunConfig, examples: Joined) -> tuple[set[str], float]:
+    """Languages of clips that a fixed share of the batches goes to, and that share."""
     kinds = set(zip(examples.strata, examples.sources, strict=True))
     if config.adapt.checkpoint:
-        group, share = {lang for lang, _ in kinds} - set(map(resolve, data.seen)), config.adapt.replay
-    else:
-        recorded = {lang for lang, source in kinds if source == RECORDED}
-        group, share = set(map(resolve, data.synthetic.langs)) - recorded, data.synthetic.langs_share
-    task = Task(
-        SPEECH,
-        examples.strata,
-        examples.sources,
-        batch_size=t.batch_size,
-        one_stratum=t.one_language,
-        exponent=t.language_exponent,
-        shares={
-            SYNTHETIC: Share(data.synthetic.share, apart=data.synthetic.apart),
-            TRANSLATION: Share(data.translations.share, elsewhere=True),
-        },
-        views=views,
-        group=group,
-        group_share=share,
-    )
-    return Mixture([task], steps=steps, seed=config.seed)
+        return {lang for lang, _ in kinds} - set(map(resolve, config.data.seen)), config.adapt.replay
+    recorded = {lang for lang, source in kinds if source == RECORDED}
+    synthetic = config.data.synthetic
+    return set(map(resolve, synthetic.langs)) - recorded, synthetic.langs_share

@@ -40,7 +40,7 @@ def command(tiny_run, tmp_path):
              "trainer.accelerator": "cpu", "logger.mode": "disabled", "threads": 1,
              "runs_dir": tmp_path / "runs", "cache_dir": tmp_path / "cache"}  # fmt: skip
     space = {"optim.lr": "tag(log,interval(1e-3,1e-1))", "frontend.drop": "choice(0.0,0.1,0.2)",
-             "loss.temperature": 0.05, "frontend.dropout": 0.1, "data.synthetic.share": 0.0}  # fmt: skip
+             "loss.temperature": 0.05, "frontend.dropout": 0.1, "tasks.speech.shares.synthetic": 0.0}  # fmt: skip
     arguments = [f"{key}={value}" for key, value in {**fixed, **space}.items()]
     return ["-m", "+sweep=tune", "hydra.sweeper.trials=3", *arguments]
 
@@ -86,5 +86,5 @@ def test_a_killed_search_goes_on_and_reads_no_test_clip(command, tmp_path):
 
 def test_a_search_without_a_range_is_an_error(tmp_path):
     fixed = [f"{key}=0.1" for key in ("optim.lr", "loss.temperature", "frontend.drop", "frontend.dropout")]
-    done = python(ROOT / "train.py", "-m", "+sweep=tune", *fixed, "data.synthetic.share=0.1", cwd=tmp_path)
+    done = python(ROOT / "train.py", "-m", "+sweep=tune", *fixed, "tasks.speech.shares.synthetic=0.1", cwd=tmp_path)
     assert done.returncode == 1 and "error: nothing to search" in done.stderr and "Traceback" not in done.stderr

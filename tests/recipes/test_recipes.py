@@ -108,7 +108,7 @@ def test_trains_evaluates_and_reloads(tiny_run, name, monkeypatch):
     assert json.loads((directory / "results/metrics.json").read_text("utf-8")) == metrics
     check_metrics(metrics)
     assert metrics["data"]["train"] == {"recordings": 10, "synthetic": 0, "transcripts": 10, "languages": 2}
-    share = config.data.translations.share
+    share = config.tasks["speech"].shares["translation"]
     assert metrics["data"].get("translations", {}).get("pairs", 0) == (7 if share else 0)
     for file in ("table.md", "recall.png", "curves.png", "queries.jsonl", "diagnostics.json", "errors.md"):
         assert (directory / "results" / file).stat().st_size > 100
@@ -263,7 +263,8 @@ def test_a_language_of_synthetic_speech_alone_is_trained_on_and_never_zero_shot(
     made = [replace(u, id=f"made-{u.id}", lang="de_de", synthetic=True) for u in clips if u.lang == "fr_fr"]
     made = Corpus("made", [u for u in made if u.split == "train"], ("es_419", "fr_fr", "de_de"))
     monkeypatch.setattr(data, "load_synthetic", lambda *a: made)
-    config = tiny_run(data__synthetic={"share": 0.5, "langs": ["de", "fr_fr"]}, trainer__batch_size=2)
+    langs = {"langs": ["de", "fr_fr"]}
+    config = tiny_run(data__synthetic=langs, tasks__speech__shares__synthetic=0.5, trainer__batch_size=2)
     training = [u for u in clips if u.split == "train" and u.lang != "ro_ro"] + made.utterances
     (task,) = mixture(config, task_examples(config, training), steps=1).tasks
     assert task.probabilities[task.strata.index("de_de")] == pytest.approx(0.5)  # French, recorded, is not of the group

@@ -33,9 +33,9 @@ def test_a_group_that_may_be_missing():
 
 
 def test_values_reach_their_fields():
-    config = build({"seed": 3, "data": {"seen": ["fr_fr"], "synthetic": {"share": 1}}, "model": {"dim": 8}})
-    assert (config.seed, config.data.seen, config.data.synthetic.share, config.model.dim) == (3, ["fr_fr"], 1.0, 8)
-    assert type(config.data.synthetic.share) is float and config.model.num_layers is None
+    config = build({"seed": 3, "data": {"seen": ["fr_fr"], "train_share": 1}, "model": {"dim": 8}})
+    assert (config.seed, config.data.seen, config.data.train_share, config.model.dim) == (3, ["fr_fr"], 1.0, 8)
+    assert type(config.data.train_share) is float and config.model.num_layers is None
 
 
 @pytest.mark.parametrize(("text", "pair"), [(None, None), ("1/1", (1, 1)), ("3/16", (3, 16)), ("16/16", (16, 16))])
@@ -45,7 +45,8 @@ def test_a_shard_is_read_as_a_pair(text, pair):
 
 def test_ends_of_an_interval():
     build(
-        {"data": {"train_share": 1, "synthetic": {"share": 0}}, "frontend": {"drop": 0}, "optim": {"warmup_share": 1}}
+        {"data": {"train_share": 1}, "frontend": {"drop": 0}, "optim": {"warmup_share": 1}}
+        | {"tasks": {"speech": {"examples": "clips", "shares": {"synthetic": 0}}}}
     )
     assert build({"trainer": {"micro_batch": None}}).trainer.micro_batch is None
 
@@ -60,7 +61,7 @@ def test_defaults_are_not_shared_between_configurations():
     [
         ({"sead": 1}, r"config key of the run: 'sead' is not known; allowed: .*seed.*Did you mean 'seed'"),
         ({"model": {"dimm": 1}}, r"config key model: 'dimm' is not known; allowed: .*dim.*Did you mean 'dim'"),
-        ({"data": {"synthetic": {"shar": 1}}}, r"config key data\.synthetic: 'shar'.*Did you mean 'share'"),
+        ({"data": {"synthetic": {"limt": 1}}}, r"config key data\.synthetic: 'limt'.*Did you mean 'limit'"),
         ({"mode": "faithfull"}, r"mode: 'faithfull' is not known; allowed: faithful, modern"),
         ({"trainer": {"precision": "16"}}, r"trainer\.precision: '16'.*allowed: 32-true, auto, bf16-mixed"),
         ({"trainer": {"steps": 1.5}}, r"trainer\.steps=1\.5 is a float; it must be a int"),
@@ -81,7 +82,8 @@ def test_defaults_are_not_shared_between_configurations():
         ({"frontend": {"speeds": [1.0, 0.0]}}, r"frontend\.speeds\[1\]=0\.0 is outside \(0, ∞\)"),
         ({"optim": {"lr": float("nan")}}, r"optim\.lr=nan is outside"),
         ({"data": {"train_share": 1.5}}, r"data\.train_share=1\.5 is outside \(0, 1\]"),
-        ({"data": {"synthetic": {"share": 2}}}, r"data\.synthetic\.share=2\.0 is outside \[0, 1\]"),
+        ({"tasks": {"speech": {"examples": "clips", "shares": {"synthetic": 2}}}},
+         r"tasks\.speech\.shares\.synthetic=2\.0 is outside \[0, 1\]"),
         ({"optim": {"lr": -1}}, r"optim\.lr=-1\.0 is outside"),
         ({"frontend": {"speeds": [1, 0]}}, r"frontend\.speeds\[1\]=0\.0 is outside \(0, ∞\)"),
         ({"seed": -1}, r"seed=-1 is outside"),

@@ -24,7 +24,7 @@ def ready(*arguments, **options):
 
 @pytest.mark.parametrize(
     "argument",
-    ["seed=3", "model.dim=8", "data.synthetic.share=0.5", "recipe=quickstart", "debug=smoke", "--help", "-m",
+    ["seed=3", "model.dim=8", "tasks.speech.shares.synthetic=0.5", "recipe=quickstart", "debug=smoke", "--help", "-m",
      "hydra.verbose=true", "+model.new=1", "data=manifest", "model.prefix.mode=none", "--config-name=x",
      "data@adapt.old=fleurs", "adapt.old=null", "adapt.old.path=x.tsv", "size=null", "hydra/sweeper=x",
      "data.path=null", "data.path=a/b-1.tsv", "model.source=packaged:gemma-3-270m", "model.source=org/name@v1",
@@ -71,7 +71,9 @@ def test_a_comma_separates_values_of_a_sweep():
         ("sead=3", r"config key of the run: 'sead' is not known; allowed: .*recipe.*Did you mean 'seed'"),
         ("trainer.step=3", r"config key trainer: 'step' is not known; allowed: .*steps.*Did you mean 'steps'"),
         ("trainr.steps=3", r"config key of the run: 'trainr'.*Did you mean 'trainer'"),
-        ("data.synthetic.shares=1", r"config key data\.synthetic: 'shares'"),
+        ("data.synthetic.limits=1", r"config key data\.synthetic: 'limits'"),
+        ("data.synthetic.share=1", r"data\.synthetic\.share is now tasks\.speech\.shares\.synthetic"),
+        ("tasks.speech.rat=1", r"config key tasks\.speech: 'rat'.*Did you mean 'rate'"),
         ("adapt.old.paths=x", r"config key adapt\.old: 'paths' is not known; .*Did you mean 'path'"),
         ("seed.value=3", r"seed is a single value and has no key 'value'"),
         ("recipe=quikstart", r"recipe: 'quikstart' is not known; allowed: .*Did you mean 'quickstart'"),

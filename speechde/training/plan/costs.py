@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from speechde.config import RunConfig
+from speechde.config.tasks import CLIPS
 from speechde.features.encoders import SpeechEncoder, pooling_factor
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
@@ -91,6 +92,33 @@ class Stage:
     devices: int = 1
 
 
+@dataclass(frozen=True)
+class Stream:
+    """A task as far as its work goes: the share of the steps, the pairs of a batch, and how many of them are texts.
+
+    Each side of a pair of texts is taken as long as a transcript, and the examples of a file for pairs of texts.
+    """
+
+    name: str
+    rate: float
+    batch_size: int
+    translated: float
+
+
+def streams(config: RunConfig) -> list[Stream]:
+    """The tasks of a run."""
+    total = sum(task.rate for task in config.tasks.values())
+    return [
+        Stream(
+            name,
+            task.rate / total,
+            task.batch_size or config.trainer.batch_size,
+            task.shares.get("translation", 0.0) if task.examples == CLIPS else 1.0,
+        )
+        for name, task in config.tasks.items()
+    ]
+
+
 def stack(backbone: Backbone, first_layer: int = 0) -> Stack:
     """The layers of an LLM from ``first_layer`` up, and what follows them."""
     left_out = {id(p) for m in backbone.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
@@ -127,8 +155,9 @@ class Cost:
         """``processes`` train together, on a device each."""
         self.config, self.source, self.model, self.sets = config, encoder, model, sets
         self.processes = processes
-        self.rows = math.ceil(config.trainer.batch_size / processes)  # of a batch, on one device
-        self.part = min(config.trainer.micro_batch or self.rows, self.rows)  # of them, encoded at once
+        self.streams = streams(config)
+        self.pairs = sum(one.rate * one.batch_size for one in self.streams)  # of a batch, on average
+        self.translated = sum(one.rate * one.batch_size * one.translated for one in self.streams) / self.pairs
         self.encoder, self.stem = encoder_stack(encoder)
         self.speech_stack, self.text_stack = stack(model.backbone, model.entry_layer("speech")), stack(model.backbone)
         self.text_is_frozen = not self.text_stack.trained and not model.backbone.embedding.text.weight.requires_grad
@@ -139,9 +168,10 @@ class Cost:
         slower = float(np.mean([1 / speed for speed in self.speeds]))
         extra = config.data.synthetic
         alone = extra.langs_share if extra.langs else 0.0  # of the training, in languages of synthetic speech alone
-        share = alone + (1 - alone) * extra.share if sets.get("synthetic") else 0.0
+        made = sum(task.rate * task.shares.get("synthetic", 0.0) for task in config.tasks.values())
+        made /= sum(task.rate for task in config.tasks.values())
+        share = alone + (1 - alone) * made if sets.get("synthetic") else 0.0
         recorded, made = sets["train"], sets.get("synthetic") or sets["train"]
-        self.translated = config.data.translations.share  # of a batch; each side is taken as long as a transcript
         self.seconds = (1 - share) * recorded.seconds * slower + share * made.seconds
         self.prefix = recorded.prefix
         self.speech = self.positions(self.seconds, f.drop)
@@ -205,8 +235,8 @@ class Cost:
 
         Cached gradients (``trainer.micro_batch``) cost another forward pass.
         """
-        t, again = self.config.trainer, self.config.model.gradient_checkpointing
-        cached = self.part < self.rows
+        again = self.config.model.gradient_checkpointing
+        cached = any(rows > part for rows, part in map(self.on_device, self.streams))
         adapter = self.adapter(self.seconds, self.config.frontend.drop)
         clip = self.speech_stack.training(self.speech, again) + 3 * adapter
         clip += cached * (self.speech_stack.forward(self.speech) + adapter)
@@ -215,8 +245,8 @@ class Cost:
         if self.text_is_frozen:
             text, transcript = self.text_stack.forward(self.text), 0.0
             once = text * sum(self.sets[name].texts for name in ("train", "synthetic") if name in self.sets)
-        step = t.batch_size * ((1 - self.translated) * (clip + transcript) + self.translated * 2 * text)
-        return t.steps * step + once
+        step = self.pairs * ((1 - self.translated) * (clip + transcript) + self.translated * 2 * text)
+        return self.config.trainer.steps * step + once
 
     def memory(self, dtype: torch.dtype) -> dict[str, float]:
         """Bytes on one device in training, computed in ``dtype``, when a batch holds the longest clip.
@@ -234,18 +264,24 @@ class Cost:
             "weights": share * sum(p.numel() * p.element_size() for p in parameters),
             "gradients and Adam": share * trained * (4 + ADAM_BYTES),
             "bfloat16 copies": share * 2 * self.text_stack.parameters * copied,
-            "activations": self.activations(dtype),
+            "activations": max(self.activations(one, dtype) for one in self.streams),
         }
 
-    def activations(self, dtype: torch.dtype) -> float:
+    def on_device(self, stream: Stream) -> tuple[int, int]:
+        """Rows of a batch that one device has, and how many of them are encoded at once."""
+        rows = math.ceil(stream.batch_size / self.processes)
+        return rows, min(self.config.trainer.micro_batch or rows, rows)
+
+    def activations(self, stream: Stream, dtype: torch.dtype) -> float:
         """Bytes kept for the backward pass: of all rows of a device or, with cached gradients, of the longest part."""
-        speech, text = self.rows * (1 - self.translated), self.rows * (1 + self.translated)  # sequences
+        rows, part = self.on_device(stream)
+        speech, text = rows * (1 - stream.translated), rows * (1 + stream.translated)  # sequences
         positions = speech * ((BUCKETS - 1) * self.speech + self.longest) / BUCKETS * self.speech_stack.layers
         at_once = speech / BUCKETS
         texts = 0.0 if self.text_is_frozen else self.text * self.text_stack.layers
-        if self.part < self.rows:
-            at_once = min(at_once, self.part)
-            positions = max(at_once * self.longest * self.speech_stack.layers, min(text / BUCKETS, self.part) * texts)
+        if part < rows:
+            at_once = min(at_once, part)
+            positions = max(at_once * self.longest * self.speech_stack.layers, min(text / BUCKETS, part) * texts)
         else:
             positions += text * texts
         width, checkpointed = self.speech_stack.width, self.config.model.gradient_checkpointing

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers import AutoTokenizer
 
 from speechde.cache import atomic_write
 from speechde.config import RunConfig
+from speechde.config.tasks import CLIPS
 from speechde.corpora.bitext import TextPair
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.speech import sample_sentences
@@ -29,9 +31,9 @@ from speechde.media.containers import split_locator
 from speechde.models.prompt import Prompt
 from speechde.training.build import model_shape
 from speechde.training.launch import processes
-from speechde.training.plan.costs import Clips, Cost, Stage, numel
+from speechde.training.plan.costs import Clips, Cost, Stage, Stream, numel
 from speechde.training.plan.devices import Device, find_device
-from speechde.training.tasks import SPEECH, mixture, task_examples
+from speechde.training.tasks import mixture, task_examples
 from speechde.types import Utterance
 from speechde.weights import resolve
 
@@ -56,7 +58,8 @@ class Plan:
     text_is_frozen: bool
     steps: int
     batch_size: int
-    translated: float  # share of a batch that is translation pairs
+    translated: float  # share of a batch that is text with text
+    tasks: list[Stream]
     device: Device
     devices: int  # that encode
     processes: int  # that train, on a device each
@@ -133,9 +136,12 @@ def epochs_by_language(
 ) -> dict[str, float]:
     """How often each recorded clip of a language is expected to be drawn; see ``Task.effective_epochs``."""
     steps = config.trainer.steps
-    batches = mixture(config, task_examples(config, training, pairs), steps=steps)
-    names = [task.name for task in batches.tasks]
-    return batches.effective_epochs(steps)[names.index(SPEECH)]
+    spoken = replace(config, tasks={name: task for name, task in config.tasks.items() if task.examples == CLIPS})
+    every = sum(task.rate for task in config.tasks.values())
+    epochs: Counter[str] = Counter()
+    for task in mixture(spoken, task_examples(spoken, training, pairs), steps=steps).tasks:
+        epochs.update(task.effective_epochs(steps * task.rate / every))
+    return dict(epochs)
 
 
 def stated(name: str, count: int | None, hours: float | None, max_seconds: float) -> Clips:
@@ -219,8 +225,9 @@ def make_plan(
         text_positions=cost.text,
         text_is_frozen=cost.text_is_frozen,
         steps=t.steps,
-        batch_size=t.batch_size,
+        batch_size=round(cost.pairs),
         translated=cost.translated,
+        tasks=cost.streams,
         device=device,
         devices=config.plan.devices,
         processes=cost.processes,
@@ -271,7 +278,7 @@ def format_plan(plan: Plan) -> str:
         lines.append(f"  {name:<11}{clips.count:>9,} clips  {clips.hours:8.1f} h{views}")
     pairs, text = plan.steps * plan.batch_size, "frozen, computed once" if plan.text_is_frozen else "trained"
     positions = (1 - plan.translated) * plan.speech_positions + (1 + plan.translated) * plan.text_positions
-    mixed = f" ({plan.translated:.0%} of them translations)" if plan.translated else ""
+    mixed = f" ({plan.translated:.0%} of them text with text)" if plan.translated else ""
     device = plan.device
     lines += [
         f"  encoder    {plan.encoder_parameters / 1e6:,.1f} M parameters, {plan.encoder_rate:g} frames a second",
@@ -280,6 +287,9 @@ def format_plan(plan: Plan) -> str:
         f"  training   {plan.steps:,} steps × {plan.batch_size:,} pairs = {pairs / 1e6:,.2f} M pairs{mixed}, "
         f"{pairs * positions / 1e6:,.0f} M tokens",
     ]
+    if len(plan.tasks) > 1:
+        tasks = ", ".join(f"{one.name} {one.rate:.0%} of the steps × {one.batch_size:,}" for one in plan.tasks)
+        lines.append(f"  tasks      {tasks}")
     if plan.epochs:
         epochs = ", ".join(f"{lang} {value:.1f}" for lang, value in plan.epochs.items())
         lines.append(f"  epochs     of the recorded clips: {epochs}")

@@ -34,16 +34,10 @@ def test_corpus_errors(tiny_run, tmp_path):
         corpora.load_corpus(tiny_run(data__zero_shot=["es_419"]).data, tmp_path)
 
 
-def test_no_synthetic_speech_is_made_unless_asked_for(tiny_run, tmp_path):
-    config = tiny_run().data
-    assert corpora.load_synthetic(config, corpora.load_corpus(config, tmp_path), tmp_path / "none") is None
-    assert not (tmp_path / "none").exists()
-
-
 def test_synthetic_speech_excludes_the_texts_of_dev_and_test(tiny_run, clips, tmp_path, monkeypatch):
     texts = {"train": "le chat", "dev": "le chien", "test": "L’ours"}
     utterances = [replace(u, text=texts[u.split], translation=f"a {u.split} dog") for u in clips]
-    config = tiny_run(utterances=utterances, data__synthetic={"share": 0.5}).data
+    config = tiny_run(utterances=utterances).data
     given = {}
     monkeypatch.setattr(corpora.synthetic, "find_texts", lambda *a: None)
     monkeypatch.setattr(corpora.synthetic, "synthetic_corpus", lambda *a, **options: given.update(options, langs=a[2]))
@@ -65,14 +59,12 @@ def test_languages_of_synthetic_speech_alone(tiny_run, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(corpora.synthetic, "find_texts", lambda *a: None)
     monkeypatch.setattr(corpora.synthetic, "synthetic_corpus", lambda *a, **options: asked.extend(a[2]))
-    config = tiny_run(data__synthetic={"share": 0.5, "langs": ["de", "fr_fr", "it_it"]}).data
+    config = tiny_run(data__synthetic={"langs": ["de", "fr_fr", "it_it"]}).data
     corpora.load_synthetic(config, corpora.load_corpus(config, tmp_path), tmp_path)
     assert asked == ["es_419", "fr_fr", "de_de", "it_it"]
-    for langs, share, message in ((["ro"], 0.5, r"ro_ro would be evaluated as never heard"),
-                                  (["de_de"], 0.0, r"set data\.synthetic\.share=0\.4"),
-                                  (["xx"], 0.5, r"'xx' is not known")):  # fmt: skip
+    for lang, message in (("ro", r"ro_ro would be evaluated as never heard"), ("xx", r"'xx' is not known")):
         with pytest.raises(ConfigError, match=message):
-            config = tiny_run(data__synthetic={"share": share, "langs": langs}).data
+            config = tiny_run(data__synthetic={"langs": [lang]}).data
             corpora.load_synthetic(config, corpora.load_corpus(config, tmp_path), tmp_path)
 
 
@@ -162,11 +154,6 @@ def test_breadth_gets_its_sizes_and_roles(tmp_path, monkeypatch):
     assert given["zero_shot"] == ["zu_za"]
 
 
-def test_no_translations_unless_asked_for(tiny_run, tmp_path):
-    config = tiny_run().data
-    assert corpora.load_translations(config, corpora.load_corpus(config, tmp_path)) is None
-
-
 def test_translations_of_the_bitext_exclude_dev_and_test(tiny_run, tmp_path):
     config = tiny_run("fleurs21_mt").data
     found = corpora.load_translations(config, corpora.load_corpus(config, tmp_path))
@@ -240,6 +227,6 @@ def test_without_the_synthesiser_nothing_is_fetched(tiny_run, tmp_path, monkeypa
     monkeypatch.setattr(espeak, "version", absent)
     for owner in (corpora.synthetic, corpora.breadth):
         monkeypatch.setattr(owner, "find_texts", lambda *a: pytest.fail("fetched"))
-    config = tiny_run(data__synthetic={"share": 0.5}).data
+    config = tiny_run().data
     with pytest.raises(AssetError, match=r"pip install .*\[synthetic\]"):
         load(config, corpora.load_corpus(config, tmp_path), tmp_path)

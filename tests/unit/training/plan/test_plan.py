@@ -257,7 +257,7 @@ def test_languages_of_synthetic_speech_alone_take_their_share(tiny_run):
     sets["synthetic"] = replace(sets["train"], seconds=1.0)
     recorded = sets["train"].seconds * np.mean([1 / speed for speed in config.frontend.speeds])
     for langs, share in (([], 0.4), (["de_de"], 0.5 + 0.5 * 0.4)):
-        config.data.synthetic.share, config.data.synthetic.langs = 0.4, langs
+        config.tasks["speech"].shares["synthetic"], config.data.synthetic.langs = 0.4, langs
         cost = Cost(config, encoder, model_shape(config, encoder), sets)
         assert cost.seconds == pytest.approx((1 - share) * recorded + share)
 
@@ -268,10 +268,10 @@ def test_translations_take_their_share_of_the_batch(tiny_run):
     cost = Cost(config, encoder, model_shape(config, encoder), plan.stated_sets(config))
     clip, text = cost.speech_stack.training(cost.speech), cost.text_stack.training(cost.text)
     assert cost.training() == pytest.approx(2 * 4 * (clip + text))  # 2 steps of 4 pairs
-    config.data.translations.share = 0.25
+    config.tasks["speech"].shares["translation"] = 0.25
     found = planned(config)
     assert next(s.flops for s in found.stages if s.name == "training") == pytest.approx(2 * (3 * clip + 5 * text))
-    assert "25% of them translations" in plan.format_plan(found)
+    assert "25% of them text with text" in plan.format_plan(found)
 
 
 def test_several_processes_share_the_batch_and_with_fsdp_the_weights(tiny_run, monkeypatch):

@@ -13,17 +13,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speechde import languages
+from speechde.config.tasks import TRANSLATIONS, TaskConfig, moved, speech_task
 from speechde.errors import ConfigError, unknown_value
 from speechde.schema import bounded, built, choice, location
 
 
 @dataclass
 class SyntheticConfig:
-    """Synthetic extra training speech; ``share`` of each batch, 0 for none."""
+    """Synthetic extra training speech, where a task has a share of it."""
 
     texts: str = choice("names", "names", "names+keywords")
-    share: float = bounded(0.0, "[0, 1]")
-    apart: bool = False  # that share of the batches, instead of a share of each batch
     limit: int | None = bounded(None, "[1, ∞)")  # texts per language
     langs: list[str] = field(default_factory=list)  # further languages: heard as synthetic speech alone, never tested
     langs_share: float = bounded(0.5, "[0, 1)")  # of the training that is theirs
@@ -35,9 +34,8 @@ class SyntheticConfig:
 
 @dataclass
 class TranslationsConfig:
-    """Text–English pairs mixed into the batches; ``share`` of each, 0 for none. See ``speechde.corpora.bitext``."""
+    """Text–English pairs, where a task is of them or has a share of them. See ``speechde.corpora.bitext``."""
 
-    share: float = bounded(0.0, "[0, 1)")
     source: str = choice("bitext", "bitext", "transcripts")  # transcripts: those of the training clips, translated
     root: str | None = location()  # bitext: the folder of WikiMatrix, TSV or Moses files
     min_score: float = 1.04  # margin score, where a file has scores
@@ -224,11 +222,9 @@ class TrainerConfig:
     steps: int = bounded(1000, "[1, ∞)")
     eval_every: int = bounded(100, "[1, ∞)")  # steps between dev evaluations and checkpoints
     save_every: int | None = bounded(None, "[1, ∞)")  # steps between further checkpoints, to resume from
-    batch_size: int = bounded(128, "[2, ∞)")  # pairs compared with each other, over all processes
+    batch_size: int = bounded(128, "[2, ∞)")  # pairs compared with each other, over all processes; a task may differ
     micro_batch: int | None = bounded(None, "[1, ∞)")  # rows encoded at once, with cached gradients; None: all
     max_seconds: float = bounded(4.0, "(0, ∞)")  # longer clips are left out of training, and counted
-    one_language: bool = True
-    language_exponent: float = bounded(0.5, "[0, 1]")
     precision: str = choice("auto", "auto", "32-true", "bf16-mixed")
     accelerator: str = choice("auto", "auto", "cpu", "gpu")
     devices: int = bounded(
@@ -312,6 +308,7 @@ class RunConfig:
     report_dir: str | None = location()
     archive_dir: str | None = location()  # keeps finished runs, small enough to commit; these are not run again
     data: DataConfig = field(default_factory=DataConfig)
+    tasks: dict[str, TaskConfig | None] = field(default_factory=speech_task)  # null drops one
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -323,6 +320,18 @@ class RunConfig:
     plan: PlanConfig = field(default_factory=PlanConfig)
     plan_only: bool = False  # print the plan and stop
 
+    def __post_init__(self) -> None:
+        self.tasks = {name: task for name, task in self.tasks.items() if task is not None}
+        if not self.tasks:
+            raise ConfigError("tasks is empty; a run trains on one at least, e.g. tasks.speech.examples=clips")
+        for name, task in self.tasks.items():
+            task.check(name)
+
+    def uses(self, source: str) -> bool:
+        """Whether a task of clips has a share of a source, or, of translations, is of these alone."""
+        whole = {"translation": TRANSLATIONS}.get(source)
+        return any(task.shares.get(source, 0.0) > 0 or task.examples == whole for task in self.tasks.values())
+
 
 def build(values: Mapping[str, Any]) -> RunConfig:
     """Check a plain mapping and turn it into a ``RunConfig``.
@@ -330,4 +339,5 @@ def build(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: an unknown key, a value of the wrong type or outside its allowed set; the message names them.
     """
+    moved(values)
     return built(RunConfig, values)

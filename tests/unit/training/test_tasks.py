@@ -1,0 +1,99 @@
+"""The tasks that a configuration asks for, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from speechde.config import build
+from speechde.config.tasks import upgraded
+from speechde.corpora.bitext import TextPair
+from speechde.errors import ConfigError
+from speechde.training import data
+from speechde.training.identity import asked_before
+from speechde.training.tasks import mixture, task_examples
+
+PAIRS = [TextPair("fr_fr", f"phrase {n}", f"sentence {n}", None, str(n)) for n in range(6)]
+
+
+def config_of(tasks=None, **changes):
+    return build({"tasks": {"speech": {"examples": "clips"}, **(tasks or {})}, "trainer": {"batch_size": 4}, **changes})
+
+
+def training(clips):
+    return [u for u in clips if u.split == "train" and u.lang != "ro_ro"]
+
+
+def test_tasks_have_their_rates_and_batches(clips):
+    config = config_of({"texts": {"examples": "translations", "rate": 3.0, "batch_size": 6, "language_exponent": 1.0}})
+    batches = mixture(config, task_examples(config, training(clips), PAIRS), steps=10)
+    assert [(task.name, task.size, task.exponent) for task in batches.tasks] == [("speech", 4, 0.5), ("texts", 6, 1.0)]
+    assert batches.probabilities.tolist() == [0.25, 0.75]
+    drawn = [batches.batch(step) for step in range(200)]
+    assert all(len({row.task for row in rows}) == 1 for rows in drawn)
+    assert {len(rows) for rows in drawn if rows[0].task} == {6}
+    assert sum(rows[0].task for rows in drawn) == pytest.approx(150, abs=20)
+    again = mixture(config, task_examples(config, training(clips), PAIRS), steps=10)
+    assert drawn[150:] == [again.batch(step) for step in range(150, 200)]
+
+
+def test_a_task_is_dropped_by_null_and_one_must_be_left():
+    config = config_of({"texts": {"examples": "translations"}, "speech": None})
+    assert list(config.tasks) == ["texts"] and config.uses("translation") and not config.uses("synthetic")
+    with pytest.raises(ConfigError, match="tasks is empty"):
+        config_of({"speech": None})
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (
+            {"spech": {"rate": 2.0}},
+            r"tasks\.spech has no examples; set tasks\.spech\.examples to clips, translations or",
+        ),
+        ({"speech": {"examples": "clips", "rate": 0}}, r"tasks\.speech\.rate=0\.0 is outside \(0, ∞\)"),
+        (
+            {"speech": {"examples": "clips", "shares": {"syntetic": 0.1}}},
+            r"names 'syntetic'; clips have shares of synth",
+        ),
+        ({"speech": {"examples": "clips", "shares": [1]}}, r"shares=\[1\] is no group of named values"),
+        ({"speech": {"examples": "clips", "apart": ["synthetic"]}}, r"apart names 'synthetic', which has no share"),
+        ({"t": {"examples": "translations", "shares": {"translation": 0.5}}}, "have one source alone"),
+        ({"speech": {"examples": "clips", "query": "q: {item}"}}, r"have those of model\.prefix"),
+        ({"speech": {"examples": "clips", "negatives": 2}}, r"negatives=2: clips have none; name a file"),
+        ({"speech": 3}, r"tasks\.speech=3 is not a group of settings"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(tasks, message):
+    with pytest.raises(ConfigError, match=message):
+        config_of(tasks)
+
+
+def test_languages_of_synthetic_speech_alone_need_a_share_of_it(tiny_run, tmp_path):
+    with pytest.raises(ConfigError, match=r"set tasks\.speech\.shares\.synthetic=0\.4"):
+        data.read_data(tiny_run(data__synthetic={"langs": ["de"]}), tmp_path)
+    found = data.read_data(tiny_run(), tmp_path)
+    assert found.synthetic is None and found.translations is None
+
+
+OLD = {
+    "data": {"synthetic": {"share": 0.4, "apart": True}, "translations": {"share": 0.25, "source": "transcripts"}},
+    "trainer": {"one_language": False, "language_exponent": 0.3, "steps": 7},
+    "adapt": {"old": {"synthetic": {"share": 0.1, "apart": False}, "translations": {"share": 0.0}}},
+}
+
+
+def test_a_configuration_of_before_is_read_as_the_task_it_was():
+    found = build(upgraded(OLD))
+    task = found.tasks["speech"]
+    assert task.shares == {"synthetic": 0.4, "translation": 0.25} and task.apart == ["synthetic"]
+    assert (task.one_language, task.language_exponent, found.trainer.steps) == (False, 0.3, 7)
+    assert OLD["data"]["synthetic"]["share"] == 0.4  # what was read is as it was
+    assert asked_before(OLD)["tasks"]["speech"]["shares"]["synthetic"] == 0.4
+    new = {"tasks": {"speech": {"examples": "clips"}}}
+    assert upgraded(new) == new
+
+
+@pytest.mark.parametrize(("group", "key"), [("trainer", "one_language"), ("trainer", "language_exponent")])
+def test_a_setting_that_moved_is_refused_by_its_new_name(group, key):
+    with pytest.raises(ConfigError, match=rf"{group}\.{key} is now tasks\.speech\.{key}"):
+        build({group: {key: 1}})
