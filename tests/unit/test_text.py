@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import unicodedata
 
 import pytest
 
-from speechde.text import BadLine, quoted, read_lines, read_rows, unquoted
+from speechde.text import BadLine, normalise_text, quoted, read_lines, read_rows, unquoted
 
 LINES = ["un autobuz", "", "a\u2028b\u0085c\x0bd", " ends in a space ", "日本語 ĊĀ 𝄞"]  # Ċ, Ā: bytes 0A and 00
 
@@ -97,3 +98,12 @@ def test_quoted_and_back(text):
 @pytest.mark.parametrize("text", ['"', '"a', 'a"', '""a""', '"a" "b"'])
 def test_what_is_not_quoted_stays(text):
     assert unquoted(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Don't — stop!", "¿Qué?  «Straße»\t№ 5", "ﬁn…", "「日本」、𝄞", *map(chr, range(0x20, 0x3100, 7))]
+)
+def test_normalised_as_by_asking_of_each_character(text):
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    slow = " ".join("".join(c for c in folded if not unicodedata.category(c).startswith("P")).split())
+    assert normalise_text(text) == slow == normalise_text(text)
