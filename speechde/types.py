@@ -211,17 +211,18 @@ class Inputs:
 class Example:
     """What training learns from: a query and the item that answers it.
 
-    ``stratum`` is what a batch has one of (the language); ``source`` is what shares within a batch speak of: recorded,
-    synthetic, translation. ``also`` lists what both items mean beside their own ``meaning``, as (language, meaning), or
-    (None, meaning) of what is the same in every language. ``negatives`` are items that seem to answer and do not.
+    ``negatives`` are items that look like answers and are none, the hardest first, all made up alike. ``stratum`` is
+    what a batch has one of (the language); ``source`` is what shares within a batch speak of: recorded, synthetic,
+    translation. ``also`` lists what query and positive mean beside their own ``meaning``, as (language, meaning), or
+    (None, meaning) of what is the same in every language.
     """
 
     query: Item
     positive: Item
+    negatives: tuple[Item, ...] = ()
     stratum: str = ""
     source: str = ""
     also: tuple[tuple[str | None, str], ...] = ()
-    negatives: tuple[Item, ...] = ()
 
 
 @dataclass
@@ -229,23 +230,34 @@ class Rows:
     """Rows of a batch whose items are made up alike, so that they go through a model together.
 
     ``known`` is ``(rows,)`` int64: where the state of each positive is found among those computed before training.
+    ``negatives`` are ``rows · n`` items, n of each row in turn, and ``known_negatives`` where theirs are found; in the
+    place of one that is absent stands another item of the row.
     """
 
     query: Inputs
     positive: Inputs
     known: Tensor | None = None
+    negatives: Inputs | None = None
+    known_negatives: Tensor | None = None
+
+    @property
+    def answers(self) -> list[tuple[Inputs, Tensor | None]]:
+        """Positives and, where there are any, negatives, with what is known of them."""
+        sides = (self.positive, self.known), (self.negatives, self.known_negatives)
+        return [(items, known) for items, known in sides if items is not None]
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows on another device."""
-        known = self.known if self.known is None else self.known.to(device)
-        return Rows(self.query.to(device), self.positive.to(device), known)
+        every = self.query, self.positive, self.known, self.negatives, self.known_negatives
+        return Rows(*(part if part is None else part.to(device) for part in every))
 
 
 @dataclass
 class Batch:
     """Examples of one task, in parts one after another.
 
-    ``meaning`` is ``(batch, k)`` int64, ids of what the two sides of an example mean: rows that share any id are never
+    ``meaning`` is ``(batch, k + n)`` int64: k ids of what query and positive of an example mean, and one of what each
+    of its n hard negatives means (``losses.meaning.ABSENT`` where it has fewer). Rows that share any of the k are never
     each other's negatives.
     """
 

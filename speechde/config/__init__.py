@@ -202,6 +202,36 @@ class LossConfig:
     learn_temperature: bool = False
     spread_out_weight: float = bounded(1.0, "[0, ∞)")
     mask_duplicates: bool = True
+    directions: str = choice("both", "both", "query")  # query: of queries among answers alone
+    hardness: float = bounded(0.0, "[0, ∞)")  # of hard negatives; 0 weighs all alike
+    # sizes that vectors may be cut to, the width first; [] for the width alone
+    dims: list[int] = field(default_factory=list, metadata={"interval": "[1, ∞)"})
+
+    def __post_init__(self) -> None:  # refused before anything is fetched
+        if self.dims != (fixed := sorted(set(self.dims), reverse=True)):
+            raise ConfigError(
+                f"loss.dims={_listed(self.dims)} are prefixes of each other, the longest first and each once; write "
+                f"loss.dims={_listed(fixed)}"
+            )
+
+    def check_width(self, width: int) -> None:
+        """Refuse ``dims`` that vectors of ``width`` components have not, or that leave some of them untrained.
+
+        Raises:
+            ConfigError: the first is not the width.
+        """
+        if self.dims and self.dims[0] != width:
+            why = "has no more components" if self.dims[0] > width else "would keep components that nothing trains"
+            fixed = [width, *(dim for dim in self.dims if dim < width)]
+            raise ConfigError(
+                f"loss.dims={_listed(self.dims)} begins with {self.dims[0]}, and a vector of this model, {width} wide, "
+                f"{why}; write loss.dims={_listed(fixed)}, or model.dim={self.dims[0]}"
+            )
+
+
+def _listed(values: list[int]) -> str:
+    """As a list is written on the command line."""
+    return f"[{','.join(map(str, values))}]"
 
 
 @dataclass

@@ -2,6 +2,9 @@
 
 Each row has the ids of what its two sides mean, and the loss takes no two rows that share one for each other's
 negatives. They are hashes, so that all processes agree on them and none holds a table of millions of translations.
+
+A batch has as many hard negatives of each row as its task asks for, and where an example has fewer, one of its items is
+encoded in their place and counts for nothing: all processes then encode alike, as sharded models need.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from speechde.corpora.examples import SYNTHETIC, Joined, SpeechExamples
 from speechde.errors import DataError
+from speechde.losses.meaning import ABSENT
 from speechde.models.embed import Cut
 from speechde.models.frontends.base import pad_items
 from speechde.models.prompt import Prompt
 from speechde.training.mixture import Mixture, Row
 from speechde.types import Batch, Example, Inputs, Item, Part, Rows, Text
 
-IDS = 4  # columns of ``Batch.meaning``
+IDS = 4  # columns of ``Batch.meaning`` before those of the hard negatives
 
 
 class ExampleDataset(Dataset):
@@ -34,12 +38,19 @@ class ExampleDataset(Dataset):
         tasks: their examples, in the order of the mixture.
         views: feature stores, one per version of the recorded clips; synthetic clips are in the first only.
         cut: told each text that is cut.
+        negatives: of each task, how many of an example's hard negatives are read; () reads none.
     """
 
     def __init__(
-        self, tasks: Sequence[Joined], views: Sequence[Mapping[str, np.ndarray]], prompt: Prompt, cut: Cut | None = None
+        self,
+        tasks: Sequence[Joined],
+        views: Sequence[Mapping[str, np.ndarray]],
+        prompt: Prompt,
+        cut: Cut | None = None,
+        negatives: Sequence[int] = (),
     ) -> None:
         self.tasks, self.views, self.prompt, self.cut = tasks, views, prompt, cut
+        self.negatives = list(negatives) or [0] * len(tasks)
         spoken = [stream for task in tasks for stream in task.streams if isinstance(stream, SpeechExamples)]
         for store in views:
             first = store is views[0]
@@ -64,20 +75,30 @@ class ExampleDataset(Dataset):
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Pad one batch, examples that are made up alike together."""
         alike: dict[tuple, list[tuple[Example, Row]]] = defaultdict(list)
+        hard = self.negatives[rows[0].task]  # a batch is of one task
         for row in rows:
             example = self.tasks[row.task][row.example]
-            alike[_make_up(example.query), _make_up(example.positive)].append((example, row))
-        meaning = [meaning_ids(example, row) for group in alike.values() for example, row in group]
-        return Batch([self._rows(group) for group in alike.values()], torch.tensor(meaning))
+            items = (example.query, example.positive, *_negatives(example, hard))
+            alike[tuple(map(_make_up, items))].append((example, row))
+        every = [pair for group in alike.values() for pair in group]
+        meaning = [meaning_ids(*pair) + negative_ids(*pair, hard) for pair in every]
+        return Batch([self._rows(group, hard) for group in alike.values()], torch.tensor(meaning))
 
-    def _rows(self, group: Sequence[tuple[Example, Row]]) -> Rows:
-        texts = [_written(example.positive) for example, _ in group]
-        known = [self._known[text] for text in texts] if all(text in self._known for text in texts) else None
+    def _rows(self, group: Sequence[tuple[Example, Row]], hard: int) -> Rows:
+        positives = [(example.positive, row.view) for example, row in group]
+        negatives = [(item, row.view) for example, row in group for item in _negatives(example, hard)]
         return Rows(
             query=self._inputs([(example.query, row.view) for example, row in group]),
-            positive=self._inputs([(example.positive, row.view) for example, row in group]),
-            known=None if known is None else torch.tensor(known),
+            positive=self._inputs(positives),
+            known=self._places(positives),
+            negatives=self._inputs(negatives) if negatives else None,
+            known_negatives=self._places(negatives) if negatives else None,
         )
+
+    def _places(self, items: Sequence[tuple[Item, int]]) -> torch.Tensor | None:
+        """Of texts that are all transcripts, the rows of their states; None where one is not."""
+        found = [self._known.get(_written(item)) for item, _ in items]
+        return None if None in found else torch.tensor(found)
 
     def _inputs(self, items: Sequence[tuple[Item, int]]) -> Inputs:
         return pad_items([self._parts(item, view) for item, view in items])
@@ -99,6 +120,34 @@ def _written(item: Item) -> tuple[str | None, str] | None:
     """Language and words of an item that is one text."""
     first, *others = item.parts
     return (item.lang, first.content) if isinstance(first, Text) and not others else None
+
+
+def _negatives(example: Example, count: int) -> list[Item]:
+    """``count`` items: the first hard negatives of an example, and in the place of those it has not, another item.
+
+    Raises:
+        DataError: they are not made up alike.
+    """
+    own = list(example.negatives[:count])
+    if len({_make_up(item) for item in own}) > 1:
+        kinds = ", ".join("+".join(_make_up(item)) for item in own)
+        raise DataError(
+            f"example {example.query.id!r}: its hard negatives are of {kinds}; give it those of one kind, and make "
+            "another example of the rest"
+        )
+    return own + [own[0] if own else example.positive] * (count - len(own))
+
+
+def negative_ids(example: Example, row: Row, count: int) -> list[int]:
+    """``count`` numbers: what each hard negative means, ``ABSENT`` for those that are not there.
+
+    One without a meaning is like no other item, as in ``meaning_ids``.
+    """
+    found = [
+        _hashed(item.lang, item.meaning) if item.meaning else _hashed(None, f"\0{row.task}\0{row.example}\0{place}")
+        for place, item in enumerate(example.negatives[:count])
+    ]
+    return found + [ABSENT] * (count - len(found))
 
 
 def meaning_ids(example: Example, row: Row) -> list[int]:

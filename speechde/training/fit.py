@@ -44,8 +44,9 @@ def fit(
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
     prompt = built.prompt
     tasks = task_examples(config, training, translations)
-    dataset = ExampleDataset(tasks, features.train, prompt, cut.training.add)
     batches = mixture(config, tasks, steps=t.eval_every, views=len(features.train))
+    negatives = [task.negatives for task in batches.tasks]
+    dataset = ExampleDataset(tasks, features.train, prompt, cut.training.add, negatives)
     recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev, cut.dev.add)
     module = LitDualEncoder(
         built.model,

@@ -29,7 +29,7 @@ from speechde.training import sharding
 from speechde.training.launch import first_rank_first
 from speechde.training.optim import build_optimiser, parameter_groups
 from speechde.training.shares import WaitClock, padding_share
-from speechde.types import Batch, Inputs, Rows
+from speechde.types import Batch, Inputs
 
 BUCKETS = 4  # parts of a batch by length: clips of 1 to 4 s padded together would double the work
 
@@ -115,12 +115,15 @@ class LitDualEncoder(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         query = torch.cat([self._encode(rows.query) for rows in batch.rows])
-        positive = torch.cat([self._positive(rows) for rows in batch.rows])
-        losses = self.loss(*gather(query, positive, batch.meaning))
+        # of each part of the batch its positives and, where its task has any, hard negatives
+        answers = zip(*([self._answer(*side) for side in rows.answers] for rows in batch.rows), strict=True)
+        positive, *negatives = map(torch.cat, answers)
+        negatives = [each.unflatten(0, (len(query), -1)) for each in negatives]
+        losses = self.loss(*gather(query, positive, batch.meaning, *negatives))
         if not torch.isfinite(losses["loss"]):
             raise DataError(f"the loss became {losses['loss'].item()} at step {self.global_step}; lower optim.lr")
         computed = [rows.query for rows in batch.rows]
-        computed += [rows.positive for rows in batch.rows if not self._looked_up(rows)]
+        computed += [items for rows in batch.rows for items, known in rows.answers if not self._looked_up(known)]
         logged = losses | {"scale": self.loss.scale.detach()}
         logged["padding_share"] = padding_share([(one, self._parts(len(one))) for one in computed])
         if (share := self.waiting.share) is not None:
@@ -128,13 +131,11 @@ class LitDualEncoder(pl.LightningModule):
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch.meaning))
         return losses["loss"]
 
-    def _looked_up(self, rows: Rows) -> bool:
-        return self._text_states is not None and rows.known is not None
+    def _looked_up(self, known: torch.Tensor | None) -> bool:
+        return self._text_states is not None and known is not None
 
-    def _positive(self, rows: Rows) -> torch.Tensor:
-        if self._looked_up(rows):
-            return self.model.project(self._text_states[rows.known])
-        return self._encode(rows.positive)
+    def _answer(self, items: Inputs, known: torch.Tensor | None) -> torch.Tensor:
+        return self.model.project(self._text_states[known]) if self._looked_up(known) else self._encode(items)
 
     def _parts(self, rows: int) -> int:
         return max(BUCKETS, math.ceil(rows / (self.micro_batch or rows)))

@@ -58,6 +58,7 @@ class Task:
         shares: by source.
         views: number of versions of each example that has no share (speeds of recorded clips), drawn alike.
         group: strata that together are drawn with probability ``group_share``, all others with the rest.
+        negatives: how many hard negatives of an example are read; those with fewer have fewer.
 
     Raises:
         ConfigError: a fraction is impossible, or a batch would be too small to compare anything.
@@ -78,6 +79,7 @@ class Task:
         views: int = 1,
         group: Collection[str] = (),
         group_share: float = 0.0,
+        negatives: int = 0,
     ) -> None:
         shares = dict(shares or {})
         if batch_size < 2:
@@ -85,7 +87,10 @@ class Task:
         for source, share in shares.items():
             if not 0 <= share.fraction <= 1:
                 raise ConfigError(f"{name}: the share of {source} is {share.fraction}; it must be from 0 to 1")
+        if negatives < 0:
+            raise ConfigError(f"{name}: negatives={negatives}; give 0 for none, or how many of an example are read")
         self.name, self.rate, self.views, self.one_stratum = name, rate, views, one_stratum
+        self.negatives = negatives
         strata, sources = np.asarray(strata, str), np.asarray(sources, str)
         present = [str(source) for source in np.unique(sources)]
         beside = {source: shares.get(source, Share(0)).elsewhere for source in present}

@@ -20,16 +20,21 @@ from torch.nn.parallel import DistributedDataParallel
 from speechde.distributed import gather
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.losses.gradcache import cached
+from speechde.losses.meaning import ABSENT
 from speechde.models.dual_encoder import in_buckets
 from speechde.types import Inputs, Sequences
 
 # ids shared on one rank and across both, in one column and across columns
 MEANING = torch.tensor([[4, 4], [1, 7], [4, 9], [2, 1], [1, 8], [3, 4], [5, 6], [6, 2]])
+# of two hard negatives a row: what the row means, what another row means, absent ones; row 6 is alone on a rank
+AGAINST = torch.tensor([[40, 4], [7, 9], [41, 42], [43, ABSENT], [8, 45], [44, 6], [ABSENT] * 2, [ABSENT] * 2])
 LOSSES = {
     "plain": {"similarity": "cosine", "temperature": 0.1, "mask_duplicates": False, "spread_out_weight": 0.0},
     "duplicate mask": {"similarity": "cosine", "temperature": 0.1, "spread_out_weight": 0.0},
     "spread-out": {"similarity": "dot", "spread_out_weight": 0.7},
     "learned temperature": {"similarity": "cosine", "temperature": 0.1, "learn_temperature": True},
+    "negatives": {"similarity": "cosine", "temperature": 0.1, "learn_temperature": True, "hardness": 2.0},
+    "negatives of prefixes": {"similarity": "cosine", "temperature": 0.1, "dims": (6, 3), "directions": "query"},
 }
 SPLITS = {"4+4": [0, 1, 0, 1, 0, 1, 0, 1], "6+2": [0, 0, 1, 0, 0, 1, 0, 0], "7+1": [0, 0, 0, 0, 0, 0, 1, 0]}
 CASES = [(loss, split, parts) for loss in LOSSES for split in SPLITS for parts in (None, 3)]
@@ -52,20 +57,28 @@ class Encoder(nn.Module):
 
         return run(inputs) if self.parts is None else in_buckets(cached(run), self.parts, inputs)
 
-    def forward(self, speech: Inputs, text: Inputs, meaning: torch.Tensor) -> torch.Tensor:
-        return self.loss(*gather(self.encode(self.speech, speech), self.encode(self.text, text), meaning))["loss"]
+    def forward(self, speech: Inputs, text: Inputs, meaning: torch.Tensor, hard: Inputs | None = None) -> torch.Tensor:
+        sides = [self.encode(self.speech, speech), self.encode(self.text, text), meaning]
+        if hard is not None:
+            sides.append(self.encode(self.text, hard).unflatten(0, (len(meaning), -1)))
+        return self.loss(*gather(*sides))["loss"]
 
 
-def step(model: nn.Module, rows: list[int]) -> dict[str, torch.Tensor]:
+def step(model: nn.Module, rows: list[int], negatives: bool) -> dict[str, torch.Tensor]:
     """Loss and gradients of some rows of the data."""
     generator = torch.Generator().manual_seed(1)
     inputs = []
-    for modality, dim in (("speech", 5), ("text", 3)):
-        values = torch.randn(len(MEANING), 4, dim, generator=generator)
-        lengths = torch.randint(1, 5, (len(MEANING),), generator=generator)
-        column = Sequences(values[rows], (torch.arange(4) < lengths[:, None])[rows])
+    for modality, dim, each in (("speech", 5, 1), ("text", 3, 1), ("text", 3, 2)):
+        values = torch.randn(len(MEANING) * each, 4, dim, generator=generator)
+        lengths = torch.randint(1, 5, (len(MEANING) * each,), generator=generator)
+        own = [row * each + place for row in rows for place in range(each)]
+        column = Sequences(values[own], (torch.arange(4) < lengths[:, None])[own])
         inputs.append(Inputs([(modality, column)]))
-    loss = model(*inputs, MEANING[rows])
+    speech, text, hard = inputs
+    if negatives:
+        loss = model(speech, text, torch.cat([MEANING, AGAINST], 1)[rows], hard)
+    else:
+        loss = model(speech, text, MEANING[rows])
     loss.backward()
     named = {name.removeprefix("module."): p for name, p in model.named_parameters() if p.requires_grad}
     return {"loss": loss.detach(), **{name: parameter.grad for name, parameter in named.items()}}
@@ -76,7 +89,7 @@ def main(rank: str, store: str, out: str) -> None:
     results = []
     for loss, split, parts in CASES:
         rows = [row for row, owner in enumerate(SPLITS[split]) if owner == int(rank)]
-        results.append(step(DistributedDataParallel(Encoder(loss, parts)), rows))
+        results.append(step(DistributedDataParallel(Encoder(loss, parts)), rows, "negatives" in loss))
     torch.save(results, out)
     dist.barrier()
     dist.destroy_process_group()
@@ -103,8 +116,8 @@ def of_two(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_two_ranks_are_one_with_the_whole_batch(of_two, case):
-    expected = step(Encoder(case[0], None), list(range(len(MEANING))))
-    assert ("loss.log_scale" in expected) == (case[0] == "learned temperature")
+    expected = step(Encoder(case[0], None), list(range(len(MEANING))), "negatives" in case[0])
+    assert ("loss.log_scale" in expected) == LOSSES[case[0]].get("learn_temperature", False)
     for found in of_two[case]:
         assert found.keys() == expected.keys()
         for name, value in expected.items():

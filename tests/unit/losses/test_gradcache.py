@@ -47,13 +47,18 @@ def rows(batch=10, time=TIME, seed=0):
     return Inputs([("text", column()), ("speech", column())])
 
 
-def step(wrap, parts, dropout=0.0, autocast=False, batch=10, **options):
-    """Loss and gradients of one step with two encoders, each batch encoded in ``parts``."""
+def step(wrap, parts, dropout=0.0, autocast=False, batch=10, negatives=0, **options):
+    """Loss and gradients of one step with two encoders, each batch encoded in ``parts``; negatives are texts."""
     torch.manual_seed(0)
     speech, text, loss = Encoder(dropout=dropout), Encoder(dropout=dropout), ContrastiveLoss("cosine", 0.1, **options)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         embeddings = [in_buckets(wrap(one), parts, rows(batch, seed=i)) for i, one in enumerate((speech, text))]
-        value = loss(*embeddings, torch.arange(batch)[:, None] % 7)["loss"]
+        meaning = torch.arange(batch)[:, None] % 7
+        if negatives:
+            hard = in_buckets(wrap(text), parts, rows(batch * negatives, seed=2))
+            embeddings.append(hard.unflatten(0, (batch, negatives)))
+            meaning = torch.cat([meaning, torch.arange(batch * negatives).reshape(batch, negatives)], 1)
+        value = loss(*embeddings[:2], meaning, *embeddings[2:])["loss"]
     value.backward()
     parameters = [p for module in (speech, text, loss) for p in module.parameters() if p.requires_grad]
     return [value.detach(), *(p.grad for p in parameters)]
@@ -67,6 +72,8 @@ def step(wrap, parts, dropout=0.0, autocast=False, batch=10, **options):
         {"learn_temperature": True},
         {"learn_temperature": True, "autocast": True, "dropout": 0.5},
         {"dropout": 0.5},
+        {"negatives": 2, "dropout": 0.5, "hardness": 2.0},
+        {"negatives": 1, "dims": (4, 2), "directions": "query"},
     ],
     ids=str,
 )

@@ -12,10 +12,10 @@ import torch
 from speechde.corpora.bitext import TextPair
 from speechde.corpora.examples import Joined, SpeechExamples, TranslationExamples
 from speechde.errors import DataError
-from speechde.losses.meaning import same_meaning
+from speechde.losses.meaning import ABSENT, same_meaning
 from speechde.training.dataset import ExampleDataModule, ExampleDataset
 from speechde.training.mixture import Mixture, Row, Task
-from speechde.types import Item, Text, Utterance
+from speechde.types import Audio, Item, Text, Utterance
 
 TEXTS = [("fr_fr", "chat"), ("fr_fr", "chien"), ("es_419", "chat"), ("fr_fr", "chat"), ("fr_fr", "ours")]
 PREFIX = {"fr_fr": [1, 5], "es_419": [], "en_us": [2]}
@@ -172,9 +172,9 @@ class Other(SpeechExamples):
         return self.change(super().__getitem__(index))
 
 
-def two_tasks(utterances, change):
+def two_tasks(utterances, change, negatives=()):
     tasks = [Joined(SpeechExamples(utterances)), Joined(Other(utterances, change))]
-    return ExampleDataset(tasks, views_of(utterances), Prompt())
+    return ExampleDataset(tasks, views_of(utterances), Prompt(), negatives=negatives)
 
 
 def test_a_clip_that_is_the_answer_is_read_in_the_version_that_was_drawn_and_not_looked_up(utterances):
@@ -217,3 +217,63 @@ def test_examples_know_where_they_come_from(utterances):
     for outside in (-1, 6):
         with pytest.raises(IndexError):
             joined[outside]
+
+
+def written(text, meaning=None, lang="fr_fr"):
+    return Item(Text(text), lang=lang, meaning=text if meaning is None else meaning)
+
+
+def hard(utterances, *, count=2, **negatives):
+    """Two tasks, of which the second has these hard negatives by the id of a clip, and reads ``count``."""
+    return two_tasks(utterances, lambda one: replace(one, negatives=tuple(negatives.get(one.query.id, ()))), [0, count])
+
+
+def test_hard_negatives_are_read_in_order_and_stood_in_for_where_there_are_fewer(utterances):
+    given = {"u0": [written("chien"), written("loup"), written("cerf")], "u1": [written("chat", meaning="chien")]}
+    both = hard(utterances, **given)
+    batch = both.collate([Row(1, 0, 0), Row(1, 1, 0), Row(1, 4, 0)])
+    (group,) = batch.rows
+    assert len(group.negatives) == 6 and group.known_negatives is None  # "loup" is no transcript
+    ((modality, texts),) = group.negatives.columns
+    read = [[5, ord("h")], [4, ord("o")], [4, ord("h")], [4, ord("h")], [4, ord("u")], [4, ord("u")]]
+    assert modality == "text" and texts.values.tolist() == read  # u1 has one, u4 none: its positive stands in
+    own, against = batch.meaning[:, :-2], batch.meaning[:, -2:]
+    assert torch.equal(own, both.collate([Row(0, i, 0) for i in (0, 1, 4)]).meaning)
+    assert (against == ABSENT).tolist() == [[False, False], [False, True], [True, True]]
+    assert against[0, 0] == against[1, 0] == own[1, 0] and against[0, 1] not in own
+    assert batch.to("meta").rows[0].negatives.columns[0][1].values.device.type == "meta"
+
+
+def test_a_task_without_hard_negatives_reads_none(utterances):
+    both = hard(utterances, u0=[written("loup")])
+    (group,) = both.collate([Row(0, 0, 0), Row(0, 1, 0)]).rows
+    assert group.negatives is None and len(group.answers) == 1 and len(both.prompt.tokenised) == 4
+
+
+def test_hard_negatives_that_are_transcripts_are_found_by_number(utterances):
+    both = hard(utterances, count=1, u0=[written("chien")], u1=[written("chat")])
+    (group,) = both.collate([Row(1, 0, 0), Row(1, 1, 0)]).rows
+    assert group.known_negatives.tolist() == [1, 0] and len(both.prompt.tokenised) == 4
+
+
+def test_a_hard_negative_without_meaning_is_like_no_other(utterances):
+    both = hard(utterances, u0=[written("chat", ""), written("chat", "")], u3=[written("chat", ""), written("chat")])
+    batch = both.collate([Row(1, 0, 0), Row(1, 3, 0)])
+    ids = batch.meaning[:, -2:].flatten().tolist()
+    assert len(set(ids)) == 4 and set(ids) & set(batch.meaning[:, :-2].flatten().tolist()) == {ids[3]}
+
+
+def test_clips_as_hard_negatives_are_parts_of_their_own(utterances):
+    """They enter the LLM at another layer than texts, so rows with them go through it on their own."""
+    clip = Item(Audio(""), id="u3", lang="fr_fr", meaning="ours")
+    both = hard(utterances, count=1, u0=[clip], u1=[written("loup")])
+    first, second = both.collate([Row(1, 0, 1), Row(1, 1, 0)]).rows
+    assert [modality for modality, _ in first.negatives.columns] == ["text", "speech"]
+    assert first.negatives.columns[1][1].values.tolist() == [[10, 11, 12, 13]] and second.negatives.is_of("text")
+
+
+def test_hard_negatives_of_several_kinds_are_refused(utterances):
+    clip = Item(Audio(""), id="u3", lang="fr_fr")
+    both = hard(utterances, u0=[clip, written("loup")])
+    with pytest.raises(DataError, match="example 'u0': its hard negatives are of speech, text; give it those of one"):
+        both.collate([Row(1, 0, 0)])

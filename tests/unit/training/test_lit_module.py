@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from speechde.errors import DataError
 from speechde.losses.contrastive import ContrastiveLoss
+from speechde.losses.meaning import ABSENT
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import text_states
@@ -42,6 +44,21 @@ def with_pairs(source, english, ids):
     return Batch([*one.rows, Rows(texts(source), texts(english))], torch.cat([one.meaning, torch.as_tensor(ids)]))
 
 
+# two for each row: known transcripts and others; the last of row 0 is its positive, row 2 has one, and row 3 none
+HARD = [[np.array([1, 90, 91]), TEXTS[2]], [TEXTS[1], TEXTS[0]], [TEXTS[2], TEXTS[2]], [TEXTS[1], TEXTS[1]]]
+HARD_MEANING = [[90, 2], [1, 7], [8, ABSENT], [ABSENT, ABSENT]]
+
+
+def with_negatives(known=False):
+    """The batch with hard negatives; ``known``: all of them are transcripts, whose states may be looked up."""
+    one = batch()
+    hard = [text for some in HARD for text in some]
+    places = [next((n for n, text in enumerate(TEXTS) if text is each), 0) for each in hard]
+    (plain,), own = one.rows, texts([TEXTS[place] for place in places] if known else hard)
+    rows = replace(plain, negatives=own, known_negatives=torch.tensor(places) if known else None)
+    return Batch([rows], torch.cat([one.meaning, torch.tensor(HARD_MEANING)], 1))
+
+
 @pytest.fixture
 def make(tiny_llm):
     def build(freeze=("*",), dropout=0.0, drop=0.0, texts=TEXTS, steps=4, **options):
@@ -70,10 +87,10 @@ def fit(module, epochs=1, steps=2, **options):
 def step():
     """Loss and gradients of one step outside a trainer."""
 
-    def run(module):
+    def run(module, one=None):
         module.log = module.log_dict = lambda *a, **k: None
         module.zero_grad()
-        loss = module.training_step(batch(), 0)
+        loss = module.training_step(one or batch(), 0)
         loss.backward()
         return loss.detach(), {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
 
@@ -81,14 +98,16 @@ def step():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_the_frozen_text_shortcut_gives_the_same_loss_and_gradients(make, step, dropout):
+@pytest.mark.parametrize("negatives", [False, True])
+def test_the_frozen_text_shortcut_gives_the_same_loss_and_gradients(make, step, dropout, negatives):
     fast, slow = make(dropout=dropout), make(dropout=dropout, texts=None)
     for module in (fast, slow):
         assert module.text_is_frozen
         module.on_fit_start()
         module.on_train_epoch_start()
     assert fast._text_states.shape == (3, 16) and slow._text_states is None
-    (loss, gradients), (expected, others) = step(fast), step(slow)
+    one = with_negatives(known=True) if negatives else batch()
+    (loss, gradients), (expected, others) = step(fast, one), step(slow, one)
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
     assert gradients.keys() == others.keys() == {"model.backbone.embedding.audio", "model.projection.weight"}
     for name, gradient in gradients.items():
@@ -97,13 +116,14 @@ def test_the_frozen_text_shortcut_gives_the_same_loss_and_gradients(make, step, 
 
 
 @pytest.mark.parametrize("freeze", [(), ("*",)])
-@pytest.mark.parametrize("translated", [False, True])
-def test_micro_batches_give_the_plain_gradients(make, freeze, translated):
+@pytest.mark.parametrize("kind", ["plain", "translated", "negatives"])
+def test_micro_batches_give_the_plain_gradients(make, freeze, kind):
     """Dropout and dropped units included: 4 rows are 4 parts with a micro batch and without."""
     results = []
     for micro_batch in (None, 2):
-        one, module = batch(), make(freeze, dropout=0.4, drop=0.3, texts=None, micro_batch=micro_batch)
-        if translated:
+        one = with_negatives() if kind == "negatives" else batch()
+        module = make(freeze, dropout=0.4, drop=0.3, texts=None, micro_batch=micro_batch)
+        if kind == "translated":
             pairs = [np.array([1, 70 + i]) for i in range(4)]
             one = with_pairs(pairs, pairs, torch.arange(8).reshape(4, 2) + 9)
         module.log_dict = lambda *a, **k: None
@@ -266,3 +286,41 @@ def test_translations_are_further_pairs_of_the_batch(make, freeze, mask):
     together = module.training_step(one, 0)
     assert float(together.detach()) == pytest.approx(expected, rel=1e-4)
     assert together != module.training_step(batch(), 0)
+
+
+@pytest.mark.parametrize("freeze", [(), ("*",)])
+def test_hard_negatives_are_further_answers_of_their_own_rows(make, freeze):
+    """The second of row 0 means its positive; rows 2 and 3 have one and none."""
+    one = with_negatives()
+    module = make(freeze, texts=TEXTS if freeze else None)
+    logged = {}
+    module.log_dict = lambda values, **_: logged.update(values)
+    module.loss = ContrastiveLoss("cosine", 0.5, spread_out_weight=0.0, directions="query")
+    module.on_fit_start()
+    model = module.model.eval()
+    with torch.no_grad():
+        queries, targets = model.encode(one.rows[0].query), model.encode(texts([TEXTS[row] for row in ROWS]))
+        hard = model.encode(one.rows[0].negatives).unflatten(0, (4, 2))
+    counted = {0: [0], 1: [0, 1], 2: [0], 3: []}
+    expected = 0.0
+    for i in range(4):
+        own = [targets[j] for j in range(4) if j == i or ROWS[i] != ROWS[j]] + [hard[i, k] for k in counted[i]]
+        scores = torch.stack([2 * torch.cosine_similarity(queries[i], each, dim=0) for each in own])
+        expected += float(scores.logsumexp(0) - 2 * torch.cosine_similarity(queries[i], targets[i], dim=0)) / 4
+    assert float(module.training_step(one, 0).detach()) == pytest.approx(expected, rel=1e-4)
+    assert float(logged["train/false_negatives"]) == pytest.approx(1 / 5)
+    module.training_step(batch(), 0)
+
+
+def test_padding_counts_negatives_that_are_encoded_and_not_those_that_are_looked_up(make):
+    shares = {}
+    for known in (False, True):
+        module = make()
+        module.log_dict = lambda values, known=known, **_: shares.setdefault(known, values["train/padding_share"])
+        module.on_fit_start()
+        module.training_step(with_negatives(known), 0)
+    module = make()
+    module.log_dict = lambda values, **_: shares.setdefault("none", values["train/padding_share"])
+    module.on_fit_start()
+    module.training_step(batch(), 0)
+    assert shares[True] == shares["none"] != shares[False]

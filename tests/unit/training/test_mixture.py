@@ -176,6 +176,13 @@ def test_refused(options, error, message):
         sampler(**options)
 
 
+def test_a_task_says_how_many_hard_negatives_are_read():
+    assert task().negatives == 0 and task(negatives=2).negatives == 2
+    assert sampler(negatives=2).batch(0) == sampler().batch(0), "which examples are drawn does not depend on it"
+    with pytest.raises(ConfigError, match="negatives=-1; give 0"):
+        task(negatives=-1)
+
+
 def test_no_clip_is_an_error():
     with pytest.raises(DataError, match=r"no training example; check data\.seen"):
         task([])
