@@ -136,6 +136,7 @@ class TrainedModel:
             max_tokens=settings.max_tokens,
             positions=model.backbone.positions,
             table=_read_json(folder / "prefixes.json"),
+            named=settings.prompts,
         )
         text = folder / card.FILE
         return cls(model.eval(), prompt, quantiser, settings, text.read_text("utf-8") if text.is_file() else None)

@@ -83,6 +83,7 @@ class Settings:
     Args:
         attention: of the LLM, see ``speechde.models.attention``.
         max_tokens: of a text, prefix included.
+        prompts: templates of named prompts (``Prompt.named``); empty: there are none.
         training: the record of the run that trained it, facts by name (``training.record``); empty: there is none.
         unstated: optional keys, by group and name, that its file leaves out.
     """
@@ -93,6 +94,7 @@ class Settings:
     prefix: PrefixSettings
     speech: SpeechSettings
     max_tokens: int = MAX_TOKENS
+    prompts: dict = field(default_factory=dict)
     training: dict = field(default_factory=dict)
     unstated: frozenset[tuple[str, str]] = field(default=frozenset(), compare=False, repr=False)
 
@@ -123,8 +125,9 @@ class Settings:
         values = {f.name: getattr(self, f.name) for f in _stated(Settings)}
         values |= {name: asdict(values[name]) for name in ("frontend", *GROUPS)}
         values["frontend"]["kind"] = self.frontend.kind
-        if not self.training:
-            del values["training"]
+        for name in ("training", "prompts"):
+            if not values[name]:
+                del values[name]
         for group, key in self.unstated:
             part, target = (getattr(self, group), values[group]) if group else (self, values)
             if getattr(part, key) == getattr(type(part), key):  # its default

@@ -73,7 +73,7 @@ class FileExamples(Sequence[Example]):
         """The examples of a split, in their order; there may be none."""
         if split not in SPLITS:
             raise unknown_value("split", split, SPLITS)
-        return self._subset(np.flatnonzero(np.array(self.splits, dtype=str) == split))
+        return self.subset(np.flatnonzero(np.array(self.splits, dtype=str) == split))
 
     def clips(self) -> list[Utterance]:
         """Every clip once, as what features are extracted of; its ``id`` is its locator, ``Audio.content``."""
@@ -95,9 +95,10 @@ class FileExamples(Sequence[Example]):
                 kept &= ~leaks
                 reason = f"{split} text is in {later}"
                 self.dropped += [Dropped(f"row {self._index[row] + 1}", reason) for row in np.flatnonzero(leaks)]
-        return self._subset(np.flatnonzero(kept))
+        return self.subset(np.flatnonzero(kept))
 
-    def _subset(self, chosen: np.ndarray) -> FileExamples:
+    def subset(self, chosen: np.ndarray) -> FileExamples:
+        """The examples of some places ``(n,)``; ``dropped`` goes on to be one list for both."""
         labels = [[values[row] for row in chosen] for values in self._labels]
         return FileExamples(self._rows, self._index[chosen], labels, self.dropped)
 

@@ -27,6 +27,9 @@ def sources(config: RunConfig) -> dict[str, str]:
     It is what can be had before a corpus is read, to tell whether a result is one of these data.
     """
     found = {}
+    for name, task in config.tasks.items():
+        if Path(task.examples).is_file():
+            found[f"tasks.{name}.examples"] = sha256_file(task.examples)[:16]
     groups = {"data": asdict(config.data), "adapt.old": asdict(config.adapt.old) if config.adapt.old else {}}
     for group, values in groups.items():
         settings = dict(flat(values))

@@ -176,7 +176,7 @@ def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus:
             "leave it out there, or out of data.zero_shot"
         )
     reading_version()  # before anything is fetched for it
-    held_out = _held_out(corpus)
+    held_out = held_out_texts(corpus)
     bare = [ARTICLE.sub("", text) for text in held_out]  # a name has no article where a description has one
     return synthetic.synthetic_corpus(
         synthetic.find_texts(s.archive, cache),
@@ -211,7 +211,7 @@ def load_translations(config: DataConfig, corpus: Corpus) -> Bitext:
         raise ConfigError("data.translations.source=bitext needs data.translations.root=FOLDER (docs/data.md)")
     pairs: list[TextPair] = []
     dropped: Counter[str] = Counter()
-    held_out = _held_out(corpus)
+    held_out = held_out_texts(corpus)
     for lang in langs:
         for path in find_bitext(t.root, lang):
             bitext = read_bitext(
@@ -234,7 +234,7 @@ def load_translations(config: DataConfig, corpus: Corpus) -> Bitext:
 
 def _translated_transcripts(corpus: Corpus, langs: list[str]) -> Bitext:
     """The different transcripts of the training clips that are translated."""
-    held_out = {normalise_text(text) for text in _held_out(corpus)}
+    held_out = {normalise_text(text) for text in held_out_texts(corpus)}
     pairs: dict[tuple[str, str, str], TextPair] = {}
     dropped: Counter[str] = Counter()
     for u in corpus.select("train", langs):
@@ -249,6 +249,6 @@ def _translated_transcripts(corpus: Corpus, langs: list[str]) -> Bitext:
     return Bitext(list(pairs.values()), dict(dropped))
 
 
-def _held_out(corpus: Corpus) -> list[str]:
+def held_out_texts(corpus: Corpus) -> list[str]:
     """Every transcript and translation of dev and test."""
     return [text for u in corpus.utterances if u.split != "train" for text in (u.text, u.translation) if text]

@@ -23,13 +23,15 @@ def stored_embed(
 ) -> Embed:
     """Items → vectors; a clip is read from ``store`` by the id of its item.
 
-    ``label`` and ``cut`` as in ``embed_items``; ``pieces`` is given the number of pieces of each clip, by id.
+    Items of a role that names a prompt of the model are read with it, all others with their prefixes. ``label`` and
+    ``cut`` are those of ``embed_items``; ``pieces`` is given the number of pieces of each clip, by id.
     """
 
     def embed(items: Sequence[Item], role: str) -> np.ndarray:
         made = embed_items(
-            model, prompt, items, lambda media: [[store[item.id]] for item, _ in media], label=label, cut=cut
-        )
+            model, prompt, items, lambda media: [[store[item.id]] for item, _ in media], label=label, cut=cut,
+            name=role if role in prompt.named else None,
+        )  # fmt: skip
         if pieces is not None:
             pieces.update(zip((item.id for item in items), made.pieces.tolist(), strict=True))
         return made.vectors

@@ -20,7 +20,8 @@ from speechde.progress import progress
 from speechde.types import Item
 
 QUERY, DOCUMENT = "query", "document"
-Embed = Callable[[Sequence[Item], str], np.ndarray]  # items and one of these roles → (n, dim) float32
+# items and their role, one of these or the name of a prompt, → (n, dim) float32
+Embed = Callable[[Sequence[Item], str], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Retrieval:
         relevance: labels, or pairs one by one.
         resample: ``(n,)`` label of what the bootstrap draws: the sentence of each query.
         scores: further columns of the row beside recall@1, its chance and its interval.
+        roles: what queries and gallery are embedded as: these, or names of prompts of the model.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Retrieval:
     relevance: Labels | Qrels
     resample: np.ndarray
     scores: Mapping[str, Score] = field(default_factory=lambda: COMMON)
+    roles: tuple[str, str] = (QUERY, DOCUMENT)
 
     @property
     def chance(self) -> float:
@@ -209,15 +212,20 @@ class Remembered:
 
     def rank(self, task: Retrieval) -> Ranking:
         """The order by dot product of embeddings."""
-        return task.rank(self(task.queries, QUERY), self(task.gallery, DOCUMENT))
+        query, document = task.roles
+        return task.rank(self(task.queries, query), self(task.gallery, document))
 
 
 def evaluate(tasks: Sequence[Retrieval], embed: Embed, *, seed: int = 0, label: str | None = "scoring") -> Results:
     """Embed the items of all tasks, each once in a role, and score every task; options as in :func:`score`."""
     embed = embed if isinstance(embed, Remembered) else Remembered(embed)
-    for role, sides in ((QUERY, [task.queries for task in tasks]), (DOCUMENT, [task.gallery for task in tasks])):
-        if items := [item for side in sides for item in side]:
-            embed(items, role)  # together, so that they are sorted by length
+    together: dict[str, list[Item]] = {}  # so that they are sorted by length
+    for task in tasks:
+        for role, items in zip(task.roles, (task.queries, task.gallery), strict=True):
+            together.setdefault(role, []).extend(items)
+    for role, items in together.items():
+        if items:
+            embed(items, role)
     return score(tasks, embed.rank, seed=seed, label=label)
 
 

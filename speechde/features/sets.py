@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ClipSet:
-    """Clips that become one frame store; ``role`` is train, synthetic, dev or evaluation."""
+    """Clips that become one frame store; ``role`` is train, synthetic, files, dev or evaluation."""
 
     role: str
     clips: list[Utterance]
@@ -51,10 +51,13 @@ def encoding(config: FrontendConfig, encoder: SpeechEncoder) -> Encode | None:
     return partial(encode_with_ray, partial(build_encoder, config), encoder.describe(), config.ray_workers)
 
 
-def training_sets(config: FrontendConfig, train: list[Utterance], dev: list[Utterance]) -> list[ClipSet]:
-    """The versions of the recorded clips, the synthetic clips, and the dev clips; none of them empty but dev.
+def training_sets(
+    config: FrontendConfig, train: list[Utterance], dev: list[Utterance], files: list[Utterance] | None = None
+) -> list[ClipSet]:
+    """The versions of the recorded clips, the synthetic clips, those of files, and dev; none of them empty but dev.
 
-    ``train`` and ``dev`` hold seen languages only; the caller selects them.
+    ``train`` and ``dev`` hold seen languages only; the caller selects them. ``files`` are clips of files of examples,
+    which have one version.
 
     Raises:
         ConfigError: no version of the recorded clips is asked for.
@@ -65,7 +68,7 @@ def training_sets(config: FrontendConfig, train: list[Utterance], dev: list[Utte
     recorded, made = ([u for u in train if u.synthetic == synthetic] for synthetic in (False, True))
     views = [View(speed, config.trim_db, config.mean_norm, snr) for speed, snr in config.versions]
     sets = [ClipSet("train", recorded, view) for view in views]
-    sets.append(ClipSet("synthetic", made, plain))
+    sets += [ClipSet("synthetic", made, plain), ClipSet("files", files or [], plain)]
     return [each for each in sets if each.clips] + [ClipSet("dev", dev, plain)]
 
 

@@ -51,17 +51,19 @@ def embed_items(
     *,
     label: str | None = None,
     cut: Cut | None = None,
+    name: str | None = None,
 ) -> Embedded:
     """Embed items of any make-up.
 
     Args:
         label: of the progress that is shown; None shows none.
+        name: of a prompt (``Prompt.named``) in the place of the prefix.
 
     Raises:
         ConfigError: an item mixes parts that enter the LLM at different layers, or a prompt fills its positions.
         DataError: an item of several parts does not fit the LLM's positions.
     """
-    rows, owners = item_rows(model, prompt, items, read, cut)
+    rows, owners = item_rows(model, prompt, items, read, cut, name)
     vectors = embed_rows(model, rows, label)
     if len(rows) > len(items):
         means = mean_of_parts(torch.from_numpy(vectors), torch.from_numpy(owners), len(items), model.normalise)
@@ -70,8 +72,9 @@ def embed_items(
 
 
 def item_rows(
-    model: DualEncoder, prompt: Prompt, items: Sequence[Item], read: Read, cut: Cut | None = None
-) -> tuple[list[Row], np.ndarray]:
+    model: DualEncoder, prompt: Prompt, items: Sequence[Item], read: Read, cut: Cut | None = None,
+    name: str | None = None,
+) -> tuple[list[Row], np.ndarray]:  # fmt: skip
     """Items as rows that fit the LLM, and the item ``(rows,)`` int64 that each is of; see ``embed_items``."""
     for item in items:
         check_entry(model, item)
@@ -80,7 +83,7 @@ def item_rows(
     rows: list[Row] = []
     owners: list[int] = []
     for number, item in enumerate(items):
-        segments = prompt.segments(item, cut)
+        segments = prompt.segments(item, cut, name)
         made = fitting(model, item, segments, [next(stored) for modality, _ in segments if modality != TEXT])
         rows += made
         owners += [number] * len(made)
@@ -120,10 +123,15 @@ def fitting(
         return [[(name, piece if name != TEXT else values) for name, values in segments] for piece in pieces]
     parts = iter(media)
     row = [(name, next(parts)[0] if name != TEXT else values) for name, values in segments]
-    needed = sum(-(-len(values) // model.stride(name)) for name, values in row)
-    if any(len(part) > 1 for part in media) or (positions is not None and needed > positions):
+    too_long = positions is not None and positions_needed(model, row) > positions
+    if any(len(part) > 1 for part in media) or too_long:
         raise DataError(f"item {item.id!r} is longer than the LLM's positions; embed its parts as items of their own")
     return [row]
+
+
+def positions_needed(model: DualEncoder, row: Row) -> int:
+    """How many positions of the LLM a row takes."""
+    return sum(-(-len(values) // model.stride(modality)) for modality, values in row)
 
 
 def pieces_needed(length: int, room: int | None) -> int:

@@ -13,9 +13,9 @@ batches are padded with zeros and masked.
 A saved model keeps the strings of its prefixes, language by language, so that a language which is renamed later reads
 as it did in training.
 
-A model that was trained on several tasks has a named prompt for each of their roles, such as ``task: question
-answering | query: {item}`` (Gemini Embedding, arXiv 2503.07891). It stands in the place of the prefix, before an item of
-any modality.
+A model that was trained on several tasks may have a named prompt for each of their roles, such as ``task: question
+answering | query: {item}`` (Gemini Embedding, arXiv 2503.07891). It stands in the place of the prefix, before an item
+of any modality.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def check_template(what: str, template: str) -> None:
     Raises:
         ConfigError: it does not end with ``{item}``, or holds another placeholder.
     """
-    if not template.endswith(ITEM):
+    if not isinstance(template, str) or not template.endswith(ITEM):
         raise ConfigError(f"{what}={template!r} does not end with {ITEM}; write 'task: {{task}} | query: {ITEM}', say")
     try:
         template.removesuffix(ITEM).format(**dict.fromkeys(FIELDS, ""))

@@ -20,6 +20,7 @@ from speechde.models.loading import load_config, untrained
 from speechde.models.lora import add_lora
 from speechde.models.prompt import Prompt
 from speechde.training.features import Features
+from speechde.training.tasks import task_prompts
 from speechde.weights import resolve
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     total = sum(p.numel() for p in model.parameters())
     log.info("model: %.1f M parameters, %.1f M trained, %d tensors frozen", total / 1e6, trained / 1e6, len(frozen))
     limits = {"max_tokens": settings.max_tokens, "positions": backbone.positions}
-    prompt = Prompt(AutoTokenizer.from_pretrained(folder), **asdict(settings.prefix), **limits)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    prompt = Prompt(tokenizer, **asdict(settings.prefix), **limits, named=settings.prompts)
     return TrainedModel(model, prompt, features.quantiser, settings)
 
 
@@ -74,6 +76,7 @@ def model_settings(config: RunConfig, encoder: SpeechEncoder, audio_tokens: int,
         prefix=_filled(PrefixSettings, m.prefix),
         speech=_filled(SpeechSettings, f, encoder_key=encoder.describe()),
         max_tokens=m.max_tokens,
+        prompts=task_prompts(config),
     )
 
 

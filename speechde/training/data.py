@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.config import RunConfig
+from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.corpora.bitext import Bitext, TextPair
 from speechde.corpora.examples import SYNTHETIC, TRANSLATION
-from speechde.corpora.load import load_corpus, load_synthetic, load_translations
+from speechde.corpora.examples_file import FileExamples, read_examples
+from speechde.corpora.load import held_out_texts, load_corpus, load_synthetic, load_translations
 from speechde.corpora.statistics import corpus_statistics, durations, format_statistics
-from speechde.errors import ConfigError
+from speechde.errors import ConfigError, DataError
 from speechde.evaluation.speech import sample_sentences
 from speechde.media.containers import split_locator
+from speechde.text import normalise_text
 from speechde.training.adapt import adapted_corpus
-from speechde.types import Corpus, Utterance
+from speechde.types import Corpus, Dropped, Example, Text, Utterance
 
 HEADERS = 20_000  # clips whose headers are read to know the hours of a corpus: some seconds
 
@@ -28,6 +33,7 @@ class TrainingData:
     corpus: Corpus
     synthetic: Corpus | None
     translations: Bitext | None
+    files: dict[str, FileExamples] = field(default_factory=dict)  # training examples of the tasks that name a file
     training: list[Utterance] = field(default_factory=list)
     dev: list[Utterance] = field(default_factory=list)
     whole: list[Utterance] = field(default_factory=list)
@@ -37,6 +43,11 @@ class TrainingData:
     def pairs(self) -> list[TextPair]:
         """Texts and their English."""
         return self.translations.pairs if self.translations else []
+
+    @property
+    def heard(self) -> list[Utterance]:
+        """Every clip that is trained on, those of files of examples too."""
+        return [*self.training, *(clip for file in self.files.values() for clip in file.clips())]
 
     @property
     def corpora(self) -> list[Corpus]:
@@ -58,6 +69,7 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
         load_synthetic(config.data, corpus, cache) if config.uses(SYNTHETIC) else None,
         load_translations(config.data, corpus) if config.uses(TRANSLATION) else None,
     )
+    data.files = read_files(config, corpus)
     recorded, data.dev = corpus.select("train", corpus.seen), corpus.select("dev", corpus.seen)
     if not recorded or not data.dev:
         found = f"{len(recorded)} train and {len(data.dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
@@ -67,6 +79,42 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
     data.whole = corpus.select(config.eval.split, corpus.seen if config.eval.languages == "seen" else None)
     data.test = sample_sentences(data.whole, config.eval.per_language, config.data.split_seed)
     return data
+
+
+def read_files(config: RunConfig, corpus: Corpus) -> dict[str, FileExamples]:
+    """The training examples of every task that names a file, by the name of the task.
+
+    What a corpus holds out stays out: an example with a transcript of dev or test is dropped.
+
+    Raises:
+        ConfigError: a file has speech in a language that is evaluated as never heard.
+        DataError: a file has no usable example of the split train.
+    """
+    held_out = {normalise_text(text) for text in held_out_texts(corpus)}
+    evaluated = {*corpus.zero_shot, *corpus.proxy}
+    found = {}
+    for name, task in config.tasks.items():
+        if task.examples in (CLIPS, TRANSLATIONS):
+            continue
+        file = read_examples(task.examples).select("train")
+        if heard := sorted({clip.lang for clip in file.clips()} & evaluated):
+            raise ConfigError(
+                f"tasks.{name}: {task.examples} has speech in {', '.join(heard)}, which would be evaluated as never "
+                "heard; leave it out there, or out of data.zero_shot"
+            )
+        kept = [row for row, one in enumerate(file) if held_out.isdisjoint(map(normalise_text, _texts(one)))]
+        if not kept:
+            raise DataError(
+                f"tasks.{name}: {task.examples} has no example to train on that {corpus.name} does not test"
+            )
+        file.dropped += [Dropped("", "a text of dev or test")] * (len(file) - len(kept))
+        found[name] = file.subset(np.array(kept, np.int64))
+    return found
+
+
+def _texts(example: Example) -> Iterator[str]:
+    for item in (example.query, example.positive, *example.negatives):
+        yield from (part.content for part in item.parts if isinstance(part, Text))
 
 
 @rank_zero_only

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
@@ -28,17 +29,35 @@ from speechde.models.prompt import Prompt
 from speechde.training.mixture import Mixture, Row
 from speechde.types import Batch, Example, Inputs, Item, Part, Rows, Text
 
+QUERY, DOCUMENT = "query", "document"
+Side = tuple[Item, Row, str]  # an item, its row, and which side of it the item is
 IDS = 4  # columns of ``Batch.meaning`` before those of the hard negatives
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the examples of a task are read.
+
+    Args:
+        query, document: names of the prompts (``Prompt.named``) of what asks and of what answers; None for prefixes.
+        negatives: how many hard negatives of an example.
+    """
+
+    query: str | None = None
+    document: str | None = None
+    negatives: int = 0
 
 
 class ExampleDataset(Dataset):
     """The examples of each task, by the rows of a ``Mixture``.
 
+    A clip of a file of examples is in the first of ``views``, by its locator; one of a corpus in all, by its id.
+
     Args:
         tasks: their examples, in the order of the mixture.
         views: feature stores, one per version of the recorded clips; synthetic clips are in the first only.
         cut: told each text that is cut.
-        negatives: of each task, how many of an example's hard negatives are read; () reads none.
+        readings: of each task; () reads no negatives, and items with their prefixes.
     """
 
     def __init__(
@@ -47,10 +66,10 @@ class ExampleDataset(Dataset):
         views: Sequence[Mapping[str, np.ndarray]],
         prompt: Prompt,
         cut: Cut | None = None,
-        negatives: Sequence[int] = (),
+        readings: Sequence[Reading] = (),
     ) -> None:
         self.tasks, self.views, self.prompt, self.cut = tasks, views, prompt, cut
-        self.negatives = list(negatives) or [0] * len(tasks)
+        self.readings = list(readings) or [Reading()] * len(tasks)
         spoken = [stream for task in tasks for stream in task.streams if isinstance(stream, SpeechExamples)]
         for store in views:
             first = store is views[0]
@@ -75,7 +94,7 @@ class ExampleDataset(Dataset):
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Pad one batch, examples that are made up alike together."""
         alike: dict[tuple, list[tuple[Example, Row]]] = defaultdict(list)
-        hard = self.negatives[rows[0].task]  # a batch is of one task
+        hard = self.readings[rows[0].task].negatives  # a batch is of one task
         for row in rows:
             example = self.tasks[row.task][row.example]
             items = (example.query, example.positive, *_negatives(example, hard))
@@ -85,31 +104,45 @@ class ExampleDataset(Dataset):
         return Batch([self._rows(group, hard) for group in alike.values()], torch.tensor(meaning))
 
     def _rows(self, group: Sequence[tuple[Example, Row]], hard: int) -> Rows:
-        positives = [(example.positive, row.view) for example, row in group]
-        negatives = [(item, row.view) for example, row in group for item in _negatives(example, hard)]
+        positives = [(example.positive, row, DOCUMENT) for example, row in group]
+        negatives = [(item, row, DOCUMENT) for example, row in group for item in _negatives(example, hard)]
         return Rows(
-            query=self._inputs([(example.query, row.view) for example, row in group]),
+            query=self._inputs([(example.query, row, QUERY) for example, row in group]),
             positive=self._inputs(positives),
             known=self._places(positives),
             negatives=self._inputs(negatives) if negatives else None,
             known_negatives=self._places(negatives) if negatives else None,
         )
 
-    def _places(self, items: Sequence[tuple[Item, int]]) -> torch.Tensor | None:
+    def _places(self, sides: Sequence[Side]) -> torch.Tensor | None:
         """Of texts that are all transcripts, the rows of their states; None where one is not."""
-        found = [self._known.get(_written(item)) for item, _ in items]
+        found = [self._place(*side) for side in sides]
         return None if None in found else torch.tensor(found)
 
-    def _inputs(self, items: Sequence[tuple[Item, int]]) -> Inputs:
-        return pad_items([self._parts(item, view) for item, view in items])
+    def _place(self, item: Item, row: Row, role: str) -> int | None:
+        return None if self._prompt(row, role) else self._known.get(_written(item))
 
-    def _parts(self, item: Item, view: int) -> list[tuple[str, np.ndarray]]:
-        if (known := self._known.get(_written(item))) is not None:
+    def _prompt(self, row: Row, role: str) -> str | None:
+        """The name of the prompt of one side of a row."""
+        reading = self.readings[row.task]
+        return None if row.bare else reading.query if role == QUERY else reading.document
+
+    def _inputs(self, sides: Sequence[Side]) -> Inputs:
+        return pad_items([self._parts(*side) for side in sides])
+
+    def _parts(self, item: Item, row: Row, role: str) -> list[tuple[str, np.ndarray]]:
+        if (known := self._place(item, row, role)) is not None:
             return [("text", self.known_ids[known])]
+        store = self.views[row.view]
         return [
-            (modality, self.views[view][item.id] if isinstance(values, Part) else values)
-            for modality, values in self.prompt.segments(item, self.cut)
+            (modality, store[_key(store, item, values)] if isinstance(values, Part) else values)
+            for modality, values in self.prompt.segments(item, self.cut, self._prompt(row, role))
         ]
+
+
+def _key(store: Mapping[str, np.ndarray], item: Item, part: Part) -> str:
+    """What features are stored under: the locator of a clip of a file of examples, or the id of one of a corpus."""
+    return part.content if isinstance(part.content, str) and part.content in store else item.id
 
 
 def _make_up(item: Item) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from speechde.cache import atomic_write, fingerprint
 from speechde.checkpoint.folder import TrainedModel
 from speechde.config import FrontendConfig
+from speechde.corpora.examples_file import FileExamples
 from speechde.features.encoders import SpeechEncoder
 from speechde.features.frames import Encode, extract_frames, quantise
 from speechde.features.kmeans import VERSION as KMEANS_VERSION
@@ -25,9 +27,9 @@ from speechde.features.unit_bpe import MAX_SEQUENCES, UnitBpe, train_bpe
 from speechde.features.unit_bpe import VERSION as BPE_VERSION
 from speechde.features.units import Quantiser
 from speechde.models.dual_encoder import DualEncoder
-from speechde.models.embed import STATES_VERSION, pieces_needed, text_states
+from speechde.models.embed import STATES_VERSION, pieces_needed, positions_needed, text_states
 from speechde.training.sharding import whole_tensor
-from speechde.types import Utterance
+from speechde.types import Example, Item, Part, Text, Utterance
 
 log = logging.getLogger(__name__)
 KMEANS_FRAMES = 500_000  # frames sampled for k-means: about 500 per unit, where the centroids no longer move
@@ -38,21 +40,21 @@ class Frames:
     """Frame stores of the training and dev clips."""
 
     views: list[FeatureStore]  # one per version of the recorded clips
-    synthetic: list[FeatureStore]  # one or none
+    plain: list[FeatureStore]  # of synthetic clips and of those of files of examples, which have one version
     dev: FeatureStore
     sample: np.ndarray  # (n, dim) float32 of the training frames
 
     @property
     def training(self) -> list[FeatureStore]:
         """Every store of training clips."""
-        return [*self.views, *self.synthetic]
+        return [*self.views, *self.plain]
 
 
 @dataclass
 class Features:
     """Stored speech items: one store per split and view, and the quantiser of a discrete frontend."""
 
-    train: list[FeatureStore]  # one per view of the recorded clips; synthetic clips are in the first
+    train: list[FeatureStore]  # one per view of the recorded clips; all others are in the first
     dev: FeatureStore
     quantiser: Quantiser | None
     frame_mean: np.ndarray  # (dim,) of the training frames
@@ -72,12 +74,13 @@ def training_frames(
     encode: Encode | None = None,
 ) -> Frames:
     """Frames of ``training_sets``, encoded or read from the cache."""
-    stores: dict[str, list[FeatureStore]] = {"train": [], "synthetic": [], "dev": []}
+    stores: dict[str, list[FeatureStore]] = {"train": [], "synthetic": [], "files": [], "dev": []}
     for each in sets:
         options = {"rate": rate, "view": each.view, "label": each.label, "encode": encode}
         stores[each.role].append(extract_frames(each.clips, encoder, cache, **options))
-    views, synthetic, (dev,) = stores.values()
-    return Frames(views, synthetic, dev, FeatureStore.merge([*views, *synthetic]).sample(KMEANS_FRAMES, seed))
+    views, synthetic, files, (dev,) = stores.values()
+    plain = [*synthetic, *files]
+    return Frames(views, plain, dev, FeatureStore.merge([*views, *plain]).sample(KMEANS_FRAMES, seed))
 
 
 def training_features(
@@ -88,16 +91,16 @@ def training_features(
     ``quantiser`` is that of a model that is adapted; without one, one is fitted on the training clips alone.
     """
     dropped: Counter[str] = Counter()
-    for store in [*frames.views[:1], *frames.synthetic, frames.dev]:
+    for store in [*frames.views[:1], *frames.plain, frames.dev]:
         dropped.update(item.reason for item in store.dropped)
-    views, synthetic, dev = frames.views, frames.synthetic, frames.dev
+    views, plain, dev = frames.views, frames.plain, frames.dev
     if config.kind == "discrete":
         quantiser = quantiser or _quantiser(config, frames, cache, seed)
-        views, synthetic = ([quantise(s, quantiser, cache) for s in stores] for stores in (views, synthetic))
+        views, plain = ([quantise(s, quantiser, cache) for s in stores] for stores in (views, plain))
         dev = quantise(dev, quantiser, cache)
-    first = [*frames.views[:1], *frames.synthetic]
+    first = [*frames.views[:1], *frames.plain]
     return Features(
-        train=[FeatureStore.merge([*views[:1], *synthetic]), *views[1:]],
+        train=[FeatureStore.merge([*views[:1], *plain]), *views[1:]],
         dev=dev,
         quantiser=quantiser,
         frame_mean=frames.sample.mean(0),
@@ -124,6 +127,41 @@ def usable(
     kept = [u for u, n in zip(short, lengths, strict=True) if pieces_needed(n, rooms[u.lang]) == 1]
     beyond = {"longer than the LLM's positions": len(short) - len(kept)} if len(kept) < len(short) else {}
     return kept, {"longer than trainer.max_seconds": len(present) - len(short), **beyond}
+
+
+def usable_examples(
+    file: FileExamples, features: Features, max_seconds: float, built: TrainedModel
+) -> tuple[FileExamples, dict[str, int]]:
+    """Examples whose clips may be trained on, as ``usable`` has it, and how many may not, by the reason."""
+    left_out: Counter[str] = Counter()
+    kept = []
+    for row, example in enumerate(file):
+        reasons = {_unusable(item, features, max_seconds, built) for item in _items(example)} - {""}
+        left_out.update(sorted(reasons)[:1])
+        if not reasons:
+            kept.append(row)
+    return file.subset(np.array(kept, np.int64)), dict(left_out)
+
+
+def _items(example: Example) -> tuple[Item, ...]:
+    return (example.query, example.positive, *example.negatives)
+
+
+def _unusable(item: Item, features: Features, max_seconds: float, built: TrainedModel) -> str:
+    """Why an item of a file cannot be trained on; empty where it can."""
+    clips = [part.content for part in item.parts if not isinstance(part, Text)]
+    if not clips:
+        return ""
+    if any(clip not in features.train[0] for clip in clips):
+        return "example whose clip has no features"
+    if max(features.seconds[clip] for clip in clips) > max_seconds:
+        return "example with a clip longer than trainer.max_seconds"
+    row = [
+        (modality, features.train[0][values.content] if isinstance(values, Part) else values)
+        for modality, values in built.prompt.segments(item)
+    ]
+    fits = positions_needed(built.model, row) <= (built.model.backbone.positions or math.inf)
+    return "" if fits else "example longer than the LLM's positions"
 
 
 def frozen_text_states(model: DualEncoder, ids: list[np.ndarray], cache: Path) -> np.ndarray:
@@ -157,7 +195,7 @@ def _quantiser(config: FrontendConfig, frames: Frames, cache: Path, seed: int) -
     plain = Quantiser(_kmeans(config, frames.training, frames.sample, cache, seed), config.deduplicate)
     if config.bpe is None:
         return plain
-    units = FeatureStore.merge(quantise(store, plain, cache) for store in [*frames.views[:1], *frames.synthetic])
+    units = FeatureStore.merge(quantise(store, plain, cache) for store in [*frames.views[:1], *frames.plain])
     key = fingerprint({"units": units.key, "size": config.bpe, "version": BPE_VERSION})
     path = cache / "unit_bpe" / f"{key}.model"
     if not path.is_file():

@@ -25,7 +25,7 @@ from speechde.training.dataset import ExampleDataModule, ExampleDataset
 from speechde.training.features import Features, frozen_text_states
 from speechde.training.lit_module import LitDualEncoder, frozen_names
 from speechde.training.recall import CutTexts, DevRecall
-from speechde.training.tasks import mixture, task_examples
+from speechde.training.tasks import mixture, readings, task_examples
 from speechde.types import Utterance
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,7 @@ def fit(
     prompt = built.prompt
     tasks = task_examples(config, training, translations)
     batches = mixture(config, tasks, steps=t.eval_every, views=len(features.train))
-    negatives = [task.negatives for task in batches.tasks]
-    dataset = ExampleDataset(tasks, features.train, prompt, cut.training.add, negatives)
+    dataset = ExampleDataset(tasks, features.train, prompt, cut.training.add, readings(config))
     recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev, cut.dev.add)
     module = LitDualEncoder(
         built.model,

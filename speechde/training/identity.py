@@ -7,6 +7,7 @@ another quantiser gives the same name, and a checkpoint of the one is garbage fo
     config          what was asked
     data            a hash of the clips, texts and lengths that are trained on and that choose the checkpoint
     translations    a hash of the translation pairs
+    files           hashes of the files of examples
     speech encoder  weights and layer
     quantiser       its hash
     frozen weights  a hash of the weights that no checkpoint holds
@@ -28,7 +29,7 @@ from speechde.checkpoint.folder import TrainedModel, read_settings
 from speechde.config import RunConfig, build
 from speechde.config.tasks import upgraded
 from speechde.corpora.bitext import TextPair
-from speechde.corpora.fingerprint import PLACES, flat, hash_of
+from speechde.corpora.fingerprint import PLACES, flat, hash_of, sources
 from speechde.errors import ConfigError, DataError
 from speechde.types import Utterance
 from speechde.versions import VERSION, void
@@ -80,6 +81,7 @@ def of_run(
     return of_config(config) | {
         "data": {split: hash_of(_clip(u, seconds.get(u.id)) for u in some) for split, some in clips.items()},
         "translations": hash_of((p.lang, p.text, p.english) for p in pairs) if pairs else None,
+        "files": {name: value for name, value in sources(config).items() if name.startswith("tasks.")},
         "speech encoder": encoder,
         "quantiser": built.quantiser and built.quantiser.hash,
         "frozen weights": _frozen(built.model),

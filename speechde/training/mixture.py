@@ -21,11 +21,15 @@ from speechde.errors import ConfigError, DataError
 
 
 class Row(NamedTuple):
-    """One example of a batch: its task, its place in the examples of the task, and which version of it is read."""
+    """One example of a batch: its task, its place in the examples of the task, and which version of it is read.
+
+    ``bare``: without the prompts of its task.
+    """
 
     task: int
     example: int
     view: int
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Task:
         shares: by source.
         views: number of versions of each example that has no share (speeds of recorded clips), drawn alike.
         group: strata that together are drawn with probability ``group_share``, all others with the rest.
-        negatives: how many hard negatives of an example are read; those with fewer have fewer.
+        bare: the share of the examples that are read without the prompts of the task.
 
     Raises:
         ConfigError: a fraction is impossible, or a batch would be too small to compare anything.
@@ -79,7 +83,7 @@ class Task:
         views: int = 1,
         group: Collection[str] = (),
         group_share: float = 0.0,
-        negatives: int = 0,
+        bare: float = 0.0,
     ) -> None:
         shares = dict(shares or {})
         if batch_size < 2:
@@ -87,10 +91,7 @@ class Task:
         for source, share in shares.items():
             if not 0 <= share.fraction <= 1:
                 raise ConfigError(f"{name}: the share of {source} is {share.fraction}; it must be from 0 to 1")
-        if negatives < 0:
-            raise ConfigError(f"{name}: negatives={negatives}; give 0 for none, or how many of an example are read")
-        self.name, self.rate, self.views, self.one_stratum = name, rate, views, one_stratum
-        self.negatives = negatives
+        self.name, self.rate, self.views, self.one_stratum, self.bare = name, rate, views, one_stratum, bare
         strata, sources = np.asarray(strata, str), np.asarray(sources, str)
         present = [str(source) for source in np.unique(sources)]
         beside = {source: shares.get(source, Share(0)).elsewhere for source in present}
@@ -255,7 +256,10 @@ class Mixture(Sampler[list[Row]]):
                 f"a batch of {name} has {len(first)} examples for {ranks} processes: its language has no more; use "
                 f"fewer processes, tasks.{name}.one_language=false, or leave the language out of data.seen"
             )
-        return [Row(number, *key) for part in (first, *others) for key in part[rank::ranks]]
+        rows = [[Row(number, *key) for key in part] for part in (first, *others)]
+        if bare := self.tasks[number].bare:
+            rows = [[row._replace(bare=bool(rng.random() < bare)) for row in part] for part in rows]
+        return [row for part in rows for row in part[rank::ranks]]
 
     def effective_epochs(self, total_steps: int, source: str = "") -> list[dict[str, float]]:
         """``Task.effective_epochs`` of each task in ``total_steps`` of the mixture."""

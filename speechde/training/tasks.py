@@ -10,6 +10,8 @@ from speechde.corpora.bitext import TextPair
 from speechde.corpora.examples import RECORDED, TRANSLATION, Joined, SpeechExamples, TranslationExamples
 from speechde.errors import ConfigError
 from speechde.languages import resolve
+from speechde.models.prompt import check_template
+from speechde.training.dataset import DOCUMENT, QUERY, Reading
 from speechde.training.mixture import Mixture, Share, Task
 from speechde.types import Utterance
 
@@ -66,10 +68,42 @@ def mixture(config: RunConfig, examples: Sequence[Joined], *, steps: int, views:
         made = Task(
             name, own.strata, own.sources, batch_size=task.batch_size or config.trainer.batch_size, rate=task.rate,
             one_stratum=task.one_language, exponent=task.language_exponent, shares=shares,
-            views=views if clips else 1, group=group, group_share=share,
+            views=views if clips else 1, group=group, group_share=share, bare=task.prompt_dropout,
         )  # fmt: skip
         tasks.append(made)
     return Mixture(tasks, steps=steps, seed=config.seed)
+
+
+def readings(config: RunConfig) -> list[Reading]:
+    """How the examples of each task are read, in their order."""
+    prompts = task_prompts(config)
+    return [
+        Reading(
+            *(name if (name := prompt_name(task, role)) in prompts else None for role in (QUERY, DOCUMENT)),
+            negatives=config.tasks[task].negatives,
+        )
+        for task in config.tasks
+    ]
+
+
+def task_prompts(config: RunConfig) -> dict[str, str]:
+    """Templates of the prompts of all tasks by their names, ``{task}`` filled in.
+
+    Raises:
+        ConfigError: one is no template.
+    """
+    found = {}
+    for name, task in config.tasks.items():
+        for role, template in ((QUERY, task.query), (DOCUMENT, task.document)):
+            if template:
+                found[prompt_name(name, role)] = template.replace("{task}", name.replace("_", " "))
+                check_template(f"tasks.{name}.{role}", found[prompt_name(name, role)])
+    return found
+
+
+def prompt_name(task: str, role: str) -> str:
+    """What the prompt of one side of a task is called, in its model folder too."""
+    return f"{task}-{role}"
 
 
 def _group(config: RunConfig, examples: Joined) -> tuple[set[str], float]:

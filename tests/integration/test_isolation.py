@@ -55,9 +55,9 @@ class Spy:
                 self.texts.append((lang, text))
                 return reader.prompt.text_ids(text, lang, cut)
 
-            def segments(reader, item: Item, cut=None):
+            def segments(reader, item: Item, cut=None, name=None):
                 self.texts += [(item.lang, part.content) for part in item.parts if isinstance(part, Text)]
-                return reader.prompt.segments(item, cut)
+                return reader.prompt.segments(item, cut, name)
 
         class Recall(DevRecall):
             def __init__(recall, prompt, utterances, *rest):

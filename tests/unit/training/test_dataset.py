@@ -13,7 +13,7 @@ from speechde.corpora.bitext import TextPair
 from speechde.corpora.examples import Joined, SpeechExamples, TranslationExamples
 from speechde.errors import DataError
 from speechde.losses.meaning import ABSENT, same_meaning
-from speechde.training.dataset import ExampleDataModule, ExampleDataset
+from speechde.training.dataset import ExampleDataModule, ExampleDataset, Reading
 from speechde.training.mixture import Mixture, Row, Task
 from speechde.types import Audio, Item, Text, Utterance
 
@@ -25,13 +25,14 @@ class Prompt:
     """Texts become their length and second letter; speech has a prefix in French, and none in Spanish."""
 
     def __init__(self):
-        self.tokenised = []
+        self.tokenised, self.names = [], []
 
     def text_ids(self, text, lang, cut=None):
         self.tokenised.append((text, lang))
         return np.array([len(text), ord(text[1])])
 
-    def segments(self, item, cut=None):
+    def segments(self, item, cut=None, name=None):
+        self.names.append(name)
         (part,) = item.parts
         if isinstance(part, Text):
             return [("text", self.text_ids(part.content, item.lang, cut))]
@@ -172,9 +173,9 @@ class Other(SpeechExamples):
         return self.change(super().__getitem__(index))
 
 
-def two_tasks(utterances, change, negatives=()):
+def two_tasks(utterances, change, readings=()):
     tasks = [Joined(SpeechExamples(utterances)), Joined(Other(utterances, change))]
-    return ExampleDataset(tasks, views_of(utterances), Prompt(), negatives=negatives)
+    return ExampleDataset(tasks, views_of(utterances), Prompt(), readings=readings)
 
 
 def test_a_clip_that_is_the_answer_is_read_in_the_version_that_was_drawn_and_not_looked_up(utterances):
@@ -225,7 +226,8 @@ def written(text, meaning=None, lang="fr_fr"):
 
 def hard(utterances, *, count=2, **negatives):
     """Two tasks, of which the second has these hard negatives by the id of a clip, and reads ``count``."""
-    return two_tasks(utterances, lambda one: replace(one, negatives=tuple(negatives.get(one.query.id, ()))), [0, count])
+    readings = [Reading(), Reading(negatives=count)]
+    return two_tasks(utterances, lambda one: replace(one, negatives=tuple(negatives.get(one.query.id, ()))), readings)
 
 
 def test_hard_negatives_are_read_in_order_and_stood_in_for_where_there_are_fewer(utterances):
@@ -277,3 +279,23 @@ def test_hard_negatives_of_several_kinds_are_refused(utterances):
     both = hard(utterances, u0=[clip, written("loup")])
     with pytest.raises(DataError, match="example 'u0': its hard negatives are of speech, text; give it those of one"):
         both.collate([Row(1, 0, 0)])
+
+
+def test_a_prompt_is_read_but_where_a_row_is_bare_and_its_texts_are_not_those_looked_up(utterances):
+    both = two_tasks(utterances, lambda one: one, [Reading(), Reading(query="ask", document="answer")])
+    plain = both.collate(rows((0, 0))).rows[0]
+    assert plain.known.tolist() == [0] and set(both.prompt.names) == {None}
+    both.prompt.names.clear()
+    asked = both.collate([Row(1, 0, 0)]).rows[0]
+    assert asked.known is None and both.prompt.names == ["ask", "answer"]
+    both.prompt.names.clear()
+    bare = both.collate([Row(1, 0, 0, bare=True)]).rows[0]
+    assert bare.known.tolist() == [0] and both.prompt.names == [None]
+
+
+def test_a_clip_of_a_file_is_found_by_its_locator_before_a_clip_of_a_corpus_of_its_id(utterances):
+    files = Other(utterances, lambda one: replace(one, query=Item(Audio("own.wav"), id="u0", lang="fr_fr")))
+    views = views_of(utterances)
+    views[0]["own.wav"] = np.array([7, 7], np.int32)
+    (group,) = ExampleDataset([Joined(files)], views, Prompt()).collate(rows((0, 0))).rows
+    assert group.query.columns[1][1].values.tolist() == [[7, 7]]

@@ -176,11 +176,13 @@ def test_refused(options, error, message):
         sampler(**options)
 
 
-def test_a_task_says_how_many_hard_negatives_are_read():
-    assert task().negatives == 0 and task(negatives=2).negatives == 2
-    assert sampler(negatives=2).batch(0) == sampler().batch(0), "which examples are drawn does not depend on it"
-    with pytest.raises(ConfigError, match="negatives=-1; give 0"):
-        task(negatives=-1)
+def test_a_share_of_the_examples_is_read_without_the_prompts_of_its_task():
+    plain, bare = sampler(batch_size=16), sampler(batch_size=16, bare=0.25)
+    rows = [row for step in range(200) for row in bare.batch(step)]
+    assert [row._replace(bare=False) for row in rows] == [row for step in range(200) for row in plain.batch(step)]
+    assert np.mean([row.bare for row in rows]) == pytest.approx(0.25, abs=0.03)
+    halves = [bare.batch(7, rank, 2) for rank in range(2)]
+    assert sorted(halves[0] + halves[1]) == sorted(bare.batch(7))
 
 
 def test_no_clip_is_an_error():
