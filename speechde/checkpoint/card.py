@@ -49,6 +49,7 @@ def model_card(trained: TrainedModel, metrics: Mapping[str, Any] | None = None) 
         "interval": _interval,
         "language": _language,
         "thousands": _thousands,
+        "run_name": run_name,
     }
     return environment.get_template("model_card.md.j2").render(
         metadata=_metadata(record, metrics, parts).to_yaml(),
@@ -77,9 +78,16 @@ def write_card(folder: str | Path, trained: TrainedModel, metrics: Mapping[str, 
         temporary.write_text(trained.card, encoding="utf-8")
 
 
+def run_name(record: Mapping[str, Any]) -> str:
+    """What a run is called: ``recipe/overrides-sSEED``, as its directory is."""
+    return f"{record['recipe']}/{record.get('overrides', 'default')}-s{record['seed']}"
+
+
 def _title(record: Mapping[str, Any]) -> str:
     if not record:
         return "speechde model"
+    if soup := record.get("soup"):
+        return f"speechde: the mean of {len(soup)} model{'s' if len(soup) > 1 else ''}"
     overrides = record.get("overrides", "default")
     variant = "" if overrides == "default" else f", {overrides}"
     return f"speechde: {record['recipe']}{variant}, seed {record['seed']}"

@@ -32,7 +32,7 @@ from speechde.checkpoint import card
 from speechde.checkpoint.settings import Settings
 from speechde.errors import AssetError, DataError, SpeechdeError
 from speechde.features.encoders import SpeechEncoder, load_speech_encoder
-from speechde.features.settings import SpeechSettings
+from speechde.features.settings import SpeechSettings, less_dtype
 from speechde.features.units import Quantiser
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
@@ -69,8 +69,7 @@ class TrainedModel:
             DataError: there are files already.
         """
         folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise DataError(f"{folder} exists and is not empty; delete it, or save to another folder")
+        check_free(folder)
         with atomic_directory(folder) as temporary:
             self.write(temporary)
             similarity = "cosine" if self.model.normalise else "dot"
@@ -120,7 +119,7 @@ class TrainedModel:
                         f"{folder} has a quantiser of {quantiser.tokens} tokens, and a model of {expected}"
                     )
             model = assemble(untrained(AutoConfig.from_pretrained(folder)), settings)
-            missing, unexpected = model.load_state_dict(_weights(folder / "model.safetensors"), strict=False)
+            missing, unexpected = model.load_state_dict(stored_weights(folder), strict=False)
             tokenizer = AutoTokenizer.from_pretrained(folder)
         except (KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
             if isinstance(error, SpeechdeError):
@@ -156,8 +155,19 @@ class TrainedModel:
         return digest.hexdigest()[:16]
 
 
-def _weights(path: Path) -> dict[str, torch.Tensor]:
-    """Of any format: the first knew no other frontend than that of speech."""
+def check_free(folder: Path) -> None:
+    """Refuse a folder to save to that holds files already.
+
+    Raises:
+        DataError: it does, or is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} exists and is not empty; delete it, or save to another folder")
+
+
+def stored_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a model folder of any format: the first knew no other frontend than that of speech."""
+    path = folder / "model.safetensors"
     return {re.sub(r"^frontend\.", "frontends.speech.", name): tensor for name, tensor in load_file(path).items()}
 
 
@@ -264,8 +274,7 @@ def check_encoder(speech: SpeechSettings, encoder: SpeechEncoder, source: str | 
     Raises:
         AssetError: they differ. The number format may: features then differ by rounding.
     """
-    expected, found = ({k: v for k, v in d.items() if k != "dtype"} for d in
-                       (speech.encoder_key, encoder.describe()))  # fmt: skip
+    expected, found = map(less_dtype, (speech.encoder_key, encoder.describe()))
     if expected != found:
         source = source or speech.encoder
         raise AssetError(f"the model was trained on frames of {expected}; {source} is {found}")

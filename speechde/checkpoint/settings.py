@@ -18,6 +18,8 @@ from speechde.models.prompt import MAX_TOKENS
 
 FETCH = "fetch the folder again"
 RECORD = ("recipe", "mode", "seed", "seen")  # of ``training.record``: what evaluation and adaptation need
+# of a frontend: read by training alone, so that models of equal vectors may differ in them
+TRAINING_ONLY = ("dropout", "drop", "drop_span", "noise", "mask_features")
 NEWER = "A newer version may have written it: update speechde, or fetch the folder again"
 
 

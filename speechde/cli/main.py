@@ -20,7 +20,22 @@ import typer
 from rich.markup import escape
 
 from speechde import __version__, progress
-from speechde.cli import compare, data, demo, doctor, embed, export, index, mine, mteb, report, results, search, units
+from speechde.cli import (
+    compare,
+    data,
+    demo,
+    doctor,
+    embed,
+    export,
+    index,
+    mine,
+    mteb,
+    report,
+    results,
+    search,
+    soup,
+    units,
+)
 from speechde.errors import ConfigError, SpeechdeError
 
 OK, FAILURE, USAGE, INTERRUPTED, PIPE_CLOSED, TERMINATED = 0, 1, 2, 130, 141, 143
@@ -66,6 +81,7 @@ register(app, search.search, search.EXAMPLES, USE)
 register(app, mine.mine, mine.EXAMPLES, USE)
 register(app, units.units, units.EXAMPLES, USE)
 register(app, demo.demo, demo.EXAMPLES, USE)
+register(app, soup.soup, soup.EXAMPLES, USE)
 register(app, export.export, export.EXAMPLES, USE)
 register(app, compare.compare, compare.EXAMPLES, EVALUATE)
 register(app, report.report, report.EXAMPLES, EVALUATE)

@@ -71,8 +71,9 @@ def check_split(config: DataConfig, record: Mapping[str, Any]) -> None:
                 f"{own['split_seed']}, so that it would be scored on sentences that it was trained on; set "
                 f"data.split_seed={own['split_seed']} (adapt.old.split_seed, where that is meant)"
             )
-    if before := record.get("adapted_from"):
-        check_split(config, before)
+    for before in (record.get("adapted_from"), *(one["record"] for one in record.get("soup", ()))):
+        if before:
+            check_split(config, before)
 
 
 def _position(sentence: str) -> float:

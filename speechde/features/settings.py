@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,3 +30,8 @@ class SpeechSettings:
     deduplicate: bool
     mean_norm: float = 0.0
     bpe: int | None = None
+
+
+def less_dtype(encoder_key: Mapping[str, Any]) -> dict[str, Any]:
+    """What an encoder is, but for the number format of its weights: features then differ by rounding."""
+    return {key: value for key, value in encoder_key.items() if key != "dtype"}

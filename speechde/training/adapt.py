@@ -24,7 +24,7 @@ from transformers import AutoConfig
 
 from speechde.cache import atomic_write
 from speechde.checkpoint.folder import TrainedModel, assemble, check_encoder, find_model, read_settings
-from speechde.checkpoint.settings import Settings
+from speechde.checkpoint.settings import TRAINING_ONLY, Settings
 from speechde.config import FrontendConfig, RunConfig
 from speechde.corpora.leaks import without_leaks
 from speechde.corpora.load import check_split, load_corpus
@@ -40,7 +40,6 @@ from speechde.types import Corpus, Utterance
 
 SPEECH = ("layer", "rate", "trim_db", "mean_norm", "deduplicate", "bpe")  # settings that decide the features
 SHAPE = ("hidden", "stride", "layers", "heads", "downsample")  # of a continuous frontend
-FREE = ("dropout", "drop", "drop_span", "noise", "mask_features")  # read by training alone, and may be changed
 NAMES = ("after", "before")
 # of a comparison, by the roles after and before
 ROLE_NAMES = {"seen/zero_shot": "new", "seen": "old", "zero_shot": "zero-shot", "proxy": "zero-shot, proxy voice"}
@@ -105,7 +104,7 @@ def _described(folder: Path, settings: Settings) -> tuple[dict[str, Any], dict[s
     else:
         fixed |= {f"frontend.{key}": getattr(frontend, key) for key in SHAPE}
     # the encoder may lie elsewhere: its weights are checked against those of training
-    free = asdict(FrontendConfig()) | {key: getattr(frontend, key) for key in FREE if hasattr(frontend, key)}
+    free = asdict(FrontendConfig()) | {key: getattr(frontend, key) for key in TRAINING_ONLY if hasattr(frontend, key)}
     free["encoder"] = speech.encoder
     return fixed, {f"frontend.{key}": value for key, value in free.items() if f"frontend.{key}" not in fixed}
 
@@ -177,7 +176,7 @@ def initial_model(config: RunConfig, encoder: SpeechEncoder) -> TrainedModel:
     trained = TrainedModel.load(config.model.source)
     check_encoder(trained.settings.speech, encoder)
     own = trained.settings.frontend
-    changed = {key: getattr(config.frontend, key) for key in FREE if hasattr(own, key)}
+    changed = {key: getattr(config.frontend, key) for key in TRAINING_ONLY if hasattr(own, key)}
     settings = replace(trained.settings, frontend=replace(own, **changed))
     model = assemble(trained.model.backbone.model, settings)
     model.load_state_dict(trained.model.state_dict())

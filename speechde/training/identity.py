@@ -31,6 +31,7 @@ from speechde.config.tasks import upgraded
 from speechde.corpora.bitext import TextPair
 from speechde.corpora.fingerprint import PLACES, flat, hash_of, sources
 from speechde.errors import ConfigError, DataError
+from speechde.features.settings import less_dtype
 from speechde.types import Utterance
 from speechde.versions import VERSION, void
 
@@ -77,12 +78,11 @@ def of_run(
         seconds: length of each clip, by id.
         built: the model, before training.
     """
-    encoder = {key: value for key, value in built.settings.speech.encoder_key.items() if key != "dtype"}
     return of_config(config) | {
         "data": {split: hash_of(_clip(u, seconds.get(u.id)) for u in some) for split, some in clips.items()},
         "translations": hash_of((p.lang, p.text, p.english) for p in pairs) if pairs else None,
         "files": {name: value for name, value in sources(config).items() if name.startswith("tasks.")},
-        "speech encoder": encoder,
+        "speech encoder": less_dtype(built.settings.speech.encoder_key),
         "quantiser": built.quantiser and built.quantiser.hash,
         "frozen weights": _frozen(built.model),
     }
