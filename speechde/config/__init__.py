@@ -246,6 +246,15 @@ class OptimConfig:
 
 
 @dataclass
+class AverageConfig:
+    """The average of the weights of a run that is evaluated and kept; see ``speechde.training.averaging``."""
+
+    kind: str = choice("none", "none", "ema", "tail")
+    decay: float = bounded(0.999, "(0, 1)")  # ema: reaches back about 1 / (1 - decay) steps
+    last: int = bounded(5, "[1, ∞)")  # tail: dev evaluations whose weights are averaged
+
+
+@dataclass
 class TrainerConfig:
     """Length, batches and hardware of the training run."""
 
@@ -262,6 +271,14 @@ class TrainerConfig:
     )  # of this machine, one process each; torchrun and srun decide themselves (see docs/scale.md)
     strategy: str = choice("ddp", "ddp", "fsdp")  # of several processes: fsdp shares the weights out too
     resume: bool = True  # from the last checkpoint of this run directory, where there is one
+    average: AverageConfig = field(default_factory=AverageConfig)
+
+    def __post_init__(self) -> None:
+        if self.average.kind != "none" and self.strategy == "fsdp":
+            raise ConfigError(
+                f"trainer.average.kind={self.average.kind} needs the weights whole, and trainer.strategy=fsdp shares "
+                "them out; set trainer.strategy=ddp, or average finished models: speechde soup A B --out M"
+            )
 
 
 @dataclass

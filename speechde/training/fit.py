@@ -19,6 +19,7 @@ from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.lora import merge_lora
 from speechde.progress import on_terminal
 from speechde.training import launch
+from speechde.training.averaging import WeightAverage, averaged_weights
 from speechde.training.bars import progress_callback
 from speechde.training.checkpoints import BEST, LAST, SaveEvery, read_checkpoint, to_resume
 from speechde.training.dataset import ExampleDataModule, ExampleDataset
@@ -55,6 +56,7 @@ def fit(
         text_states=lambda model: frozen_text_states(model, dataset.known_ids, cache),
         dev_recall=recall,
         micro_batch=t.micro_batch,
+        average=None if t.average.kind == "none" else WeightAverage(t.average, t.steps // t.eval_every),
         **{key: value for key, value in asdict(config.optim).items() if key != "clip"},
     )
     checkpoints = directory / "checkpoints"
@@ -93,6 +95,7 @@ def fit(
     built.model = module.whole
     state = read_checkpoint(checkpoints / BEST)
     weights = {k.removeprefix("model."): v for k, v in state["state_dict"].items() if k.startswith("model.")}
+    weights |= averaged_weights(state)
     missing, unexpected = built.model.load_state_dict(weights, strict=False)
     if other := [*unexpected, *(name for name in missing if name not in frozen_names(built.model))]:
         raise ConfigError(f"{checkpoints / BEST} is of another model ({', '.join(other[:2])} …); delete {directory}")

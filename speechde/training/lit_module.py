@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -26,6 +27,8 @@ from speechde.losses.contrastive import ContrastiveLoss
 from speechde.losses.gradcache import cached
 from speechde.models.dual_encoder import DualEncoder, in_buckets
 from speechde.training import sharding
+from speechde.training.averaging import KEY as AVERAGE
+from speechde.training.averaging import WeightAverage
 from speechde.training.launch import first_rank_first
 from speechde.training.optim import build_optimiser, parameter_groups
 from speechde.training.shares import WaitClock, padding_share
@@ -43,6 +46,7 @@ class LitDualEncoder(pl.LightningModule):
         dev_recall: model → mean dev R@1 of the seen languages; called at the end of every epoch, by the first rank, or
             by all where the model is sharded.
         micro_batch: rows that are encoded at once, on each rank; ``None`` for all of them.
+        average: of the weights, which dev recall is that of; ``None`` for the weights themselves.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class LitDualEncoder(pl.LightningModule):
         text_states: Callable[[DualEncoder], np.ndarray] | None = None,
         dev_recall: Callable[[DualEncoder], float] | None = None,
         micro_batch: int | None = None,
+        average: WeightAverage | None = None,
     ) -> None:
         super().__init__()
         self.model, self.loss = model, loss
@@ -66,6 +71,7 @@ class LitDualEncoder(pl.LightningModule):
         self.rates = {"lr": lr, "backbone_lr": backbone_lr, "weight_decay": weight_decay}
         self.warmup = max(1, round(warmup_share * steps))
         self.text_states, self.dev_recall, self.micro_batch = text_states, dev_recall, micro_batch
+        self.average = average
         self.waiting = WaitClock()
         self._text_states: torch.Tensor | None = None
         self._whole: list[DualEncoder] = []  # in a list, so that it is not a submodule
@@ -88,6 +94,8 @@ class LitDualEncoder(pl.LightningModule):
         return not any(p.requires_grad for n, p in backbone.named_parameters() if n != "embedding.audio")
 
     def on_fit_start(self) -> None:
+        if self.average is not None:
+            self.average.start(self.model)
         if self.text_is_frozen and self.text_states is not None:
             # all processes have to take part in what a sharded model computes
             with nullcontext() if sharding.is_sharded(self.model) else first_rank_first():
@@ -150,10 +158,18 @@ class LitDualEncoder(pl.LightningModule):
             return self.model.encode(inputs, self._parts(len(inputs)))
         return in_buckets(cached(self.model.encode), self._parts(len(inputs)), inputs)
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:  # before any callback may write a checkpoint of this step
+            self.average.after_step()
+
     def on_train_epoch_end(self) -> None:
+        if self.average is not None:
+            self.average.before_evaluation(self.current_epoch)
         if self.dev_recall is not None:
             takes_part = rank() == 0 or sharding.is_sharded(self.model)
-            recall = from_first(self.dev_recall(self.model) if takes_part else 0.0)
+            with nullcontext() if self.average is None else self.average.applied():
+                recall = from_first(self.dev_recall(self.model) if takes_part else 0.0)
             self.log("dev/recall@1", recall, prog_bar=True)
 
     def configure_gradient_clipping(
@@ -176,8 +192,12 @@ class LitDualEncoder(pl.LightningModule):
         # frozen weights come back from their source; for a frozen LLM that is 99 % of the file
         fixed = frozen_names(self)
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in fixed}
+        if self.average is not None:
+            checkpoint[AVERAGE] = self.average.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        if self.average is not None:
+            self.average.load_state_dict(checkpoint[AVERAGE])
         own, fixed = self.state_dict(), frozen_names(self)
         if lost := own.keys() - fixed - checkpoint["state_dict"].keys():
             names = ", ".join(sorted(lost)[:2])

@@ -124,3 +124,25 @@ def test_a_frozen_llm_is_sharded_with_its_adapter(tiny_run, tmp_path, start):
     check_same_run(config, whole, [2])
     metrics = json.loads((run.run_directory(config) / "results/metrics.json").read_text())
     assert metrics["audio_to_text"] == expected["audio_to_text"]
+
+
+@pytest.mark.parametrize("kind", ["ema", "tail"])
+def test_processes_keep_the_average_of_one(tiny_run, tmp_path, start, kind):
+    """Killed and started again with two processes, too."""
+    options = OPTIONS | {"trainer__average": {"kind": kind, "decay": 0.5, "last": 2}}
+    whole = tiny_run(runs_dir=str(tmp_path / "whole"), **options)
+    run.train(whole)
+    config = tiny_run(runs_dir=str(tmp_path / "shared"), trainer__devices=2, **options)
+    output, status = start([], config, kill=3)
+    assert status == -signal.SIGKILL, output
+    output, status = start(LAUNCHER, config)
+    assert status == 0, output
+    one, other = (
+        torch.load(run.run_directory(each) / "checkpoints/last.ckpt", weights_only=True)["average"]
+        for each in (whole, config)
+    )
+    assert one["updates"] == other["updates"] == {"ema": 6, "tail": 2}[kind]
+    assert one["weights"].keys() == other["weights"].keys()
+    for name, mean in one["weights"].items():
+        torch.testing.assert_close(other["weights"][name], mean, rtol=1e-3, atol=1e-4)
+    check_same_run(config, whole, [2, 4, 6])

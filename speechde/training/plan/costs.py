@@ -160,6 +160,7 @@ class Cost:
         self.translated = sum(one.rate * one.batch_size * one.translated for one in self.streams) / self.pairs
         self.encoder, self.stem = encoder_stack(encoder)
         self.speech_stack, self.text_stack = stack(model.backbone, model.entry_layer("speech")), stack(model.backbone)
+        self.averaged = config.trainer.average.kind != "none"
         self.text_is_frozen = not self.text_stack.trained and not model.backbone.embedding.text.weight.requires_grad
         self.pooled = pooling_factor(encoder.rate, config.frontend.rate) > 1
         f = config.frontend
@@ -263,6 +264,7 @@ class Cost:
         return {
             "weights": share * sum(p.numel() * p.element_size() for p in parameters),
             "gradients and Adam": share * trained * (4 + ADAM_BYTES),
+            **({"average of the weights": 4.0 * trained} if self.averaged else {}),
             "bfloat16 copies": share * 2 * self.text_stack.parameters * copied,
             "activations": max(self.activations(one, dtype) for one in self.streams),
         }
@@ -304,6 +306,6 @@ class Cost:
         if f.kind == "discrete":
             out["units"] = 4 * seconds * f.rate * self.per_frame
         trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        out["checkpoints"] = 2 * trained * (4 + ADAM_BYTES)
+        out["checkpoints"] = 2 * trained * (4 + ADAM_BYTES + 4 * self.averaged)
         out["model"] = sum(p.numel() * p.element_size() for p in self.model.parameters())
         return out

@@ -70,6 +70,13 @@ def test_counts_are_those_of_the_built_model(tiny_run, recipe, overrides):
     assert found.text_is_frozen == (not any(backbone))
 
 
+def test_an_average_of_the_weights_takes_their_memory_and_disk(tiny_run):
+    plain, averaged = (planned(tiny_run("stamps", **STATED, trainer__average__kind=kind)) for kind in ("none", "tail"))
+    own = 4 * plain.trained
+    assert averaged.memory == plain.memory | {"average of the weights": own}
+    assert averaged.disk == plain.disk | {"checkpoints": plain.disk["checkpoints"] + 2 * own}
+
+
 LLMS = ["gemma3", "gemma2", "embeddinggemma", "embedding_gemma2", "llama", "mistral", "qwen2", "qwen3", "bert",
         "xlm-roberta", "modernbert", "mt5", "t5", "t5gemma", "t5gemma2"]  # fmt: skip
 
