@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Protocol
 
 from speechde.corpora.bitext import ENGLISH, TextPair
 from speechde.types import Audio, Example, Item, Text, Utterance
@@ -58,10 +59,20 @@ class TranslationExamples(Sequence[Example]):
         return Example(query, positive, stratum=pair.lang, source=TRANSLATION)
 
 
+class Stream(Protocol):
+    """Examples, with the stratum and the source of each."""
+
+    strata: Sequence[str]
+    sources: Sequence[str]
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> Example: ...
+
+
 class Joined(Sequence[Example]):
     """Several streams one after another."""
 
-    def __init__(self, *streams: SpeechExamples | TranslationExamples) -> None:
+    def __init__(self, *streams: Stream) -> None:
         self.streams = streams
         self._ends = list(accumulate(map(len, streams)))
         self.strata = [stratum for stream in streams for stratum in stream.strata]

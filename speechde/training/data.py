@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,9 +45,10 @@ class TrainingData:
         return self.translations.pairs if self.translations else []
 
     @property
-    def heard(self) -> list[Utterance]:
-        """Every clip that is trained on, those of files of examples too."""
-        return [*self.training, *(clip for file in self.files.values() for clip in file.clips())]
+    def file_clips(self) -> list[Utterance]:
+        """Every clip of the files of examples, once."""
+        clips = {clip.id: clip for file in self.files.values() for clip in file.clips()}
+        return list(clips.values())
 
     @property
     def corpora(self) -> list[Corpus]:
@@ -115,6 +116,11 @@ def read_files(config: RunConfig, corpus: Corpus) -> dict[str, FileExamples]:
 def _texts(example: Example) -> Iterator[str]:
     for item in (example.query, example.positive, *example.negatives):
         yield from (part.content for part in item.parts if isinstance(part, Text))
+
+
+def file_counts(files: Mapping[str, FileExamples]) -> dict[str, dict[str, int]]:
+    """Examples and languages of each task that names a file."""
+    return {name: {"examples": len(file), "languages": len({*file.strata})} for name, file in files.items()}
 
 
 @rank_zero_only

@@ -131,7 +131,7 @@ def usable(
 
 def usable_examples(
     file: FileExamples, features: Features, max_seconds: float, built: TrainedModel
-) -> tuple[FileExamples, dict[str, int]]:
+) -> tuple[FileExamples, Counter[str]]:
     """Examples whose clips may be trained on, as ``usable`` has it, and how many may not, by the reason."""
     left_out: Counter[str] = Counter()
     kept = []
@@ -140,7 +140,7 @@ def usable_examples(
         left_out.update(sorted(reasons)[:1])
         if not reasons:
             kept.append(row)
-    return file.subset(np.array(kept, np.int64)), dict(left_out)
+    return file.subset(np.array(kept, np.int64)), left_out
 
 
 def _items(example: Example) -> tuple[Item, ...]:

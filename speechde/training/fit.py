@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 
 from speechde.checkpoint.folder import TrainedModel
 from speechde.config import RunConfig
-from speechde.corpora.bitext import TextPair
+from speechde.corpora.examples import Joined
 from speechde.errors import ConfigError
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.lora import merge_lora
@@ -26,7 +26,7 @@ from speechde.training.dataset import ExampleDataModule, ExampleDataset
 from speechde.training.features import Features, frozen_text_states
 from speechde.training.lit_module import LitDualEncoder, frozen_names
 from speechde.training.recall import CutTexts, DevRecall
-from speechde.training.tasks import mixture, readings, task_examples
+from speechde.training.tasks import mixture, readings
 from speechde.types import Utterance
 
 log = logging.getLogger(__name__)
@@ -34,9 +34,13 @@ log = logging.getLogger(__name__)
 
 def fit(
     config: RunConfig, directory: Path, loggers: list[Logger], built: TrainedModel, features: Features,
-    training: list[Utterance], translations: list[TextPair], dev: list[Utterance], cut: CutTexts, cache: Path,
+    examples: list[Joined], dev: list[Utterance], cut: CutTexts, cache: Path,
 ) -> float | None:  # fmt: skip
     """Train (or resume, or find that training is done), load the best weights into ``built``.
+
+    Args:
+        examples: of the tasks of ``config``, in their order.
+        dev: clips that choose the checkpoint.
 
     Returns the dev R@1 of the best checkpoint; None on all processes but the first, whose work ends here.
     """
@@ -44,9 +48,8 @@ def fit(
     if t.steps % t.eval_every:
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
     prompt = built.prompt
-    tasks = task_examples(config, training, translations)
-    batches = mixture(config, tasks, steps=t.eval_every, views=len(features.train))
-    dataset = ExampleDataset(tasks, features.train, prompt, cut.training.add, readings(config))
+    batches = mixture(config, examples, steps=t.eval_every, views=len(features.train))
+    dataset = ExampleDataset(examples, features.train, prompt, cut.training.add, readings(config))
     recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev, cut.dev.add)
     module = LitDualEncoder(
         built.model,

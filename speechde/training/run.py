@@ -19,6 +19,7 @@ from speechde.cache import cache_root
 from speechde.checkpoint.card import write_card
 from speechde.checkpoint.folder import TrainedModel
 from speechde.config import RunConfig
+from speechde.corpora.examples_file import FileExamples
 from speechde.errors import ConfigError
 from speechde.evaluation.run import baseline_request, dropped_counts, evaluate_model
 from speechde.evaluation.speech import data_counts, sample_counts
@@ -37,14 +38,15 @@ from speechde.reporting.archive import archive_run
 from speechde.reporting.results import finish_report
 from speechde.training import adapt, identity, launch
 from speechde.training.build import build_model
-from speechde.training.data import TrainingData, read_data, show, show_corpus
+from speechde.training.data import TrainingData, file_counts, read_data, show, show_corpus
 from speechde.training.directory import locked, run_directory
-from speechde.training.features import Features, training_features, training_frames, usable
+from speechde.training.features import Features, training_features, training_frames, usable, usable_examples
 from speechde.training.finished import archived, finished
 from speechde.training.fit import fit
 from speechde.training.plan.plan import Plan, format_plan, make_plan, plan_run, save_plan, stated_sets
 from speechde.training.recall import CutTexts
 from speechde.training.record import stored_record, training_record
+from speechde.training.tasks import task_examples
 from speechde.training.tracking import build_loggers, log_results
 from speechde.types import Utterance
 
@@ -104,14 +106,19 @@ class _Run:
         features = self.features(data, encoder, initial)
         built = initial or build_model(config, encoder, features)
         kept, too_long = usable(data.training, features, config.trainer.max_seconds, built)
+        files = {}
+        for task, file in data.files.items():
+            files[task], left_out = usable_examples(file, features, config.trainer.max_seconds, built)
+            left_out += Counter(dropped.reason for dropped in file.dropped)
+            too_long |= {f"{task}: {reason}": count for reason, count in left_out.items()}
         log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
         log.info("left out: %s; %s", features.dropped or "none", ", ".join(f"{n} {why}" for why, n in too_long.items()))
         name = f"{config.recipe_name}/{config.run_name}"
         loggers = build_loggers(config.logger, directory, name, self.facts["config"])
-        best = self.fit(data, kept, features, built, loggers)
+        best = self.fit(data, kept, files, features, built, loggers)
         if best is None:
             return {}
-        metrics, items, test = self.evaluate(data, kept, built, encoder, best, features, too_long)
+        metrics, items, test = self.evaluate(data, kept, files, built, encoder, best, features, too_long)
         if self.adapting:
             adapt.show_change(adapt.report_change(config, directory, metrics, items, test))
         log_results(loggers, metrics, directory, config.logger.log_model)
@@ -120,7 +127,10 @@ class _Run:
     def encode_share(self, data: TrainingData, encoder: SpeechEncoder) -> dict:
         """Encode a share of the clips, and no more."""
         f = self.config.frontend
-        sets = [*training_sets(f, data.training, data.dev), evaluation_set(f.trim_db, f.mean_norm, data.test)]
+        sets = [
+            *training_sets(f, data.training, data.dev, data.file_clips),
+            evaluation_set(f.trim_db, f.mean_norm, data.test),
+        ]
         encode_shard(sets, encoder, self.cache, rate=f.rate, shard=f.share, encode=encoding(f, encoder))
         return {}
 
@@ -128,22 +138,22 @@ class _Run:
         """Frames, or units, of the training and dev clips."""
         f, seed = self.config.frontend, self.config.seed
         with self.clock("frames"), launch.first_rank_first():
-            sets = training_sets(f, data.training, data.dev)
+            sets = training_sets(f, data.training, data.dev, data.file_clips)
             frames = training_frames(sets, encoder, self.cache, rate=f.rate, seed=seed, encode=encoding(f, encoder))
         with self.clock("kmeans"), launch.first_rank_first():
             return training_features(f, frames, self.cache, seed, initial and initial.quantiser)
 
     def fit(
-        self, data: TrainingData, kept: list[Utterance], features: Features, built: TrainedModel, loggers: list
-    ) -> float | None:
+        self, data: TrainingData, kept: list[Utterance], files: dict[str, FileExamples], features: Features,
+        built: TrainedModel, loggers: list,
+    ) -> float | None:  # fmt: skip
         """Train, and write the model folder; the dev R@1 of the best checkpoint, None on all but the first process."""
         config, folder, clips = self.config, self.directory / "model", {"train": kept, "dev": data.dev}
         known = identity.of_run(config, clips, features.seconds | features.dev.seconds, data.pairs, built)
         rank_zero_only(identity.check)(self.directory, known)
         with self.clock("train"):
-            best = fit(
-                config, self.directory, loggers, built, features, kept, data.pairs, data.dev, self.cut, self.cache
-            )
+            examples = task_examples(config, kept, data.pairs, files)
+            best = fit(config, self.directory, loggers, built, features, examples, data.dev, self.cut, self.cache)
             if best is None:
                 return None
             before = built.settings.training  # of a model that was adapted
@@ -155,8 +165,8 @@ class _Run:
         return best
 
     def evaluate(
-        self, data: TrainingData, kept: list[Utterance], built: TrainedModel, encoder: SpeechEncoder, best: float,
-        features: Features, too_long: dict[str, int],
+        self, data: TrainingData, kept: list[Utterance], files: dict[str, FileExamples], built: TrainedModel,
+        encoder: SpeechEncoder, best: float, features: Features, too_long: dict[str, int],
     ) -> tuple[dict, dict, list[Utterance]]:  # fmt: skip
         """The metrics of the run, written and shown; the stored items and the clips that they are of."""
         config, corpus, split = self.config, data.corpus, self.config.eval.split
@@ -183,6 +193,7 @@ class _Run:
                 "noted": corpus.noted_counts() | self.cut.counts(built.prompt.max_tokens),
                 "dropped": Counter(dropped_counts(corpus, items)) + Counter(features.dropped) | too_long,
                 **({"translations": data.translations.counts()} if data.translations else {}),
+                **({"tasks": file_counts(files)} if files else {}),
                 "encoder_times_real_time": [round(speed, 1) for speed in features.times_real_time],
             },
             **self.facts,

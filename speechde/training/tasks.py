@@ -8,6 +8,7 @@ from speechde.config import RunConfig
 from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.corpora.bitext import TextPair
 from speechde.corpora.examples import RECORDED, TRANSLATION, Joined, SpeechExamples, TranslationExamples
+from speechde.corpora.examples_file import FileExamples
 from speechde.errors import ConfigError
 from speechde.languages import resolve
 from speechde.models.prompt import check_template
@@ -18,7 +19,7 @@ from speechde.types import Utterance
 
 def task_examples(
     config: RunConfig, training: Sequence[Utterance], pairs: Sequence[TextPair] = (),
-    files: Mapping[str, Joined] | None = None,
+    files: Mapping[str, FileExamples] | None = None,
 ) -> list[Joined]:  # fmt: skip
     """The examples of each task of ``config.tasks``, in their order.
 
@@ -35,7 +36,7 @@ def task_examples(
         elif task.examples == TRANSLATIONS:
             found.append(Joined(TranslationExamples(pairs)))
         else:
-            found.append((files or {})[name])
+            found.append(Joined((files or {})[name]))
     return found
 
 

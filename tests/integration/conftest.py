@@ -1,47 +1,39 @@
-"""A mixture of two tasks: clips ask for their transcripts, and transcripts for their clips."""
+"""A mixture of two tasks: clips ask for transcripts, and transcripts, from a file of examples, for their clips."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 
 import pytest
-
-from speechde.corpora.examples import Joined, SpeechExamples
-from speechde.training import fit, tasks
-from speechde.training.mixture import Mixture, Task
-from speechde.training.plan import plan
 
 READ_ALOUD = 0.75  # how often the second task is drawn, relative to the first
 
 
-class ReadAloud(SpeechExamples):
-    """A transcript asks for its recording."""
-
-    def __getitem__(self, index):
-        one = super().__getitem__(index)
-        return replace(one, query=one.positive, positive=one.query)
-
-
-def task_examples(config, training, pairs=()):
-    return [*tasks.task_examples(config, training, pairs), Joined(ReadAloud(training))]
-
-
-def mixture(config, examples, *, steps, views=1):
-    spoken, written = examples
-    (first,) = tasks.mixture(config, [spoken], steps=steps, views=views).tasks
-    second = Task(
-        "read aloud", written.strata, written.sources, batch_size=3, rate=READ_ALOUD, exponent=0.0, views=views
-    )
-    return Mixture([first, second], steps=steps, seed=config.seed)
+@pytest.fixture
+def read_aloud(clips, tmp_path):
+    """The file of examples of the second task: each training clip, and as a hard negative the next one."""
+    path = tmp_path / "aloud.jsonl"
+    spoken = [u for u in clips if u.split == "train" and u.lang != "ro_ro"]
+    items = [{"parts": [{"audio": u.audio}], "lang": u.lang, "meaning": u.text} for u in spoken]
+    lines = [
+        {"query": {"parts": [{"text": u.text}], "lang": u.lang}, "positive": item, "negatives": [other]}
+        for u, item, other in zip(spoken, items, items[1:] + items[:1], strict=True)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
 
 
 @pytest.fixture
-def two_tasks(monkeypatch):
-    """``two_tasks()``: from now on a configuration asks for two tasks."""
+def two_tasks(read_aloud):
+    """Overrides of ``tiny_run``: a second task with a rate, batches, a prompt and hard negatives of its own."""
+    second = {
+        "examples": str(read_aloud), "rate": READ_ALOUD, "batch_size": 3, "language_exponent": 0.0, "negatives": 1,
+        "query": "task: {task} | query: {item}", "prompt_dropout": 0.25,
+    }  # fmt: skip
+    return {"tasks__aloud": second}
 
-    def ask():
-        for module in (fit, plan):
-            monkeypatch.setattr(module, "task_examples", task_examples)
-            monkeypatch.setattr(module, "mixture", mixture)
 
-    return ask
+@pytest.fixture
+def mixed(two_tasks):
+    """``mixed(tasks)``: overrides of a run on so many tasks, one or two."""
+    return {1: {}, 2: two_tasks}.__getitem__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from speechde.corpora.examples import Joined, SpeechExamples
-from speechde.errors import DataError
+from speechde.errors import ConfigError, DataError
 from speechde.features import sets
 from speechde.features.store import FeatureStore
 from speechde.models.prompt import Prompt
@@ -82,23 +83,22 @@ def ids(clips, split):
 
 @pytest.mark.parametrize("tasks", [1, 2])
 @pytest.mark.parametrize("recipe", ["stamps", "stamps_continuous"])
-def test_what_training_is_given(tiny_run, two_tasks, clips, spy, recipe, tasks):
-    if tasks == 2:
-        two_tasks()
-    config = tiny_run(recipe, trainer__steps=8, trainer__eval_every=8)
+def test_what_training_is_given(tiny_run, mixed, clips, spy, recipe, tasks):
+    config = tiny_run(recipe, trainer__steps=8, trainer__eval_every=8, **mixed(tasks))
     run.train(config)
     speeds = len(config.frontend.speeds)
+    paths = [u.audio for u in clips if u.id in ids(clips, "train")]
     assert [(label.split()[0], given) for label, given in spy.read] == (
         [("train", ids(clips, "train"))] * speeds
+        + [("files", paths)] * (tasks - 1)
         + [("dev", ids(clips, "dev")), ("evaluation", [u.id for u in clips if u.split == "test"])]
     )
     assert spy.dev == ids(clips, "dev") and len(spy.tasks) == tasks
-    for task in spy.tasks:
-        assert [u.id for stream in task.streams for u in stream.utterances] == ids(clips, "train")
+    assert [u.id for stream in spy.tasks[0].streams for u in stream.utterances] == ids(clips, "train")
     train = {u.id: (u.lang, u.text) for u in clips if u.id in ids(clips, "train")}
     assert set(spy.texts) == set(train.values()) and len(train) == 10
     assert {item.lang for item in spy.items} == {"es_419", "fr_fr"}
-    assert {item.id for item in spy.items if item.id} <= set(train) and len(spy.items) > 30
+    assert {item.id for item in spy.items if item.id} <= {*train, *paths} and len(spy.items) > 30
     assert {item.meaning for item in spy.items} <= {text for _, text in train.values()}
 
 
@@ -135,12 +135,10 @@ def test_bad_clips_are_counted_over_all_splits(tiny_run, clips, tmp_path):
 
 
 @pytest.mark.parametrize("tasks", [1, 2])
-def test_changing_a_zero_shot_language_changes_no_trained_weight(tiny_run, two_tasks, clips, tmp_path, tasks):
-    if tasks == 2:
-        two_tasks()
+def test_changing_a_zero_shot_language_changes_no_trained_weight(tiny_run, mixed, clips, tmp_path, tasks):
     states = []
     for name, utterances in (("a", clips), ("b", [u for u in clips if u.lang != "ro_ro" or u.split == "test"])):
-        config = tiny_run(utterances=utterances, runs_dir=str(tmp_path / name))
+        config = tiny_run(utterances=utterances, runs_dir=str(tmp_path / name), **mixed(tasks))
         run.train(config)
         path = run.run_directory(config) / "checkpoints/last.ckpt"
         states.append(torch.load(path, weights_only=True)["state_dict"])
@@ -150,3 +148,39 @@ def test_changing_a_zero_shot_language_changes_no_trained_weight(tiny_run, two_t
 def test_a_training_clip_without_features_is_an_error_and_not_a_gap(clips):
     with pytest.raises(DataError, match="5 training clips have no features"):
         ExampleDataset([Joined(SpeechExamples(clips[:5]))], [{}], None)
+
+
+def test_a_file_has_no_speech_of_a_zero_shot_language_and_no_text_that_is_held_out(tiny_run, clips, read_aloud):
+    def line(u):
+        return json.dumps({"query": u.text, "positive": {"parts": [{"audio": u.audio}], "lang": u.lang}}) + "\n"
+
+    held_out = next(u for u in clips if u.split == "test" and u.lang == "fr_fr")
+    before = read_aloud.read_text()
+    read_aloud.write_text(before + line(held_out).replace(held_out.text, held_out.text.upper() + "."))
+    task = {"tasks__aloud": {"examples": str(read_aloud)}}
+    metrics = run.train(tiny_run(**task))
+    assert metrics["data"]["tasks"] == {"aloud": {"examples": 10, "languages": 2}}
+    assert metrics["data"]["dropped"]["aloud: a text of dev or test"] == 1
+    read_aloud.write_text(before + line(next(u for u in clips if u.lang == "ro_ro" and u.split == "train")))
+    with pytest.raises(ConfigError, match=r"tasks\.aloud: .* has speech in ro_ro, which would be evaluated as never"):
+        run.train(tiny_run(**task))
+    read_aloud.write_text(line(held_out))
+    with pytest.raises(DataError, match=r"tasks\.aloud: .* has no example to train on that clips does not test"):
+        run.train(tiny_run(**task))
+
+
+def test_examples_whose_clips_cannot_be_used_are_counted(tiny_run, clips, read_aloud, make_wav):
+    long = make_wav("long.wav", 4.5)
+    lines = read_aloud.read_text().splitlines()
+    broken = read_aloud.with_name("broken.wav")
+    broken.write_bytes(b"not audio")
+    for audio in (str(long), str(broken)):
+        lines.append(json.dumps({"query": "one more", "positive": {"parts": [{"audio": audio}], "lang": "fr_fr"}}))
+    read_aloud.write_text("\n".join([*lines, "{"]))
+    metrics = run.train(tiny_run(tasks__aloud={"examples": str(read_aloud)}))
+    assert metrics["data"]["tasks"]["aloud"]["examples"] == 10
+    assert metrics["data"]["dropped"] == {
+        "longer than trainer.max_seconds": 0, "unreadable": 1, "aloud: malformed line": 1,
+        "aloud: example with a clip longer than trainer.max_seconds": 1,
+        "aloud: example whose clip has no features": 1,
+    }  # fmt: skip

@@ -53,13 +53,12 @@ def assert_same(first, second):
 
 
 @pytest.mark.parametrize(("recipe", "tasks"), [("stamps", 1), ("stamps_continuous", 1), ("stamps", 2)])
-def test_interrupted_run_resumes_to_the_same_weights(tiny_run, two_tasks, tmp_path, monkeypatch, recipe, tasks):
-    if tasks == 2:
-        two_tasks()
-    whole = tiny_run(recipe, runs_dir=str(tmp_path / "whole"), **DROPOUT, **LENGTH)
+def test_interrupted_run_resumes_to_the_same_weights(tiny_run, mixed, tmp_path, monkeypatch, recipe, tasks):
+    options = DROPOUT | LENGTH | mixed(tasks)
+    whole = tiny_run(recipe, runs_dir=str(tmp_path / "whole"), **options)
     run.train(whole)
     torch.rand(17)  # whatever was drawn in between does not matter
-    cut = tiny_run(recipe, runs_dir=str(tmp_path / "cut"), **DROPOUT, **LENGTH)
+    cut = tiny_run(recipe, runs_dir=str(tmp_path / "cut"), **options)
     real, calls = DevRecall.__call__, []
 
     def fail_in_the_second_epoch(self, model):
@@ -94,13 +93,10 @@ def test_a_killed_process_resumes_to_the_same_weights(tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize(("micro_batch", "tasks"), [(None, 1), (2, 1), (2, 2)])
-def test_a_run_stopped_inside_an_epoch_goes_on_at_its_step(
-    tiny_run, two_tasks, tmp_path, monkeypatch, micro_batch, tasks
-):
+def test_a_run_stopped_inside_an_epoch_goes_on_at_its_step(tiny_run, mixed, tmp_path, monkeypatch, micro_batch, tasks):
     """Data order and dropout included: the checkpoint of step 5 is inside the second epoch of three steps."""
-    if tasks == 2:
-        two_tasks()
     options = DROPOUT | {"trainer__steps": 6, "trainer__eval_every": 3, "trainer__micro_batch": micro_batch}
+    options |= mixed(tasks)
     whole = tiny_run(runs_dir=str(tmp_path / "whole"), **options)
     run.train(whole)
     cut = tiny_run(runs_dir=str(tmp_path / "cut"), **options, trainer__save_every=5)

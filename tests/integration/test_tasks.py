@@ -4,36 +4,59 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
+from speechde.checkpoint.folder import TrainedModel
+from speechde.evaluation.embed import stored_embed
+from speechde.evaluation.retrieval import QUERY
+from speechde.models.prompt import Prompt
 from speechde.training import fit, run
 from speechde.training.dataset import ExampleDataset
+from speechde.training.directory import run_directory
+from speechde.types import Item, Text
 
 
 def test_the_plan_counts_the_epochs_of_the_speech_task(tiny_run, two_tasks):
     one = run.train(tiny_run(plan_only=True))["plan"]["epochs"]
-    two_tasks()
-    two = run.train(tiny_run(plan_only=True))["plan"]["epochs"]
+    two = run.train(tiny_run(plan_only=True, **two_tasks))["plan"]["epochs"]
     assert one == pytest.approx({"es_419": 0.8, "fr_fr": 0.8})
     assert two == pytest.approx({lang: value / 1.75 for lang, value in one.items()})
 
 
 @pytest.mark.parametrize("recipe", ["stamps", "quickstart"])  # a text side that is trained, and one that is looked up
 def test_examples_of_both_tasks_are_drawn_as_often_as_expected(tiny_run, two_tasks, monkeypatch, recipe):
-    two_tasks()
     mixtures, rows = [], []
 
     class Examples(ExampleDataset):
         def collate(self, chosen):
             assert len({row.task for row in chosen}) == 1
             rows.extend(chosen)
-            return super().collate(chosen)
+            batch = super().collate(chosen)
+            assert all((each.negatives is not None) == bool(chosen[0].task) for each in batch.rows)
+            return batch
 
     real = fit.mixture
     monkeypatch.setattr(fit, "ExampleDataset", Examples)
     monkeypatch.setattr(fit, "mixture", lambda *a, **k: mixtures.append(real(*a, **k)) or mixtures[0])
-    metrics = run.train(tiny_run(recipe, trainer__steps=60, trainer__eval_every=60))
+    metrics = run.train(tiny_run(recipe, trainer__steps=60, trainer__eval_every=60, **two_tasks))
     assert metrics["data"]["train"]["recordings"] == 10
     drawn = Counter(row.task for row in rows if row.example < 10)
     for task, epochs in enumerate(mixtures[0].effective_epochs(60)):
         assert drawn[task] == pytest.approx(5 * sum(epochs.values()), rel=0.2)  # of 5 clips of each language
+    bare = [row.bare for row in rows if row.task == 1]
+    assert 0.1 < sum(bare) / len(bare) < 0.4 and not any(row.bare for row in rows if row.task == 0)
+
+
+def test_the_prompts_of_a_task_are_kept_in_the_model_and_asked_for_by_name(tiny_run, two_tasks, clips):
+    config = tiny_run(**two_tasks)
+    run.train(config)
+    trained = TrainedModel.load(run_directory(config) / "model")
+    assert trained.prompt.named == {"aloud-query": "task: aloud | query: {item}"}
+    embed = stored_embed(trained.model, trained.prompt, {})
+    item = Item(Text("fr_fr train 0"), lang="fr_fr")
+    plain, prompted = embed([item], QUERY), embed([item], "aloud-query")
+    before = Item(Text("task: aloud | query: fr_fr train 0"))
+    bare = Prompt(trained.prompt.tokenizer, mode="none")
+    np.testing.assert_allclose(prompted, stored_embed(trained.model, bare, {})([before], QUERY), atol=1e-6)
+    assert np.abs(plain - prompted).max() > 1e-3
