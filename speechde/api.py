@@ -95,15 +95,18 @@ class SpeechTextEncoder:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         speech_encoder: str | Path | None = None,
+        dim: int | None = None,
     ) -> SpeechTextEncoder:
         """Load a model folder, a run directory that holds one, or a hub id (``org/name`` or ``org/name@revision``).
 
-        The speech encoder is loaded when the first clip is embedded; text alone does not need it.
+        The speech encoder is loaded when the first clip is embedded; text alone does not need it. ``dim`` is one of the
+        sizes that the model was trained at: its vectors are then the first ``dim`` components.
 
         Raises:
             AssetError: there is no such model, or it cannot be fetched.
+            ConfigError: it was not trained at the size ``dim``.
         """
-        return cls(TrainedModel.load(find_model(name)), device, dtype, speech_encoder)
+        return cls(TrainedModel.load(find_model(name)).cut_to(dim), device, dtype, speech_encoder)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model folder (see ``speechde.checkpoint.folder``); ``from_pretrained`` gives the same vectors.
@@ -222,12 +225,8 @@ class SpeechTextEncoder:
         if _has_column(texts, column):
             return {EMBEDDING: self.encode_text(texts[column], language, **options)}
         single, cut = isinstance(texts, str), []
-
-        def report(count: int) -> None:
-            if cut:
-                log.warning(CUT, len(cut), count, self.trained.prompt.max_tokens)
-
         texts, encode = [texts] if single else texts, partial(self._text_vectors, cut=cut)
+        report = partial(self._report_cut, cut)
         vectors = in_chunks(texts, language, "texts", TEXT_CHUNK, encode, report, self.dim, **options)
         return vectors[0] if single else vectors
 
@@ -250,12 +249,7 @@ class SpeechTextEncoder:
             DataError: something that is no item, or an item that cannot be used.
         """
         single, cut = isinstance(items, Item), []
-
-        def report(count: int) -> None:
-            if cut:
-                log.warning(CUT, len(cut), count, self.trained.prompt.max_tokens)
-
-        encode = partial(self._item_vectors, cut=cut)
+        encode, report = partial(self._item_vectors, cut=cut), partial(self._report_cut, cut)
         options = {"progress": progress, "as_tensor": as_tensor, "out": out}
         vectors = in_chunks([items] if single else items, None, "items", CHUNK, encode, report, self.dim, **options)
         return vectors[0] if single else vectors
@@ -373,6 +367,10 @@ class SpeechTextEncoder:
         check_texts([part.content for item in items for part in item.parts if isinstance(part, Text)])
         items = [item.in_language(resolve(item.lang)) if item.lang else item for item in items]
         return self._embed(items, self.read_parts, cut.append).vectors
+
+    def _report_cut(self, cut: list[tuple[str | None, str]], count: int) -> None:
+        if cut:
+            log.warning(CUT, len(cut), count, self.trained.prompt.max_tokens)
 
     def _finite(self, vectors: np.ndarray) -> np.ndarray:
         if not np.isfinite(vectors).all():

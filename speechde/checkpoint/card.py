@@ -65,6 +65,7 @@ def model_card(trained: TrainedModel, metrics: Mapping[str, Any] | None = None) 
         dropped={reason: count for reason, count in data.get("dropped", {}).items() if count},
         metrics=metrics,
         scores=(metrics or {}).get("audio_to_text", {}),
+        sizes=[(size, scores["audio_to_text"]) for size, scores in _largest_first((metrics or {}).get("sizes", {}))],
         roles=ROLES,
         parts=parts,
         languages=LANGUAGES,
@@ -157,6 +158,10 @@ def _results(metrics: Mapping[str, Any]) -> list[EvalResult]:
         for role in ROLES
         if (mean := metrics["audio_to_text"].get(role)) and mean["recall@1"] is not None
     ]
+
+
+def _largest_first(sizes: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(sizes.items(), key=lambda item: -int(item[0]))
 
 
 def _thousands(count: int | None) -> str:

@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoTokenizer
 from speechde.cache import atomic_directory, atomic_write, check_readable, expanded
 from speechde.checkpoint import card
 from speechde.checkpoint.settings import Settings
-from speechde.errors import AssetError, DataError, SpeechdeError
+from speechde.errors import AssetError, ConfigError, DataError, SpeechdeError
 from speechde.features.encoders import SpeechEncoder, load_speech_encoder
 from speechde.features.settings import SpeechSettings, less_dtype
 from speechde.features.units import Quantiser
@@ -61,6 +61,27 @@ class TrainedModel:
     quantiser: Quantiser | None
     settings: Settings
     card: str | None = None
+
+    def cut_to(self, dim: int | None) -> TrainedModel:
+        """The same model with vectors of ``dim`` components, one of the sizes that it was trained at; None: as it is.
+
+        It has a fingerprint of its own, and may be saved and exported like any other.
+
+        Raises:
+            ConfigError: it was not trained at that size.
+        """
+        width, settings = self.model.dim, self.settings
+        if dim is None or dim == width:
+            return self
+        if dim not in settings.dims:
+            sizes = ", ".join(map(str, settings.dims or [width]))
+            raise ConfigError(
+                f"dim={dim}: this model was trained for vectors of {sizes} components; choose one of them, or train a "
+                f"model with {dim} in loss.dims"
+            )
+        head, smaller = replace(settings.head, dim=dim), tuple(size for size in settings.dims if size <= dim)
+        settings = replace(settings, head=head, dims=smaller)
+        return replace(self, model=self.model.cut_to(dim), settings=settings, card=None)
 
     def save(self, folder: str | Path) -> None:
         """Write the folder; nothing is left behind when writing fails. LoRA adapters are merged into the LLM first.

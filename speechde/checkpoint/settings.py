@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from speechde.errors import AssetError, unknown_value
 from speechde.features.settings import SpeechSettings
@@ -86,6 +86,7 @@ class Settings:
         attention: of the LLM, see ``speechde.models.attention``.
         max_tokens: of a text, prefix included.
         prompts: templates of named prompts (``Prompt.named``); empty: there are none.
+        dims: sizes that its vectors were trained to be cut to, the width first; empty: the width alone.
         training: the record of the run that trained it, facts by name (``training.record``); empty: there is none.
         unstated: optional keys, by group and name, that its file leaves out.
     """
@@ -97,6 +98,7 @@ class Settings:
     speech: SpeechSettings
     max_tokens: int = MAX_TOKENS
     prompts: dict = field(default_factory=dict)
+    dims: tuple[int, ...] = ()
     training: dict = field(default_factory=dict)
     unstated: frozenset[tuple[str, str]] = field(default=frozenset(), compare=False, repr=False)
 
@@ -124,16 +126,16 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """What ``speechde.json`` holds, less its format."""
-        values = {f.name: getattr(self, f.name) for f in _stated(Settings)}
+        values = {f.name: getattr(self, f.name) for f in _stated(Settings)} | {"dims": list(self.dims)}
         values |= {name: asdict(values[name]) for name in ("frontend", *GROUPS)}
         values["frontend"]["kind"] = self.frontend.kind
-        for name in ("training", "prompts"):
+        for name in ("training", "prompts", "dims"):  # an older version reads what does not need a newer one
             if not values[name]:
                 del values[name]
         for group, key in self.unstated:
             part, target = (getattr(self, group), values[group]) if group else (self, values)
             if getattr(part, key) == getattr(type(part), key):  # its default
-                del target[key]
+                target.pop(key, None)
         return values
 
     def trained(self, where: str | Path) -> dict[str, Any]:
@@ -153,6 +155,7 @@ class Settings:
         """What of ``to_json`` decides the vectors of a model, and is in its fingerprint."""
         values = self.to_json()
         values.pop("training", None)
+        values.pop("dims", None)  # what they are cut to is the width of the projection
         del values["speech"]["encoder"]  # only its path
         if self.max_tokens == MAX_TOKENS:  # which folders do not all state
             values.pop("max_tokens", None)
@@ -195,12 +198,14 @@ def _read(schema: type, values: Mapping[str, Any], prefix: str, where: str | Pat
     hints = get_type_hints(schema)
     for key, value in values.items():
         if not _fits(value, hints[key]):
-            allowed = getattr(hints[key], "__name__", hints[key])
+            allowed = hints[key] if get_args(hints[key]) else getattr(hints[key], "__name__", hints[key])
             raise AssetError(f"{where} is damaged: {prefix}{key}={value!r} is not of type {allowed}; {FETCH}")
-    return schema(**values)
+    return schema(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is tuple:
+        return isinstance(value, list) and all(_fits(item, get_args(hint)[0]) for item in value)
     if isinstance(value, bool):  # which is an int, in Python
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from speechde.cache import cache_root
-from speechde.cli.options import Device, Dtype, Model, open_model
+from speechde.cli.options import Device, Dtype, Model, open_for
 from speechde.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def demo(
     folders = [Path.cwd(), index.resolve().parent, cache_root(), *(play or [])]
     if missing := [folder for folder in folders[3:] if not folder.is_dir()]:
         raise ConfigError(f"--play {missing[0]} is not a folder")
-    page = build_page(Answers(open_model(model, device, dtype), opened, limits, folders), k)
+    page = build_page(Answers(open_for(opened, model, device, dtype), opened, limits, folders), k)
     if outside := unplayed(opened, folders):
         log.warning("clips outside the page's folders are not played, %s among them; --play FOLDER lets them", outside)
     if not is_loopback(host):

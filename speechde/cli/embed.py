@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from speechde.cli.options import Device, Dtype, Json, Language, Model, Overwrite, language_code, open_model, print_json
+from speechde.cli.options import (
+    Device,
+    Dim,
+    Dtype,
+    Json,
+    Language,
+    Model,
+    Overwrite,
+    language_code,
+    open_model,
+    print_json,
+)
 from speechde.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +33,7 @@ EXAMPLES = (
     "speechde embed clips/ --model runs/quickstart/default-s0 --out speech.parquet",
     "speechde embed captions.txt --model M --language ro --out texts.parquet",
     "speechde embed corpus.tsv --texts --model M --out texts.parquet",
+    "speechde embed clips/ --model M --dim 128 --out speech.parquet",
     "speechde embed 'clips/**/*.ogg' --model M --out speech.parquet --shard 3/16",
     "cut -f2 corpus.tsv | speechde embed - --model M --out texts.parquet",
 )
@@ -48,6 +60,7 @@ def embed(
     overwrite: Overwrite = False,
     device: Device = None,
     dtype: Dtype = "float32",
+    dim: Dim = None,
     json: Json = False,
 ) -> None:
     """Turn clips and texts into vectors, in one Parquet file.
@@ -67,7 +80,7 @@ def embed(
         raise ConfigError(f"--out {out} is a folder; give the name of a file")
     share = parse_shard(shard)
     items, dropped = collect(inputs, language_code(language), texts=texts, stdin=sys.stdin.buffer)
-    encoder = open_model(model, device, dtype)
+    encoder = open_model(model, device, dtype, dim)
     report = embed_items(encoder, items, out, model=model, dropped=dropped, shard=share, overwrite=overwrite)
     list_dropped(report.dropped)
     if json:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from speechde.cli.options import Dim
 from speechde.errors import ConfigError, unknown_value
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ TARGETS = ("sentence-transformers", "onnx", "hub")
 EXAMPLES = (
     "speechde export runs/quickstart/default-s0 --to sentence-transformers --out model",
     "speechde export runs/stamps/default-s0 --to onnx --out onnx",
+    "speechde export M --to onnx --out small --dim 128",
     "speechde export runs/quickstart/default-s0 --to hub --repo org/name --private",
 )
 
@@ -27,6 +29,7 @@ def export(
     repo: Annotated[str | None, typer.Option(help="For hub: org/name.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Of a new repository of the hub.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch of the hub's repository; default: the main one.")] = None,
+    dim: Dim = None,
 ) -> None:
     """Write a trained model for another tool, or upload it.
 
@@ -47,6 +50,7 @@ def export(
     folder = find_model(model)
     trained = TrainedModel.load(folder)
     _complete_card(trained, folder)
+    trained = trained.cut_to(dim)
     if to == "hub":
         from speechde.api import SpeechTextEncoder
 

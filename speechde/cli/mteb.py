@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from speechde.cli.options import Dim
 from speechde.errors import AssetError, ConfigError, unknown_value
 from speechde.install import install_command
 
@@ -21,6 +22,7 @@ def mteb(
     langs: Annotated[list[str] | None, typer.Option(help="Subsets to keep, such as ro_ro; default: all.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where result files go; default: RUN/mteb.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips or texts read at once.")] = 32,
+    dim: Dim = None,
 ) -> None:
     """Run tasks of mteb on a trained model, write mteb's result files, and print the main scores."""
     try:
@@ -42,7 +44,7 @@ def mteb(
     folder = output or run / "mteb"
     chosen = [get_task(name, hf_subsets=langs) for name in tasks]
     results = evaluate(
-        MtebEncoder(str(run)),
+        MtebEncoder(str(run), dim=dim),
         chosen,
         cache=ResultCache(folder),
         encode_kwargs={"batch_size": batch_size},

@@ -16,6 +16,7 @@ from speechde.errors import ConfigError, unknown_value
 
 if TYPE_CHECKING:
     from speechde import SpeechTextEncoder
+    from speechde.search.index import SearchIndex
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -25,15 +26,21 @@ Language = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the GPU when there is one.")]
 Dtype = Annotated[str, typer.Option(help=f"Of the weights in memory: {', '.join(DTYPES)}.")]
+Dim = Annotated[
+    int | None, typer.Option(help="Size of the vectors, one that the model was trained at; default: the largest.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
-def open_model(name: str, device: str | None = None, dtype: str = "float32") -> SpeechTextEncoder:
-    """The encoder that ``--model``, ``--device`` and ``--dtype`` ask for.
+def open_model(
+    name: str, device: str | None = None, dtype: str = "float32", dim: int | None = None
+) -> SpeechTextEncoder:
+    """The encoder that ``--model``, ``--device``, ``--dtype`` and ``--dim`` ask for.
 
     Raises:
-        ConfigError: a device or number format that is unknown, or that this machine does not have.
+        ConfigError: a device or number format that is unknown, or that this machine does not have; a size that the
+            model was not trained at.
         AssetError: there is no such model.
     """
     if dtype not in DTYPES:
@@ -54,7 +61,15 @@ def open_model(name: str, device: str | None = None, dtype: str = "float32") -> 
                 f"--device: {device!r} cannot be used here; speechde doctor lists what there is, cpu always works"
             ) from error
     return SpeechTextEncoder.from_pretrained(Path(name) if Path(name).is_dir() else name, device=device,
-                                             dtype=getattr(torch, dtype))  # fmt: skip
+                                             dtype=getattr(torch, dtype), dim=dim)  # fmt: skip
+
+
+def open_for(index: SearchIndex, name: str, device: str | None, dtype: str) -> SpeechTextEncoder:
+    """``open_model``, at the size of the vectors of an index where the model has it."""
+    from speechde.checkpoint.folder import find_model, read_settings
+
+    sizes = read_settings(find_model(name)).dims
+    return open_model(name, device, dtype, index.info.dim if index.info.dim in sizes else None)
 
 
 def language_code(tag: str | None) -> str | None:

@@ -16,7 +16,7 @@ from speechde.cli.options import (
     Language,
     Model,
     language_code,
-    open_model,
+    open_for,
     print_json,
     print_table,
 )
@@ -63,7 +63,7 @@ def search(
     only = TEXT if text else SPEECH if audio else None
     items, dropped = collect(queries, language_code(language), stdin=sys.stdin.buffer, only=only)
     opened = SearchIndex.load(index)
-    encoder = open_model(model, device, dtype)
+    encoder = open_for(opened, model, device, dtype)
     opened.check_model(encoder.fingerprint)
     asked = embed(encoder, items)
     list_dropped([*dropped, *asked.dropped])

@@ -59,16 +59,27 @@ class MtebEncoder(AbsEncoder):
         model_name: a folder that ``TrainedModel.save`` wrote, or a run directory that holds one as ``model``.
         revision: not used; the metadata name the weights by their hash.
         device: of the model and of its speech encoder; None takes the GPU when there is one.
+        dim: one of the sizes that the model was trained at; None for the largest. The results of others have a name of
+            their own.
 
     Raises:
         AssetError: there is no such model, or its speech encoder is another than it was trained with.
+        ConfigError: it was not trained at the size ``dim``.
     """
 
-    def __init__(self, model_name: str, revision: str | None = None, *, device: str | None = None, **_: Any) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        revision: str | None = None,
+        *,
+        device: str | None = None,
+        dim: int | None = None,
+        **_: Any,
+    ) -> None:
         folder = Path(model_name)
         folder = folder / "model" if (folder / "model").is_dir() else folder
-        self.encoder = SpeechTextEncoder.from_pretrained(folder, device=device)
-        self.mteb_model_meta = _metadata(self.encoder.trained, weights_hash(folder))
+        self.encoder = SpeechTextEncoder.from_pretrained(folder, device=device, dim=dim)
+        self.mteb_model_meta = _metadata(self.encoder.trained, weights_hash(folder), dim)
 
     def encode(
         self,
@@ -153,12 +164,12 @@ def _modality(features: Iterable[str], task: TaskMetadata, side: PromptType | No
     return asked.pop()
 
 
-def _metadata(trained: TrainedModel, weights: str) -> ModelMeta:
+def _metadata(trained: TrainedModel, weights: str, dim: int | None) -> ModelMeta:
     model, training = trained.model, trained.settings.training
     embedding = sum(parameter.numel() for parameter in model.backbone.embedding.parameters())
     return ModelMeta(
         loader=MtebEncoder,
-        name=f"speechde/{training['recipe']}-s{training['seed']}",
+        name=f"speechde/{training['recipe']}-s{training['seed']}" + (f"-{dim}d" if dim else ""),
         revision=weights[:16],
         release_date=None,
         languages=None,

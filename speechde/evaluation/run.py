@@ -19,6 +19,7 @@ from speechde.evaluation.diagnostics import diagnose
 from speechde.evaluation.embed import stored_embed
 from speechde.evaluation.retrieval import QUERY, Remembered, evaluate
 from speechde.evaluation.scene import Request, Scene
+from speechde.evaluation.sizes import size_metrics
 from speechde.evaluation.speech import scored, speech_metrics, speech_tasks
 from speechde.features import sets as sets_of
 from speechde.features.encoders import SpeechEncoder
@@ -44,7 +45,8 @@ def evaluate_model(
     """Embed one split and score it; see ``speech.evaluate_speech`` for what comes back.
 
     The metrics have two keys more: ``diagnostics``, which :func:`write_results` writes to a file of its own, and
-    ``noted``, what is unusual about clips and texts and how many it concerns, which it puts with ``data``.
+    ``noted``, what is unusual about clips and texts and how many it concerns, which it puts with ``data``. Those of a
+    model that was trained at several sizes have ``sizes`` (``evaluation.sizes``).
 
     Args:
         items: stored speech items by utterance id; a store that knows the ``seconds`` of its clips has them used.
@@ -66,6 +68,9 @@ def evaluate_model(
     noted = {IN_PARTS: sum(count > 1 for count in pieces.values()), f"text cut at {prompt.max_tokens} tokens": len(cut)}
     metrics["noted"] = {reason: count for reason, count in noted.items() if count}
     metrics["diagnostics"] = diagnose(tasks, embed, results, getattr(items, "seconds", None))
+    if trained.settings.dims:
+        options = {"normalise": model.normalise, "seed": seed}
+        metrics["sizes"] = size_metrics(tasks, embed, results, trained.settings.dims, **options)
     if baselines and baselines.names:
         scene = Scene(trained, utterances, items, tasks, embed, results, baselines)
         metrics["baselines"] = run_baselines(scene, seconds_to_embed)

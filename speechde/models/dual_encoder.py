@@ -145,6 +145,16 @@ class DualEncoder(nn.Module):
         backbone = self.backbone.entered_at(frontend.entry_layer)
         return twin(self, {"backbone": backbone, "frontends": lowered})
 
+    def cut_to(self, dim: int) -> DualEncoder:
+        """A model over the same weights whose vectors are the first ``dim`` components, of unit length where these are.
+
+        A vector is a projection, so the rows that are cut off are not computed. A clip that is embedded in pieces has
+        the mean of their shorter vectors.
+        """
+        projection = nn.Linear(self.projection.in_features, dim, bias=False, device="meta")
+        projection.weight = nn.Parameter(self.projection.weight.detach()[:dim].clone())
+        return twin(self, {"projection": projection})
+
     def in_precision(self, dtype: torch.dtype) -> DualEncoder:
         """A copy for embedding, with the weights of LLM and frontends in ``dtype``, which is what they compute in.
 

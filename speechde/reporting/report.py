@@ -82,6 +82,8 @@ def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
     lines += markdown_table(
         ["role", "languages", "chance", *header], [_macro_row(metrics, controls, role) for role in _roles(metrics)]
     )
+    if metrics.get("sizes"):
+        lines += ["", "## Sizes of the vectors, means over languages", "", *size_table(metrics["sizes"])]
     lines += ["", "## Regions, audio→text R@1 [95 % CI]", "", *_region_table(metrics)]
     lines += ["", "## Languages", ""]
     rows = [_language_row(metrics, controls, lang) for lang in _by_role(metrics)]
@@ -96,6 +98,18 @@ def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
     if metrics.get("bleu_signature"):
         lines += ["", f"BLEU: sacrebleu `{metrics['bleu_signature']}`."]
     return "\n".join([*lines, "", "## Wall time", "", *_stage_table(metrics["wall_seconds"]), ""])
+
+
+def size_table(sizes: Mapping[str, Mapping]) -> list[str]:
+    """A row for each size, the largest first, and role: audio→text, and recall@1 of the other way round."""
+    table = []
+    for size in sorted(sizes, key=int, reverse=True):
+        forth, back = (sizes[size][direction] for direction in DIRECTIONS[:2])
+        for role in (role for role in ROLES if role in forth):
+            row = forth[role]
+            scores = [percent(row["chance"]), recall_cell(row), percent(row["recall@5"]), f"{row['mrr']:.3f}"]
+            table.append([size, ROLE_NAMES[role], str(row["languages"]), *scores, percent(back[role]["recall@1"])])
+    return markdown_table(["size", "role", "languages", "chance", "R@1 [95 % CI]", "R@5", "MRR", "T→A R@1"], table)
 
 
 def baselines_markdown(baselines: Mapping) -> list[str]:

@@ -76,6 +76,7 @@ def inherit(values: Mapping[str, Any]) -> dict[str, Any]:
     if (own := "cosine" if settings.head.normalise else "dot") != (asked := values["loss"]["similarity"]):
         fix = {"cosine": "loss=modern", "dot": "loss=faithful"}[own]
         raise ConfigError(f"loss.similarity={asked}, and the model {checkpoint} compares by {own}; add {fix}")
+    values["loss"]["dims"] = values["loss"].get("dims") or list(settings.dims)  # sizes that it has, it keeps
     return values
 
 
@@ -177,7 +178,8 @@ def initial_model(config: RunConfig, encoder: SpeechEncoder) -> TrainedModel:
     check_encoder(trained.settings.speech, encoder)
     own = trained.settings.frontend
     changed = {key: getattr(config.frontend, key) for key in TRAINING_ONLY if hasattr(own, key)}
-    settings = replace(trained.settings, frontend=replace(own, **changed))
+    config.loss.check_width(trained.model.dim)
+    settings = replace(trained.settings, frontend=replace(own, **changed), dims=tuple(config.loss.dims))
     model = assemble(trained.model.backbone.model, settings)
     model.load_state_dict(trained.model.state_dict())
     choose_trained(model, config)

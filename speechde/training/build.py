@@ -45,6 +45,7 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     tokens = features.quantiser.tokens if features.quantiser else 0
     settings = model_settings(config, encoder, tokens, scale)
     model = assemble(backbone.model, settings)
+    config.loss.check_width(model.dim)
     if settings.discrete:
         centroids = torch.from_numpy(features.quantiser.centroids)
         model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
@@ -77,6 +78,7 @@ def model_settings(config: RunConfig, encoder: SpeechEncoder, audio_tokens: int,
         speech=_filled(SpeechSettings, f, encoder_key=encoder.describe()),
         max_tokens=m.max_tokens,
         prompts=task_prompts(config),
+        dims=tuple(config.loss.dims),
     )
 
 
@@ -103,5 +105,6 @@ def model_shape(config: RunConfig, encoder: SpeechEncoder) -> DualEncoder:
     with torch.device("meta"):
         llm = untrained(load_config(resolve(m.source, weights=False), m.num_layers), m.dtype, m.attn_implementation)
         model = assemble(llm, model_settings(config, encoder, tokens, 1.0))
+        config.loss.check_width(model.dim)
         choose_trained(model, config)
     return model

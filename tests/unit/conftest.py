@@ -145,11 +145,11 @@ def tiny_settings():
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper, tiny_settings):
-    """``tiny_model(kind, llm="…", **head)`` → folder of a discrete or continuous model."""
+    """``tiny_model(kind, llm="…", dims=[8, 5], **head)`` → folder of a discrete or continuous model."""
     folders = {}
 
-    def build(kind="continuous", llm=None, **head):
-        key = (kind, llm, *head.items())
+    def build(kind="continuous", llm=None, dims=(), **head):
+        key = (kind, llm, tuple(dims), *head.items())
         if key not in folders:
             folders[key] = tmp_path_factory.mktemp("models") / kind
             write(
@@ -157,16 +157,18 @@ def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper, tiny_settings):
                 kind == "discrete",
                 tiny_llm(llm or ("gemma3_text" if kind == "discrete" else "bert")),
                 head,
+                list(dims),
             )
         return folders[key]
 
-    def write(folder, discrete, llm, head):
+    def write(folder, discrete, llm, head, dims):
         torch.manual_seed(3)
         encoder = load_speech_encoder(tiny_whisper)
         settings = tiny_settings(
             "discrete" if discrete else "continuous",
             frontend={"units": 8} if discrete else {"frame_dim": encoder.dim},
             head=head,
+            dims=dims,
             speech={"encoder": str(tiny_whisper), "encoder_key": encoder.describe()},
             training={"recipe": "tiny", "mode": "modern", "seed": 3, "seen": ["es_419", "fr_fr"],
                       "zero_shot": ["ro_ro"], "commit": "0123abc"},

@@ -16,6 +16,7 @@ from speechde.demo.answers import Answers
 from speechde.demo.clips import Limits
 from speechde.evaluation.embed import stored_embed
 from speechde.evaluation.mteb import MtebEncoder
+from speechde.evaluation.sizes import cut
 from speechde.features.frames import quantise
 from speechde.features.sets import build_encoder, training_sets
 from speechde.media.audio import load_audio
@@ -27,17 +28,25 @@ from speechde.training.features import training_frames
 from speechde.types import SAMPLE_RATE, Utterance
 
 LANG = "ro_ro"
+SIZE = 5  # of the shorter vectors
 TEXTS = ["un autobuz", "o casă roșie, cu două etaje și o grădină", "été"]
 
 
 @pytest.fixture(params=["discrete", "continuous"])
 def case(request, tiny_model, make_wav, tmp_path):
     """A model, its folder, and clips of mixed lengths."""
-    folder = tiny_model(request.param)
+    folder = tiny_model(request.param, dims=(8, SIZE))
     lengths = enumerate((0.9, 0.3, 1.7))
     clips = [str(make_wav(f"{n}.wav", seconds, 150.0 + 90 * n, seed=n)) for n, seconds in lengths]
     encoder = SpeechTextEncoder.from_pretrained(folder, device="cpu")
-    return SimpleNamespace(folder=folder, encoder=encoder, clips=clips, cache=tmp_path / "cache")
+    return SimpleNamespace(folder=folder, encoder=encoder, clips=clips, cache=tmp_path / "cache", dim=None)
+
+
+@pytest.fixture
+def shorter(case):
+    """The same with a model that gives shorter vectors."""
+    encoder = SpeechTextEncoder.from_pretrained(case.folder, device="cpu", dim=SIZE)
+    return SimpleNamespace(**vars(case) | {"encoder": encoder, "dim": SIZE})
 
 
 def by_items(case):
@@ -78,7 +87,7 @@ def by_dev_recall(case, monkeypatch):
 
 
 def by_mteb(case):
-    model = MtebEncoder(str(case.folder), device="cpu")
+    model = MtebEncoder(str(case.folder), device="cpu", dim=case.dim)
     clips = [{"array": load_audio(clip), "sampling_rate": SAMPLE_RATE} for clip in case.clips]
     out = []
     for kind, task, rows in (("audio", "FleursA2TRetrieval.v2", clips), ("text", "FleursT2ARetrieval.v2", TEXTS)):
@@ -94,8 +103,26 @@ class Loader(list):
 
 
 def by_sentence_transformers(case):
-    model = SentenceTransformer(str(case.folder), device="cpu")
+    model = SentenceTransformer(str(case.folder), device="cpu", truncate_dim=case.dim)
+    options = {"language": "ro", "normalize_embeddings": case.dim is not None}
+    return model.encode(case.clips, **options), model.encode(TEXTS, **options)
+
+
+def by_saved_folder(case):
+    folder = case.cache / "saved"
+    case.encoder.save_pretrained(folder)
+    model = SentenceTransformer(str(folder), device="cpu")
     return model.encode(case.clips, language="ro"), model.encode(TEXTS, language="ro")
+
+
+def by_evaluation(case):
+    """The rows of the sizes are of the vectors of the whole model."""
+    whole = SpeechTextEncoder.from_pretrained(case.folder, device="cpu").trained
+    embed = stored_embed(whole.model, whole.prompt, stores(case)[0])
+    if case.dim:
+        embed = cut(embed, case.dim, normalise=True)
+    every = items(case)
+    return embed(every[:3], "query"), embed(every[3:], "document")
 
 
 def by_demo(case):
@@ -133,12 +160,23 @@ def stores(case):
     return made if quantiser is None else [quantise(store, quantiser, case.cache) for store in made]
 
 
-WAYS = [by_kind, by_command, by_stores, by_dev_recall, by_mteb, by_sentence_transformers, by_demo]
+WAYS = [by_kind, by_command, by_stores, by_evaluation, by_dev_recall, by_mteb, by_sentence_transformers,
+        by_saved_folder, by_demo]  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_every_way_gives_the_same_vectors(way, case, monkeypatch):
-    expected = by_items(case)
+    check(way, case, by_items(case), monkeypatch)
+
+
+@pytest.mark.parametrize("way", [by_items, *WAYS], ids=lambda way: way.__name__)
+def test_every_way_gives_the_same_shorter_vectors(way, case, shorter, monkeypatch):
+    """The first components, brought to unit length."""
+    first = [vectors[:, :SIZE] for vectors in by_items(case)]
+    check(way, shorter, [own / np.linalg.norm(own, axis=1, keepdims=True) for own in first], monkeypatch)
+
+
+def check(way, case, expected, monkeypatch):
     found = way(case, monkeypatch) if way is by_dev_recall else way(case)
     for vectors, own in zip(found, expected, strict=True):
         assert len(np.unique(own, axis=0)) == 3, "the clips and the texts differ"

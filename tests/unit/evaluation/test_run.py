@@ -40,7 +40,11 @@ def oracle(monkeypatch):
         return Embedded(np.eye(4, dtype=np.float32)[numbers], np.ones(len(items), np.int64))
 
     monkeypatch.setattr(embed, "embed_items", embed_items)
-    return SimpleNamespace(model=SimpleNamespace(dim=4), prompt=SimpleNamespace(max_tokens=256))
+    return SimpleNamespace(
+        model=SimpleNamespace(dim=4, normalise=True),
+        prompt=SimpleNamespace(max_tokens=256),
+        settings=SimpleNamespace(dims=()),
+    )
 
 
 def scored(oracle, utterances, **options):
@@ -57,6 +61,23 @@ def test_evaluate_model(oracle, utterances):
         }
     assert metrics["audio_to_text"]["per_language"]["ro_ro"]["role"] == "zero_shot"
     assert len(records) == 8 + 4 + 8 + 4
+
+
+def test_a_model_of_several_sizes_is_scored_at_each(oracle, utterances):
+    """Of four axes the first two are left: sentence 0 alone is told from the others, of which three are none."""
+    assert "sizes" not in scored(oracle, utterances)[0]
+    oracle.settings.dims = (4, 1)
+    metrics, records = scored(oracle, utterances)
+    sizes = metrics["sizes"]
+    assert list(sizes) == ["4", "1"] and len(records) == 8 + 4 + 8 + 4
+    whole, cut = (sizes[size]["audio_to_text"] for size in sizes)
+    for role in ("seen", "zero_shot"):
+        own = metrics["audio_to_text"][role]
+        assert {key: own[key] for key in ("recall@1", "ci95", "chance", "recall@5", "mrr", "languages")} == {
+            key: whole[role][key] for key in ("recall@1", "ci95", "chance", "recall@5", "mrr", "languages")
+        }
+        assert cut[role]["recall@1"] == 0.5 and cut[role]["chance"] == own["chance"]
+        assert sizes["1"]["text_to_audio"][role]["recall@1"] == 0.5
 
 
 def test_languages_without_recordings_and_translations_are_left_out(oracle, utterances):
