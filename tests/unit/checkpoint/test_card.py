@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
@@ -108,3 +109,15 @@ def test_the_card_of_a_folder_is_replaced_and_kept(trained, metrics, tmp_path):
     assert loaded.card == trained.card == model_card(trained, metrics)
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again" / FILE).read_text("utf-8") == trained.card
+
+
+def test_sizes_of_the_vectors(trained, metrics):
+    assert "several sizes" not in model_card(trained, metrics) and "| size |" not in model_card(trained, metrics)
+    trained.settings = replace(trained.settings, dims=(16, 8))
+    rows = {role: metrics["audio_to_text"][role] for role in ("seen", "zero_shot")}
+    text = model_card(trained, metrics | {"sizes": {"8": {"audio_to_text": rows}, "16": {"audio_to_text": rows}}})
+    assert "`from_pretrained(…, dim=8)`" in text and "the sizes are 16, 8." in text
+    table = text[text.index("| size |") :].splitlines()[2:6]
+    assert [line.split(" | ")[:2] for line in table] == [
+        ["| 16", "seen"], ["| 16", "zero-shot"], ["| 8", "seen"], ["| 8", "zero-shot"]
+    ]  # fmt: skip

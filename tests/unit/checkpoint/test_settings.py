@@ -26,7 +26,8 @@ def stated(tiny_settings):
     """Everything that a folder of today states, none of it the default."""
     return tiny_settings(
         "continuous", frontend={"downsample": "attention", "mask_features": 2},
-        head={"projection_gain": 2.0, "speech_layer": 1}, max_tokens=40, training={"seen": ["fr_fr"], "of": 1.5},
+        head={"projection_gain": 2.0, "speech_layer": 1}, max_tokens=40, dims=[8, 5],
+        training={"seen": ["fr_fr"], "of": 1.5},
     ).to_json()  # fmt: skip
 
 
@@ -35,6 +36,7 @@ def test_json_comes_back_as_it_was(stated):
     assert read.to_json() == stated and not read.discrete
     assert read == Settings.from_json(deepcopy(stated), "another")
     assert (read.frontend.downsample, read.head.speech_layer, read.max_tokens) == ("attention", 1, 40)
+    assert read.dims == (8, 5) and stated["dims"] == [8, 5]
     stated["speech"]["rate"] = 25  # a whole number stays one: json.dumps, and so a fingerprint, tells it from 25.0
     assert repr(Settings.from_json(stated, "a file").to_json()["speech"]["rate"]) == "25"
 
@@ -42,18 +44,18 @@ def test_json_comes_back_as_it_was(stated):
 def test_what_a_folder_leaves_out_is_the_default_and_stays_out(stated):
     for group, key in OPTIONAL:
         del stated[group][key]
-    del stated["max_tokens"], stated["training"]
+    del stated["max_tokens"], stated["training"], stated["dims"]
     read = Settings.from_json(stated, "a file")
     assert (read.frontend.downsample, read.head.speech_layer, read.speech.bpe) == ("conv", 0, None)
-    assert (read.speech.mean_norm, read.max_tokens, read.training) == (0.0, 256, {})
+    assert (read.speech.mean_norm, read.max_tokens, read.training, read.dims) == (0.0, 256, {}, ())
     assert read.to_json() == stated
     changed = replace(read, frontend=replace(read.frontend, mask_features=3), max_tokens=40, training={"seed": 1})
     stated["frontend"]["mask_features"] = 3
     assert changed.to_json() == stated | {"max_tokens": 40, "training": {"seed": 1}}
 
 
-def test_a_path_and_a_record_decide_no_vector(tiny_settings):
-    one = tiny_settings(speech={"encoder": "a"}, training={"seed": 1})
+def test_a_path_a_record_and_the_sizes_decide_no_vector(tiny_settings):
+    one = tiny_settings(speech={"encoder": "a"}, training={"seed": 1}, dims=[8, 5])
     assert one.decisive() == tiny_settings(speech={"encoder": "b"}, max_tokens=256).decisive()
     assert one.decisive() != tiny_settings(max_tokens=40).decisive()
     assert one.decisive() != tiny_settings(speech={"rate": 12.5}).decisive()
@@ -87,6 +89,8 @@ def test_they_are_arguments_with_the_same_defaults(schema, taker):
         ("speech", "rate", "fast", "speech.rate='fast' is not of type float"),
         ("speech", "bpe", 1.5, r"speech.bpe=1.5 is not of type int \| None"),
         ("head", "normalise", 1, "head.normalise=1 is not of type bool"),
+        (None, "dims", 8, r"dims=8 is not of type tuple\[int, \.\.\.\]"),
+        (None, "dims", [8, 2.5], r"dims=\[8, 2\.5\] is not of type tuple"),
         (None, "training", [], r"training=\[\] is not of type dict"),
         (None, "prefix", "none", "is damaged: prefix holds no settings"),
     ],

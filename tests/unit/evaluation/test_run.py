@@ -64,7 +64,7 @@ def test_evaluate_model(oracle, utterances):
 
 
 def test_a_model_of_several_sizes_is_scored_at_each(oracle, utterances):
-    """Of four axes the first two are left: sentence 0 alone is told from the others, of which three are none."""
+    """Of the four axes one is left: sentence 0 lies on it, and sentence 1 is nothing, which counts as a miss."""
     assert "sizes" not in scored(oracle, utterances)[0]
     oracle.settings.dims = (4, 1)
     metrics, records = scored(oracle, utterances)

@@ -18,9 +18,12 @@ from speechde.models.frontends.base import pad_sequences
 TEXTS = ["a", "un autobuz cu etaj și foarte lung", "été"]
 
 
-@pytest.mark.parametrize(("kind", "head"), [("discrete", {"normalise": False}), ("continuous", {"speech_layer": 1})])
-def test_both_sides_give_the_vectors_of_the_library(tiny_model, make_wav, tmp_path, kind, head):
-    encoder = SpeechTextEncoder.from_pretrained(tiny_model(kind, **head), device="cpu")
+@pytest.mark.parametrize(
+    ("kind", "options", "dim"),
+    [("discrete", {"normalise": False}, None), ("continuous", {"speech_layer": 1, "dims": (8, 5)}, 5)],
+)
+def test_both_sides_give_the_vectors_of_the_library(tiny_model, make_wav, tmp_path, kind, options, dim):
+    encoder = SpeechTextEncoder.from_pretrained(tiny_model(kind, **options), device="cpu", dim=dim)
     paths = [str(make_wav(f"{n}.wav", seconds, seed=n)) for n, seconds in enumerate((0.4, 1.7, 0.9))]
     text, speech = encoder.encode_text(TEXTS, "ro"), encoder.encode_speech(paths, "ro")
     differences = onnx.export_onnx(encoder.trained, tmp_path / "o")

@@ -117,6 +117,17 @@ def test_controls_stand_beside(tmp_path):
     assert cells(text, "seen")[-1] == f"{100 * control['audio_to_text']['seen']['recall@1']:.1f}"
 
 
+def test_sizes_have_a_row_each_the_largest_first(tmp_path):
+    metrics = run_metrics()
+    assert "Sizes" not in table(tmp_path / "none", metrics)
+    own = {direction: {role: metrics[direction][role] for role in ("seen", "zero_shot")}
+           for direction in ("audio_to_text", "text_to_audio")}  # fmt: skip
+    text = table(tmp_path / "some", metrics | {"sizes": {"32": own, "8": own, "128": own}})
+    lines = text.split("## Sizes of the vectors, means over languages")[1].split("##")[0].strip().splitlines()
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| 128", "| 128", "| 32", "| 32", "| 8", "| 8"]
+    assert cells(text, "8 | seen")[1:5] == cells(text, "seen")[:4]
+
+
 def test_bleu_stands_beside_with_its_signature(tmp_path):
     metrics = run_metrics()
     metrics["audio_to_english_text"]["per_language"]["sw_ke"] = {"recall@1": 0.25, "bleu": 12.34}
