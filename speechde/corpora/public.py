@@ -2,7 +2,8 @@
 
 ``public.tsv`` beside this module lists them: the name that the project gives a file, the GitHub repository, the commit
 and the path there, the licence, and the SHA-256 of the content, decompressed. A file may lie as ``NAME`` or as
-``NAME.gz``, as it is fetched or as it was packed.
+``NAME.gz``, as it is fetched or as it was packed. A path that ends in ``/`` is that of a folder with one table for each
+split, which become one table with a last column ``split``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 from speechde.cache import atomic_write
 from speechde.errors import AssetError, unknown_value
@@ -23,6 +25,7 @@ from speechde.progress import progress
 from speechde.text import read_lines
 
 HOST = "https://raw.githubusercontent.com"
+SPLIT_TABLES = ("train.tsv", "dev.tsv", "test.tsv")
 _TABLE = Path(__file__).with_name("public.tsv")
 
 
@@ -38,7 +41,7 @@ class Pinned:
 
     @property
     def url(self) -> str:
-        """Where it is fetched."""
+        """Where it is fetched; of a folder, where its ``SPLIT_TABLES`` are."""
         return f"{HOST}/{self.repository}/{self.commit}/{urllib.request.quote(self.source)}"
 
 
@@ -99,12 +102,31 @@ def _fetch(name: str, place: Path, option: str) -> Path:
     fix = f"get {entry.url} and set {option}=FOLDER to the folder that holds it as {name}"
     with atomic_write(path) as part:
         try:
-            with urllib.request.urlopen(entry.url, timeout=60) as response, part.open("wb") as file:
-                shutil.copyfileobj(response, file)
+            with part.open("wb") as file:
+                if entry.source.endswith("/"):
+                    file.write(_joined(entry.url))
+                else:
+                    with _opened(entry.url) as response:
+                        shutil.copyfileobj(response, file)
         except OSError as error:
             raise AssetError(f"{name} could not be fetched ({error}); {fix}") from error
         _check(name, part, fix)  # before it enters the cache, where a wrong file would be found again and again
     return path
+
+
+def _opened(url: str) -> IO[bytes]:
+    return urllib.request.urlopen(url, timeout=60)
+
+
+def _joined(url: str) -> bytes:
+    """The tables of a folder as one."""
+    out: list[bytes] = []
+    for table in SPLIT_TABLES:
+        with _opened(url + table) as response:
+            head, *rows = response.read().splitlines()
+        out += [] if out else [head + b"\tsplit"]
+        out += [row + b"\t" + table.removesuffix(".tsv").encode() for row in rows]
+    return b"".join(line + b"\n" for line in out)
 
 
 def _check(name: str, path: Path, fix: str) -> None:

@@ -11,14 +11,17 @@ import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from speechde.cache import sha256_file
 from speechde.checkpoint.folder import TrainedModel, assemble
 from speechde.checkpoint.settings import Settings
+from speechde.corpora import benchmarks, ntrex, public
 from speechde.evaluation.speech import data_counts, evaluate_speech
 from speechde.features.encoders import load_speech_encoder
 from speechde.features.kmeans import fit_kmeans
@@ -180,3 +183,16 @@ def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper, tiny_settings):
         TrainedModel(model, prompt, quantiser, settings).save(folder)
 
     return build
+
+
+@pytest.fixture
+def public_folder(monkeypatch):
+    """Tiny replicas of the public text files, and the table that pins them."""
+    folder = Path(__file__).parents[1] / "data" / "public"
+    pins = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        pins[name] = public.Pinned("us/repo", "0abc", name, "CC0-1.0", sha256_file(path))
+    for module in (public, ntrex, benchmarks):
+        monkeypatch.setattr(module, "pinned", lambda: pins)
+    return folder
