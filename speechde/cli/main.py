@@ -26,6 +26,7 @@ from speechde.cli import (
     demo,
     doctor,
     embed,
+    evaluate_text,
     export,
     index,
     mine,
@@ -64,7 +65,7 @@ def register(group: typer.Typer, command: Callable, examples: Sequence[str], pan
     lines = ["[bold]Examples[/bold]", *(f"  [cyan]$ {escape(line)}[/cyan]" for line in examples)]
     paragraphs = (inspect.getdoc(command) or "").split("\n\n")
     help_text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)  # wrapped by the terminal's width
-    name = command.__name__.rstrip("_")
+    name = command.__name__.rstrip("_").replace("_", "-")
     group.command(name, help=help_text, epilog="\n".join(lines), rich_help_panel=panel)(command)
 
 
@@ -83,6 +84,7 @@ register(app, units.units, units.EXAMPLES, USE)
 register(app, demo.demo, demo.EXAMPLES, USE)
 register(app, soup.soup, soup.EXAMPLES, USE)
 register(app, export.export, export.EXAMPLES, USE)
+register(app, evaluate_text.evaluate_text, evaluate_text.EXAMPLES, EVALUATE)
 register(app, compare.compare, compare.EXAMPLES, EVALUATE)
 register(app, report.report, report.EXAMPLES, EVALUATE)
 register(app, results.results, results.EXAMPLES, EVALUATE)

@@ -53,13 +53,7 @@ def open_model(
 
     quiet_libraries()
     logging.set_verbosity_error()
-    if device is not None:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
-            raise ConfigError(
-                f"--device: {device!r} cannot be used here; speechde doctor lists what there is, cpu always works"
-            ) from error
+    check_device(device)
     return SpeechTextEncoder.from_pretrained(Path(name) if Path(name).is_dir() else name, device=device,
                                              dtype=getattr(torch, dtype), dim=dim)  # fmt: skip
 
@@ -70,6 +64,20 @@ def open_for(index: SearchIndex, name: str, device: str | None, dtype: str) -> S
 
     sizes = read_settings(find_model(name)).dims
     return open_model(name, device, dtype, index.info.dim if index.info.dim in sizes else None)
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that is unknown, or that this machine does not have, as ``ConfigError``."""
+    import torch
+
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        raise ConfigError(
+            f"--device: {device!r} cannot be used here; speechde doctor lists what there is, cpu always works"
+        ) from error
 
 
 def language_code(tag: str | None) -> str | None:

@@ -127,6 +127,16 @@ def test_imports(module):
     assert violations(module, imports(tree, module, path.name == "__init__.py")) == []
 
 
+def test_benchmarks_are_out_of_reach_of_training():
+    """Their texts are evaluated on alone: SIB-200 holds the test sentences of FLEURS in all of its languages."""
+    users = {
+        module
+        for module, path in MODULES.items()
+        if "speechde.corpora.benchmarks" in imports(ast.parse(path.read_text(encoding="utf-8")), module, False)
+    }
+    assert users == {"evaluation.text"}
+
+
 def test_no_file_is_too_long():
     files = [p for folder in ("speechde", "tests", "benchmarks") for p in (ROOT / folder).glob("**/*.py")]
     lengths = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in files + SOURCES}
@@ -147,6 +157,7 @@ MANY = {
     "chunks.in_chunks": "the options of all encode methods, handed on",
     "cli.demo.demo": "options of a command",
     "cli.embed.embed": "options of a command",
+    "cli.evaluate_text.evaluate_text": "options of a command",
     "cli.mine.mine": "options of a command",
     "cli.search.search": "options of a command",
     "corpora.bitext.read_bitext": "filters, each with its default",

@@ -1,0 +1,137 @@
+"""What a text evaluation embeds with: a trained model, or any text model as it comes, through the same code.
+
+A model that this project did not train gets mean pooling over its last states, unit vectors, and the prefixes that it
+is asked with: ``query: `` for E5 (Wang et al. 2024, arXiv 2402.05672); for an LLM without training, which is the
+baseline of what training adds, none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from speechde.checkpoint.folder import TrainedModel, find_model, languages_heard
+from speechde.errors import ConfigError
+from speechde.evaluation.retrieval import DOCUMENT, QUERY, Remembered, evaluate
+from speechde.evaluation.text import LICENCES, UNKNOWN, Asked, refuse_trained_on, text_metrics, text_tasks
+from speechde.models.backbone import Backbone
+from speechde.models.dual_encoder import DualEncoder
+from speechde.models.embed import embed_items
+from speechde.models.prompt import Prompt
+from speechde.types import Item
+from speechde.weights import weights_hash
+
+MAX_TOKENS = 512  # of a text for a model as it comes, or its positions where they are fewer
+
+
+@dataclass
+class TextModel:
+    """A model and its prompts by role; ``cut`` collects the texts that were longer than it reads.
+
+    ``record`` is that of its training (``Settings.training``), None of a model as it comes; ``facts`` go into results.
+    """
+
+    model: DualEncoder
+    prompts: Mapping[str, Prompt]
+    record: Mapping[str, Any] | None
+    facts: dict[str, Any]
+    cut: set = field(default_factory=set)
+
+    def embed(self, items: Sequence[Item], role: str) -> np.ndarray:
+        """Text items in a role → ``(n, dim)`` float32."""
+        made = embed_items(
+            self.model, self.prompts[role], items, lambda media: [], label=f"embedding ({role})", cut=self.cut.add
+        )
+        return made.vectors
+
+    def role_of(self, lang: str) -> str:
+        """Whether a language was trained on, as speech or text, as far as the record says."""
+        if self.record is None:
+            return UNKNOWN
+        return "seen" if lang in languages_heard(self.record) else "zero_shot"
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether queries and documents are embedded alike."""
+        return self.prompts[QUERY] is self.prompts[DOCUMENT]
+
+
+def open_text_model(
+    name: str,
+    *,
+    prefix: str | None = None,
+    document_prefix: str | None = None,
+    attention: str = "bidirectional",
+    max_tokens: int | None = None,
+    device: str | None = None,
+) -> TextModel:
+    """The model that a name means: a model folder or run directory, ``packaged:NAME``, a transformers folder, a hub id.
+
+    Args:
+        prefix, document_prefix: words before queries, and before documents (default: the same), of a model as it comes.
+        attention: ``bidirectional`` or ``causal``, of a model as it comes.
+        max_tokens: longer texts are cut; default: as the model was trained, or ``MAX_TOKENS``.
+
+    Raises:
+        ConfigError: a trained model is asked for with prefixes of its own, or attention cannot be had.
+        AssetError: there is no such model.
+    """
+    folder = find_model(name)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    facts = {"name": name, "weights": weights_hash(folder)[:16]}
+    if (folder / "speechde.json").is_file():
+        if prefix is not None or document_prefix is not None:
+            raise ConfigError(f"{name} was trained with prompts of its own; leave the prefixes out")
+        trained = TrainedModel.load(folder)
+        record, prompt = trained.settings.trained(folder), trained.prompt
+        prompt.max_tokens = prompt.max_tokens if max_tokens is None else min(max_tokens, prompt.max_tokens)
+        facts |= {"recipe": record["recipe"], "seed": record["seed"], "max_tokens": prompt.max_tokens}
+        return TextModel(trained.model.to(device), dict.fromkeys((QUERY, DOCUMENT), prompt), record, facts)
+    model = plain_model(folder, attention).to(device)
+    words = [prefix or "", document_prefix if document_prefix is not None else prefix or ""]
+    made = {text: _prompt(folder, text, model, max_tokens or MAX_TOKENS) for text in dict.fromkeys(words)}
+    prompts = dict(zip((QUERY, DOCUMENT), (made[text] for text in words), strict=True))
+    facts |= {"prefixes": words, "attention": attention, "pooling": "mean", "max_tokens": prompts[QUERY].max_tokens}
+    return TextModel(model, prompts, None, facts)
+
+
+def evaluate_texts(model: TextModel, names: Sequence[str], asked: Asked) -> dict:
+    """Build the tasks of ``names``, with the model's roles of languages, embed and score them.
+
+    Returns:
+        ``tasks`` (see ``text.text_metrics``), and what they are of: ``model``, ``seed``, ``sample``, ``licences``, and
+        ``noted``, which counts the texts that were cut.
+
+    Raises:
+        ConfigError: the model was trained on one of them, or see ``text.text_tasks``.
+    """
+    refuse_trained_on(model.record, names)
+    tasks = text_tasks(names, replace(asked, role_of=model.role_of))
+    results = evaluate(tasks, Remembered(model.embed, symmetric=model.symmetric), seed=asked.seed)
+    limit = model.prompts[QUERY].max_tokens
+    return {
+        "tasks": text_metrics(results),
+        "model": model.facts,
+        "seed": asked.seed,
+        "sample": {"queries per language": asked.per_language} if asked.per_language else {},
+        "licences": {of: licence for of, licence in LICENCES.items() if any(name.startswith(of) for name in names)},
+        "noted": {f"text cut at {limit} tokens": len(model.cut)} if model.cut else {},
+    }
+
+
+def plain_model(folder: str | Path, attention: str = "bidirectional") -> DualEncoder:
+    """A transformers folder as it comes: mean of the last states, at unit length."""
+    backbone = Backbone.load(folder, attention=attention)
+    return DualEncoder(backbone, {}, projection_init="identity", normalise=True).eval()
+
+
+def _prompt(folder: Path, prefix: str, model: DualEncoder, max_tokens: int) -> Prompt:
+    template = prefix.replace("{", "{{").replace("}", "}}")
+    return Prompt(AutoTokenizer.from_pretrained(folder), speech="", text=template, mode="unknown",
+                  max_tokens=max_tokens, positions=model.backbone.positions)  # fmt: skip

@@ -1,0 +1,65 @@
+"""Write the results of a text evaluation: ``text.json`` and ``table.md``, rows by language and means by role.
+
+The numbers come from :mod:`speechde.evaluation.text`; nothing is computed here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from speechde.cache import atomic_write
+from speechde.evaluation.text import UNKNOWN
+from speechde.languages import get
+from speechde.reporting.report import ROLE_NAMES, markdown_table, percent, recall_cell
+
+FILE = "text.json"
+NAMES = {**ROLE_NAMES, UNKNOWN: "training unknown"}
+_SCORES = ["R@1 [95 % CI]", "R@5", "MRR"]
+
+
+def write_text_report(folder: Path, metrics: Mapping) -> None:
+    """Write both files into ``folder``, which is made."""
+    for name, text in (
+        (FILE, json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"),
+        ("table.md", text_markdown(metrics)),
+    ):
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def text_markdown(metrics: Mapping) -> str:
+    """The text of ``table.md``; percentages but for MRR."""
+    facts = ", ".join(f"{key} {_written(value)}" for key, value in metrics["model"].items() if key != "name")
+    lines = [f"# Text retrieval: {metrics['model']['name']}", "", f"- model: {facts}"]
+    lines += [f"- {key}: {_written(metrics[key])}" for key in ("sample", "noted", "licences") if metrics.get(key)]
+    lines += [f"- commit {metrics['commit']}; hardware {metrics['hardware']}; {metrics['seconds']:.0f} s"]
+    lines += [f"- command `{metrics['command']}`", "", "## Means over languages", ""]
+    means = [
+        [name, NAMES[role], str(task[role]["languages"]), percent(task[role]["chance"]), *_scores(task[role])]
+        for name, task in metrics["tasks"].items()
+        for role in NAMES
+        if role in task
+    ]
+    lines += markdown_table(["task", "role", "languages", "chance", *_SCORES], means)
+    for name, task in metrics["tasks"].items():
+        rows = [
+            [lang, get(lang).name, NAMES[row["role"]], str(row["queries"]), str(row["gallery"]), percent(row["chance"]),
+             *_scores(row)]
+            for lang, row in sorted(task["per_language"].items(), key=lambda item: (list(NAMES).index(item[1]["role"]),
+                                                                                    item[0]))
+        ]  # fmt: skip
+        header = ["code", "name", "role", "queries", "gallery", "chance", *_SCORES]
+        lines += ["", f"## {name}", "", *markdown_table(header, rows)]
+    return "\n".join([*lines, ""])
+
+
+def _scores(row: Mapping) -> list[str]:
+    return [recall_cell(row), percent(row["recall@5"]), f"{row['mrr']:.3f}"]
+
+
+def _written(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {each}" for key, each in value.items())
+    return " / ".join(f"`{each}`" for each in value) if isinstance(value, list | tuple) else str(value)
