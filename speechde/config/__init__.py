@@ -22,7 +22,7 @@ from speechde.schema import bounded, built, choice, location
 class SyntheticConfig:
     """Synthetic extra training speech, where a task has a share of it."""
 
-    texts: str = choice("names", "names", "names+keywords")
+    texts: str = choice("names", "names", "names+keywords", "sentences", "names+sentences")
     limit: int | None = bounded(None, "[1, ∞)")  # texts per language
     langs: list[str] = field(default_factory=list)  # further languages: heard as synthetic speech alone, never tested
     langs_share: float = bounded(0.5, "[0, 1)")  # of the training that is theirs
@@ -61,8 +61,9 @@ class BreadthConfig:
 class DataConfig:
     """Where utterances come from, and the role of each language: any tag is given, FLEURS codes are kept."""
 
-    name: str = choice("stamps", "stamps", "manifest", "fleurs", "covost", "breadth")
+    name: str = choice("stamps", "stamps", "sentences", "manifest", "fleurs", "covost", "breadth")
     archive: str | None = location()  # stamps: the .deb, where apt-get does not exist
+    public: str | None = location()  # the folder that holds speech/ and ntrex/ (docs/data.md); None fetches them
     path: str | None = location()  # manifest: .parquet, .jsonl or .tsv
     root: str | None = location()  # fleurs, covost: the folder with FLEURS' data/; None fetches it from the hub
     missing: str = choice("error", "error", "skip")  # fleurs, covost: what a language without files is
