@@ -16,8 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,7 +29,7 @@ from torch import Tensor
 
 from speechde.checkpoint.folder import TrainedModel, find_model, languages_heard, speech_encoder
 from speechde.checkpoint.hub import push_folder
-from speechde.chunks import in_chunks
+from speechde.chunks import has_column, in_chunks, report_bad
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.features.encoders import SpeechEncoder
 from speechde.features.frames import items_in_memory
@@ -38,6 +37,7 @@ from speechde.languages import resolve
 from speechde.media.audio import MAX_SECONDS, AudioError, check_waveform
 from speechde.media.inputs import as_list, as_vectors, check_texts, is_clip, read_clip
 from speechde.models.embed import Cut, Embedded, Read, embed_items
+from speechde.models.prompt import Words
 from speechde.types import SAMPLE_RATE, Audio, Item, Part, Text
 
 CHUNK = 64  # clips decoded and held at once
@@ -136,6 +136,11 @@ class SpeechTextEncoder:
         """Width of the vectors."""
         return self.trained.model.dim
 
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Templates of the prompts that the model was trained with, by name; most models have none."""
+        return dict(self.trained.prompt.named)
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hex digits of what decides the vectors: those of equal fingerprints may be compared, and no others."""
@@ -161,6 +166,7 @@ class SpeechTextEncoder:
         *,
         sampling_rate: int | None = None,
         names: Sequence[str] | None = None,
+        prompt: str | None = None,
         column: str = "audio",
         skip_bad: bool = False,
         progress: bool = False,
@@ -178,6 +184,8 @@ class SpeechTextEncoder:
                 None where it is not known.
             sampling_rate: of arrays that come without one, in Hz.
             names: what messages call the clips; None for their numbers.
+            prompt: name of one of the model's ``prompts`` in the place of the prefix; ``query`` or ``document`` where
+                one task alone has them.
             column: rows of ``datasets`` with this column, as ``Dataset.map`` hands them over, are answered with rows
                 that have the column ``embedding``.
             skip_bad: give a clip that cannot be used a row of NaN and a warning, in place of an error.
@@ -187,19 +195,19 @@ class SpeechTextEncoder:
 
         Raises:
             AudioError: a clip cannot be used (with ``skip_bad``: none can); the message has its name and why.
-            ConfigError: an unknown language.
+            ConfigError: an unknown language, or a prompt that the model does not have.
             DataError: something that is no clip.
         """
         options = {"progress": progress, "as_tensor": as_tensor, "out": out}
-        if _has_column(clips, column):
-            own = {"sampling_rate": sampling_rate, "names": names, "skip_bad": skip_bad, **options}
+        if has_column(clips, column):
+            own = {"sampling_rate": sampling_rate, "names": names, "prompt": prompt, "skip_bad": skip_bad, **options}
             return {EMBEDDING: self.encode_speech(clips[column], language, **own)}
         single, bad = is_clip(clips), []
         if names is not None and hasattr(clips, "__len__") and not single and len(names) != len(clips):
             raise DataError(f"{len(names)} names were given for {len(clips)} clips; give one each, or none")
-        reading = {"sampling_rate": sampling_rate, "names": names, "bad": bad if skip_bad else None}
+        reading = {"sampling_rate": sampling_rate, "names": names, "prompt": prompt, "bad": bad if skip_bad else None}
         encode = partial(self._clip_vectors, **reading)
-        report = partial(_report_bad, bad)
+        report = partial(report_bad, bad)
         vectors = in_chunks([clips] if single else clips, language, "clips", CHUNK, encode, report, self.dim, **options)
         return vectors[0] if single else vectors
 
@@ -208,6 +216,7 @@ class SpeechTextEncoder:
         texts: Any,
         language: str | Sequence[str | None] | None = None,
         *,
+        prompt: str | None = None,
         column: str = "text",
         progress: bool = False,
         as_tensor: bool = False,
@@ -222,10 +231,10 @@ class SpeechTextEncoder:
             DataError: something that is no text, or an empty one.
         """
         options = {"progress": progress, "as_tensor": as_tensor, "out": out}
-        if _has_column(texts, column):
-            return {EMBEDDING: self.encode_text(texts[column], language, **options)}
+        if has_column(texts, column):
+            return {EMBEDDING: self.encode_text(texts[column], language, prompt=prompt, **options)}
         single, cut = isinstance(texts, str), []
-        texts, encode = [texts] if single else texts, partial(self._text_vectors, cut=cut)
+        texts, encode = [texts] if single else texts, partial(self._text_vectors, cut=cut, prompt=prompt)
         report = partial(self._report_cut, cut)
         vectors = in_chunks(texts, language, "texts", TEXT_CHUNK, encode, report, self.dim, **options)
         return vectors[0] if single else vectors
@@ -234,6 +243,7 @@ class SpeechTextEncoder:
         self,
         items: Item | Iterable[Item],
         *,
+        prompt: str | None = None,
         progress: bool = False,
         as_tensor: bool = False,
         out: str | Path | None = None,
@@ -245,11 +255,12 @@ class SpeechTextEncoder:
         A list is as many vectors as it has items: only the parts of one item become one vector.
 
         Raises:
-            ConfigError: an item mixes parts that enter the LLM at different layers.
+            ConfigError: an item mixes parts that enter the LLM at different layers; a prompt that the model has not.
             DataError: something that is no item, or an item that cannot be used.
         """
         single, cut = isinstance(items, Item), []
-        encode, report = partial(self._item_vectors, cut=cut), partial(self._report_cut, cut)
+        encode = partial(self._item_vectors, cut=cut, prompt=prompt)
+        report = partial(self._report_cut, cut)
         options = {"progress": progress, "as_tensor": as_tensor, "out": out}
         vectors = in_chunks([items] if single else items, None, "items", CHUNK, encode, report, self.dim, **options)
         return vectors[0] if single else vectors
@@ -291,12 +302,16 @@ class SpeechTextEncoder:
             raise DataError(f"{name}: {error}") from error
 
     def embed_waveforms(
-        self, waveforms: Sequence[np.ndarray], langs: Sequence[str | None], names: Sequence[str]
+        self,
+        waveforms: Sequence[np.ndarray],
+        langs: Sequence[str | None],
+        names: Sequence[str],
+        prompt: str | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """16 kHz waveforms in FLEURS languages → ``(n, dim)`` float32 vectors, and how many parts each was cut into."""
         clips = zip(waveforms, langs, names, strict=True)
         items = [Item(Audio(waveform, SAMPLE_RATE), id=name, lang=lang) for waveform, lang, name in clips]
-        made = self._embed(items, lambda media: self.pieces([part.content for _, part in media]))
+        made = self._embed(items, lambda media: self.pieces([part.content for _, part in media]), prompt)
         for name, waveform, count in zip(names, waveforms, made.pieces, strict=True):
             if count > 1:
                 log.warning("%s of %.0f s is embedded in %d parts", name, len(waveform) / SAMPLE_RATE, count)
@@ -316,8 +331,8 @@ class SpeechTextEncoder:
         clips = [(part.content, part.sampling_rate, item.id or "a clip") for item, part in media]
         return self.pieces([self.waveform(*clip) for clip in clips])
 
-    def _embed(self, items: Sequence[Item], read: Read, cut: Cut | None = None) -> Embedded:
-        made = embed_items(self.trained.model, self.trained.prompt, items, read, cut=cut)
+    def _embed(self, items: Sequence[Item], read: Read, prompt: str | None, cut: Cut | None = None) -> Embedded:
+        made = embed_items(self.trained.model, self.trained.prompt, items, read, cut=cut, name=prompt)
         self._finite(made.vectors)
         return made
 
@@ -332,6 +347,7 @@ class SpeechTextEncoder:
         first: int,
         sampling_rate: int | None,
         names: Sequence[str] | None,
+        prompt: str | None,
         bad: list[AudioError] | None,
     ) -> np.ndarray:
         out = np.full((len(clips), self.dim), np.nan, np.float32)
@@ -346,19 +362,19 @@ class SpeechTextEncoder:
                 bad.append(error if isinstance(error, AudioError) else AudioError("unreadable", str(error)))
                 log.info("%s", error)
         rows = list(waveforms)
-        usable = list(waveforms.values())
-        out[rows], _ = self.embed_waveforms(usable, [langs[row] for row in rows], [called[row] for row in rows])
+        own, whose = [langs[row] for row in rows], [called[row] for row in rows]
+        out[rows], _ = self.embed_waveforms(list(waveforms.values()), own, whose, prompt)
         return out
 
     def _text_vectors(
-        self, texts: list[Any], langs: list[str | None], first: int, cut: list[tuple[str | None, str]]
+        self, texts: list[Any], langs: list[str | None], first: int, cut: list[Words], prompt: str | None
     ) -> np.ndarray:
         check_texts(texts, first)
         items = [Item(Text(text), lang=lang) for text, lang in zip(texts, langs, strict=True)]
-        return self._embed(items, self.read_parts, cut.append).vectors
+        return self._embed(items, self.read_parts, prompt, cut.append).vectors
 
     def _item_vectors(
-        self, items: list[Any], langs: list[str | None], first: int, cut: list[tuple[str | None, str]]
+        self, items: list[Any], langs: list[str | None], first: int, cut: list[Words], prompt: str | None
     ) -> np.ndarray:
         if wrong := [item for item in items if not isinstance(item, Item)]:
             raise DataError(
@@ -366,9 +382,9 @@ class SpeechTextEncoder:
             )
         check_texts([part.content for item in items for part in item.parts if isinstance(part, Text)])
         items = [item.in_language(resolve(item.lang)) if item.lang else item for item in items]
-        return self._embed(items, self.read_parts, cut.append).vectors
+        return self._embed(items, self.read_parts, prompt, cut.append).vectors
 
-    def _report_cut(self, cut: list[tuple[str | None, str]], count: int) -> None:
+    def _report_cut(self, cut: list[Words], count: int) -> None:
         if cut:
             log.warning(CUT, len(cut), count, self.trained.prompt.max_tokens)
 
@@ -378,18 +394,3 @@ class SpeechTextEncoder:
             fix = "use dtype=torch.bfloat16, or none" if lowered else "its weights are damaged or diverged in training"
             raise DataError(f"the model computes no finite vectors in {self.dtype or torch.float32}; {fix}")
         return vectors
-
-
-def _report_bad(bad: list[AudioError], count: int) -> None:
-    """Say which clips have no vector; an error where none has."""
-    if not bad:
-        return
-    counts = ", ".join(f"{times} {reason}" for reason, times in Counter(error.reason for error in bad).most_common())
-    if len(bad) == count:
-        raise AudioError(bad[0].reason, f"no clip can be used ({counts}); the first: {bad[0].detail}")
-    log.warning("%d of %d clips cannot be used, and are rows of NaN: %s", len(bad), count, counts)
-
-
-def _has_column(items: Any, column: str) -> bool:
-    """Whether these are rows of ``datasets``, one or a batch, in which the column is one of several."""
-    return isinstance(items, Mapping) and column in items

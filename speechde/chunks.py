@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -13,8 +15,11 @@ import torch
 from torch import Tensor
 
 from speechde.cache import atomic_rows
+from speechde.media.audio import AudioError
 from speechde.media.inputs import as_list, language_codes
 from speechde.progress import progress as shown
+
+log = logging.getLogger(__name__)
 
 
 def in_chunks(
@@ -55,3 +60,18 @@ def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     rest = iter(items)
     while chunk := list(islice(rest, size)):
         yield chunk
+
+
+def report_bad(bad: list[AudioError], count: int) -> None:
+    """Say which clips have no vector; an error where none has."""
+    if not bad:
+        return
+    counts = ", ".join(f"{times} {reason}" for reason, times in Counter(error.reason for error in bad).most_common())
+    if len(bad) == count:
+        raise AudioError(bad[0].reason, f"no clip can be used ({counts}); the first: {bad[0].detail}")
+    log.warning("%d of %d clips cannot be used, and are rows of NaN: %s", len(bad), count, counts)
+
+
+def has_column(items: Any, column: str) -> bool:
+    """Whether these are rows of ``datasets``, one or a batch, in which the column is one of several."""
+    return isinstance(items, Mapping) and column in items

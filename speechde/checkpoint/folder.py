@@ -97,7 +97,11 @@ class TrainedModel:
             _write_json(temporary / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
             _write_json(
                 temporary / "config_sentence_transformers.json",
-                {"model_type": "SentenceTransformer", "prompts": {}, "similarity_fn_name": similarity},
+                {
+                    "model_type": "SentenceTransformer",
+                    "prompts": self.prompt.openings(),
+                    "similarity_fn_name": similarity,
+                },
             )
             (temporary / card.FILE).write_text(self.card or card.model_card(self), encoding="utf-8")
 

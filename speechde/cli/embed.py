@@ -19,6 +19,7 @@ from speechde.cli.options import (
     Language,
     Model,
     Overwrite,
+    Prompt,
     language_code,
     open_model,
     print_json,
@@ -61,6 +62,7 @@ def embed(
     device: Device = None,
     dtype: Dtype = "float32",
     dim: Dim = None,
+    prompt: Prompt = None,
     json: Json = False,
 ) -> None:
     """Turn clips and texts into vectors, in one Parquet file.
@@ -81,7 +83,8 @@ def embed(
     share = parse_shard(shard)
     items, dropped = collect(inputs, language_code(language), texts=texts, stdin=sys.stdin.buffer)
     encoder = open_model(model, device, dtype, dim)
-    report = embed_items(encoder, items, out, model=model, dropped=dropped, shard=share, overwrite=overwrite)
+    how = {"prompt": prompt, "dropped": dropped, "shard": share, "overwrite": overwrite}
+    report = embed_items(encoder, items, out, model=model, **how)
     list_dropped(report.dropped)
     if json:
         print_json(asdict(report) | {"out": str(out), "shard": shard, "dropped_counts": report.dropped_counts()})

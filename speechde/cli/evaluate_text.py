@@ -35,6 +35,7 @@ def evaluate_text(
     folder: Annotated[Path | None, typer.Option(help="Holds sib200/, ntrex/ …; default: fetched to the cache.")] = None,
     prefix: Annotated[str | None, typer.Option(help="Of a model as it comes: words before each text.")] = None,
     document_prefix: Annotated[str | None, typer.Option(help="Before documents, where another.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Of a trained model: the task whose prompts it gets.")] = None,
     attention: Annotated[str, typer.Option(help="Of a model as it comes: bidirectional or causal.")] = "bidirectional",
     max_tokens: Annotated[int | None, typer.Option(min=8, help="Longer texts are cut, and counted.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for text.json and table.md.")] = None,
@@ -71,7 +72,7 @@ def evaluate_text(
     start, codes = time.perf_counter(), [language_code(tag) for tag in language or ()]
     asked = Asked(cache_root(), folder, langs=codes or None, per_language=per_language, seed=seed)
     opened = open_text_model(model, prefix=prefix, document_prefix=document_prefix, attention=attention,
-                             max_tokens=max_tokens, device=device)  # fmt: skip
+                             max_tokens=max_tokens, device=device, prompt=prompt)  # fmt: skip
     metrics = evaluate_texts(opened, task or ["sib200"], asked) | known
     metrics["seconds"] = round(time.perf_counter() - start, 1)
     if output:

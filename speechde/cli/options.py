@@ -29,6 +29,7 @@ Dtype = Annotated[str, typer.Option(help=f"Of the weights in memory: {', '.join(
 Dim = Annotated[
     int | None, typer.Option(help="Size of the vectors, one that the model was trained at; default: the largest.")
 ]
+Prompt = Annotated[str | None, typer.Option(help="Name of a prompt of the model, such as qa-query or query.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 

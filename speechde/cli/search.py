@@ -15,6 +15,7 @@ from speechde.cli.options import (
     Json,
     Language,
     Model,
+    Prompt,
     language_code,
     open_for,
     print_json,
@@ -42,6 +43,7 @@ def search(
     language: Language = None,
     device: Device = None,
     dtype: Dtype = "float32",
+    prompt: Prompt = None,
     json: Json = False,
     text: Annotated[bool, typer.Option("--text", help="Take queries as texts, whatever they look like.")] = False,
     audio: Annotated[bool, typer.Option("--audio", help="Take queries as names of files.")] = False,
@@ -65,7 +67,7 @@ def search(
     opened = SearchIndex.load(index)
     encoder = open_for(opened, model, device, dtype)
     opened.check_model(encoder.fingerprint)
-    asked = embed(encoder, items)
+    asked = embed(encoder, items, prompt)
     list_dropped([*dropped, *asked.dropped])
     if not asked.items:
         raise DataError(f"none of {len(items)} queries could be used")

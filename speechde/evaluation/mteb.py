@@ -10,6 +10,9 @@ queries or documents are encoded, but no convention says which of two languages 
 Belebele has English questions and ``deu-fra`` of CLSD German ones. So the order is known for the tasks of ``ORDERS``
 alone. Everywhere else a subset of several languages gets the prefix of an unknown language, on both sides; so do both
 columns of bitext mining and of STS, where nothing tells an encoder which one it is given.
+
+A model that was trained with prompts is asked with them where mteb finds one: by task, type of task or side, as
+``Retrieval-query`` or ``query``.
 """
 
 from __future__ import annotations
@@ -79,6 +82,7 @@ class MtebEncoder(AbsEncoder):
         folder = Path(model_name)
         folder = folder / "model" if (folder / "model").is_dir() else folder
         self.encoder = SpeechTextEncoder.from_pretrained(folder, device=device, dim=dim)
+        self.model_prompts = self.encoder.trained.prompt.openings()
         self.mteb_model_meta = _metadata(self.encoder.trained, weights_hash(folder), dim)
 
     def encode(
@@ -98,13 +102,14 @@ class MtebEncoder(AbsEncoder):
         """
         kind = _modality(inputs.dataset.features, task_metadata, prompt_type)
         lang = language_of(task_metadata, hf_subset, prompt_type)
+        prompt = self.get_prompt_name(task_metadata, prompt_type)
         if kind == "text":
-            return self.encoder.encode_text([text for batch in inputs for text in batch["text"]], lang)
+            return self.encoder.encode_text([text for batch in inputs for text in batch["text"]], lang, prompt=prompt)
         inputs.collate_fn = AudioCollator(target_sampling_rate=SAMPLE_RATE, max_samples=None)
         clips = ((row["array"] for row in batch["audio"]) for batch in inputs)
         return np.concatenate(
-            [self.encoder.encode_speech([np.ravel(clip) for clip in batch], lang, sampling_rate=SAMPLE_RATE)
-             for batch in clips]
+            [self.encoder.encode_speech([np.ravel(clip) for clip in batch], lang, prompt=prompt,
+                                        sampling_rate=SAMPLE_RATE) for batch in clips]
         )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoTokenizer
 
 from speechde.checkpoint.folder import TrainedModel, find_model, languages_heard
-from speechde.errors import ConfigError
+from speechde.errors import ConfigError, unknown_value
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Remembered, evaluate
 from speechde.evaluation.text import LICENCES, UNKNOWN, Asked, refuse_trained_on, text_metrics, text_tasks
 from speechde.models.backbone import Backbone
@@ -34,20 +34,23 @@ MAX_TOKENS = 512  # of a text for a model as it comes, or its positions where th
 class TextModel:
     """A model and its prompts by role; ``cut`` collects the texts that were longer than it reads.
 
-    ``record`` is that of its training (``Settings.training``), None of a model as it comes; ``facts`` go into results.
+    ``names`` are those of named prompts by role, None where items have their prefix. ``record`` is that of its training
+    (``Settings.training``), None of a model as it comes; ``facts`` go into results.
     """
 
     model: DualEncoder
     prompts: Mapping[str, Prompt]
     record: Mapping[str, Any] | None
     facts: dict[str, Any]
+    names: Mapping[str, str | None] = field(default_factory=lambda: {QUERY: None, DOCUMENT: None})
     cut: set = field(default_factory=set)
 
     def embed(self, items: Sequence[Item], role: str) -> np.ndarray:
         """Text items in a role → ``(n, dim)`` float32."""
         made = embed_items(
-            self.model, self.prompts[role], items, lambda media: [], label=f"embedding ({role})", cut=self.cut.add
-        )
+            self.model, self.prompts[role], items, lambda media: [], label=f"embedding ({role})", cut=self.cut.add,
+            name=self.names[role],
+        )  # fmt: skip
         return made.vectors
 
     def role_of(self, lang: str) -> str:
@@ -59,7 +62,7 @@ class TextModel:
     @property
     def symmetric(self) -> bool:
         """Whether queries and documents are embedded alike."""
-        return self.prompts[QUERY] is self.prompts[DOCUMENT]
+        return self.prompts[QUERY] is self.prompts[DOCUMENT] and self.names[QUERY] == self.names[DOCUMENT]
 
 
 def open_text_model(
@@ -70,6 +73,7 @@ def open_text_model(
     attention: str = "bidirectional",
     max_tokens: int | None = None,
     device: str | None = None,
+    prompt: str | None = None,
 ) -> TextModel:
     """The model that a name means: a model folder or run directory, ``packaged:NAME``, a transformers folder, a hub id.
 
@@ -77,6 +81,7 @@ def open_text_model(
         prefix, document_prefix: words before queries, and before documents (default: the same), of a model as it comes.
         attention: ``bidirectional`` or ``causal``, of a model as it comes.
         max_tokens: longer texts are cut; default: as the model was trained, or ``MAX_TOKENS``.
+        prompt: of a trained model, the task whose prompts queries and documents get; default: prefixes.
 
     Raises:
         ConfigError: a trained model is asked for with prefixes of its own, or attention cannot be had.
@@ -89,16 +94,33 @@ def open_text_model(
         if prefix is not None or document_prefix is not None:
             raise ConfigError(f"{name} was trained with prompts of its own; leave the prefixes out")
         trained = TrainedModel.load(folder)
-        record, prompt = trained.settings.trained(folder), trained.prompt
-        prompt.max_tokens = prompt.max_tokens if max_tokens is None else min(max_tokens, prompt.max_tokens)
-        facts |= {"recipe": record["recipe"], "seed": record["seed"], "max_tokens": prompt.max_tokens}
-        return TextModel(trained.model.to(device), dict.fromkeys((QUERY, DOCUMENT), prompt), record, facts)
+        record, words = trained.settings.trained(folder), trained.prompt
+        words.max_tokens = words.max_tokens if max_tokens is None else min(max_tokens, words.max_tokens)
+        names = task_prompts(words, prompt)
+        facts |= {"recipe": record["recipe"], "seed": record["seed"], "max_tokens": words.max_tokens}
+        facts |= {"prompts": {role: words.find(name) for role, name in names.items() if name}}
+        return TextModel(trained.model.to(device), dict.fromkeys((QUERY, DOCUMENT), words), record, facts, names)
+    if prompt is not None:
+        raise ConfigError(f"{name} has no prompts by name, as a model trained here may have; give prefixes")
     model = plain_model(folder, attention).to(device)
     words = [prefix or "", document_prefix if document_prefix is not None else prefix or ""]
     made = {text: _prompt(folder, text, model, max_tokens or MAX_TOKENS) for text in dict.fromkeys(words)}
     prompts = dict(zip((QUERY, DOCUMENT), (made[text] for text in words), strict=True))
     facts |= {"prefixes": words, "attention": attention, "pooling": "mean", "max_tokens": prompts[QUERY].max_tokens}
     return TextModel(model, prompts, None, facts)
+
+
+def task_prompts(prompt: Prompt, task: str | None) -> dict[str, str | None]:
+    """Names of the prompts of a task by role, None for a role that it has none for.
+
+    Raises:
+        ConfigError: it has none at all.
+    """
+    names = {role: f"{task}-{role}" for role in (QUERY, DOCUMENT)}
+    if task is not None and not {*names.values()} & {*prompt.named}:
+        tasks = sorted({name.rpartition("-")[0] for name in prompt.named})
+        raise unknown_value("--prompt", task, tasks, "" if tasks else "This model has none; leave it out.")
+    return {role: name if name in prompt.named else None for role, name in names.items()}
 
 
 def evaluate_texts(model: TextModel, names: Sequence[str], asked: Asked) -> dict:

@@ -139,7 +139,10 @@ class SpeechTextModule(InputModule):
     def preprocess(
         self, inputs: Sequence[Any], prompt: str | None = None, language: str | None = None, **_: Any
     ) -> dict[str, Tensor]:
-        """Texts, or clips, → what ``forward`` takes. ``prompt`` goes between the prefix and a text.
+        """Texts, or clips, → what ``forward`` takes.
+
+        ``prompt`` goes between the prefix and a text; one of the model's own (``prompt_name=``) goes before a text or a
+        clip, in the place of the prefix.
 
         Raises:
             AudioError, DataError: an input that cannot be used, a bare path without a file, or texts and clips in one
@@ -151,26 +154,29 @@ class SpeechTextModule(InputModule):
         kinds, inputs = {kind for kind, _ in typed}, [content for _, content in typed]
         if len(kinds) != 1:
             raise DataError("a batch has texts and clips; encode them in two calls")
+        openings = {opening: name for name, opening in self._encoder.trained.prompt.openings().items()}
+        name = openings.get(prompt or "")
         if kinds == {"audio"}:
-            if prompt:
+            if prompt and not name:
                 raise ConfigError(
                     f"prompt={prompt!r} cannot be put before speech; a clip has no text: encode clips with prompt=''"
                 )
-            return self._speech(inputs, lang)
+            return self._speech(inputs, lang, name)
         if empty := [text for text in inputs if not isinstance(text, str) or not text.strip()]:
             raise DataError(f"a text is {empty[0]!r}; give a string that is not empty")
         own, cut = self._encoder.trained.prompt, []
-        items = [Item(Text((prompt or "") + text), lang=lang) for text in inputs]
-        rows, _ = item_rows(self.model, own, items, self._encoder.read_parts, cut.append)
+        before = "" if name else prompt or ""
+        items = [Item(Text(before + text), lang=lang) for text in inputs]
+        rows, _ = item_rows(self.model, own, items, self._encoder.read_parts, cut.append, name)
         if cut:
             log.warning(CUT, len(cut), len(inputs), own.max_tokens)
         ((_, text),) = pad_items(rows).columns
         return {"input_ids": text.values, "attention_mask": text.mask.long()}
 
-    def _speech(self, clips: Sequence[Any], lang: str | None) -> dict[str, Tensor]:
+    def _speech(self, clips: Sequence[Any], lang: str | None, name: str | None) -> dict[str, Tensor]:
         encoder = self.encoder
         items = [Item(Audio(clip, SAMPLE_RATE), id=f"clip {row}", lang=lang) for row, clip in enumerate(clips)]
-        rows, owners = item_rows(self.model, encoder.trained.prompt, items, encoder.read_parts)
+        rows, owners = item_rows(self.model, encoder.trained.prompt, items, encoder.read_parts, name=name)
         columns = dict(pad_items(rows).columns)
         features = {"speech": columns["speech"].values, "speech_mask": columns["speech"].mask}
         if "text" in columns:

@@ -104,6 +104,20 @@ class Prompt:
             for name, lang in [(UNKNOWN, None), *((code, code) for code in langs)]
         }
 
+    def openings(self) -> dict[str, str]:
+        """Named prompts as other libraries write them: the words before an item, by name.
+
+        A role alone is a name too, where one task of the model has a prompt for it.
+        """
+        roles = {name.rpartition("-")[2] for name in self.named}
+        names = [*self.named, *(role for role in sorted(roles) if self.find(role))]
+        return {name: self.find(name).removesuffix(ITEM) for name in names}
+
+    def find(self, name: str) -> str | None:
+        """The template of a name, or of a role alone (``query``) where one task of the model has a prompt for it."""
+        roles = [own for own in self.named if own.endswith(f"-{name}")]
+        return self.named.get(name) or (self.named[roles[0]] if len(roles) == 1 else None)
+
     def before(self, item: Item, name: str | None = None) -> str:
         """The words before an item: its prefix, or the prompt of a name.
 
@@ -112,10 +126,10 @@ class Prompt:
         """
         if name is None:
             return self.prefix("text" if all(isinstance(part, Text) for part in item.parts) else "speech", item.lang)
-        if name not in self.named:
-            raise unknown_value("prompt", name, self.named, "" if self.named else "This model has none.")
+        if (template := self.find(name)) is None:
+            raise unknown_value("prompt", name, self.named, "" if self.named else "This model has none; give none.")
         language = "Unknown" if item.lang is None else get(item.lang).name
-        return self.named[name].removesuffix(ITEM).format(language=language, title=item.title or UNTITLED)
+        return template.removesuffix(ITEM).format(language=language, title=item.title or UNTITLED)
 
     def text_ids(
         self, text: str, lang: str | None, cut: Callable[[Words], object] | None = None, before: str | None = None

@@ -69,26 +69,27 @@ class Embedded:
         return len(self.items) + len(self.dropped)
 
 
-def embed(encoder: SpeechTextEncoder, items: Sequence[Item]) -> Embedded:
+def embed(encoder: SpeechTextEncoder, items: Sequence[Item], prompt: str | None = None) -> Embedded:
     """Embed clips and texts, in order; clips that cannot be used are left out and listed."""
-    every = list(embed_blocks(encoder, items))
+    every = list(embed_blocks(encoder, items, prompt))
     vectors = np.concatenate([np.empty((0, encoder.dim), np.float32), *(block.vectors for block in every)])
     lists = {name: [one for block in every for one in getattr(block, name)] for name in
              ("items", "seconds", "dropped", "noted")}  # fmt: skip
     return Embedded(vectors=vectors, **lists)
 
 
-def embed_blocks(encoder: SpeechTextEncoder, items: Sequence[Item]) -> Iterator[Embedded]:
+def embed_blocks(encoder: SpeechTextEncoder, items: Sequence[Item], prompt: str | None = None) -> Iterator[Embedded]:
     """As ``embed``, block by block; where one ends depends on the items alone."""
     for block, waveforms, dropped in _blocks(items):
         vectors = np.empty((len(block), encoder.dim), np.float32)
         languages, names = [item.language for item in block], [item.id for item in block]
         noted = []
         if texts := [row for row, item in enumerate(block) if item.audio is None]:
-            vectors[texts] = encoder.encode_text([block[row].text for row in texts], [languages[row] for row in texts])
+            written = [block[row].text for row in texts], [languages[row] for row in texts]
+            vectors[texts] = encoder.encode_text(*written, prompt=prompt)
         if rows := list(waveforms):
             own = [languages[row] for row in rows], [names[row] for row in rows]
-            vectors[rows], parts = encoder.embed_waveforms(list(waveforms.values()), *own)
+            vectors[rows], parts = encoder.embed_waveforms(list(waveforms.values()), *own, prompt)
             noted = [
                 Dropped(names[row], IN_PARTS, f"{len(waveforms[row]) / SAMPLE_RATE:.0f} s")
                 for row, count in zip(rows, parts, strict=True)
@@ -125,6 +126,7 @@ def embed_items(
     out: Path,
     *,
     model: str,
+    prompt: str | None = None,
     dropped: Sequence[Dropped] = (),
     shard: tuple[int, int] = (1, 1),
     overwrite: bool = False,
@@ -133,6 +135,7 @@ def embed_items(
 
     Args:
         model: name of the model, to be shown.
+        prompt: name of one of its prompts in the place of prefixes.
         dropped: what was left out before, to be listed with the rest.
         shard: (number, count): with a count above 1, only part i with i % count == number - 1, and ``out`` is not
             written. A call without it joins all, and embeds what is missing.
@@ -146,7 +149,7 @@ def embed_items(
     keys = []
     with progress("names", len(parts), "parts") as advance:  # the first time, every clip is read for its name
         for part in parts:
-            keys.append(_key(encoder, part))
+            keys.append(_key(encoder, part, prompt))
             advance(1)
     job = fingerprint([keys, [[item.id, item.reason] for item in dropped]])
     if out.exists() and not overwrite:
@@ -162,7 +165,7 @@ def embed_items(
         log.info("%d of %d items are there from an earlier call", done, total)
     with progress("embed", total, "items", done=done) as advance:
         for i in [i for i in chosen if covered[i] < len(parts[i])]:
-            for made in embed_blocks(encoder, parts[i][covered[i] :]):
+            for made in embed_blocks(encoder, parts[i][covered[i] :], prompt):
                 path = folder / f"{keys[i]}-{covered[i]}-{covered[i] + len(made)}.parquet"
                 _write(encoder, made, path, model)
                 files[i].append(path)
@@ -189,13 +192,14 @@ def _none_usable(count: int, dropped: Sequence[Dropped]) -> DataError:
     )
 
 
-def _key(encoder: SpeechTextEncoder, part: Sequence[Item]) -> str:
+def _key(encoder: SpeechTextEncoder, part: Sequence[Item], prompt: str | None) -> str:
     contents = iter(content_keys([item.audio for item in part if item.audio is not None], cache_root()))
     rows = [
         [item.id, item.language, item.text, item.audio, next(contents) if item.audio is not None else None]
         for item in part
     ]
-    return fingerprint([FORMAT, audio.VERSION, encoder.fingerprint, str(encoder.dtype), rows])
+    asked = [prompt] if prompt else []
+    return fingerprint([FORMAT, audio.VERSION, encoder.fingerprint, str(encoder.dtype), rows, *asked])
 
 
 def _job(out: Path) -> str:

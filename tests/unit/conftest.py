@@ -148,11 +148,11 @@ def tiny_settings():
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper, tiny_settings):
-    """``tiny_model(kind, llm="…", dims=[8, 5], **head)`` → folder of a discrete or continuous model."""
+    """``tiny_model(kind, llm="…", dims=[8, 5], prompts={…}, **head)`` → folder of a discrete or continuous model."""
     folders = {}
 
-    def build(kind="continuous", llm=None, dims=(), **head):
-        key = (kind, llm, tuple(dims), *head.items())
+    def build(kind="continuous", llm=None, dims=(), prompts=None, **head):
+        key = (kind, llm, tuple(dims), *(prompts or {}).items(), *head.items())
         if key not in folders:
             folders[key] = tmp_path_factory.mktemp("models") / kind
             write(
@@ -160,18 +160,18 @@ def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper, tiny_settings):
                 kind == "discrete",
                 tiny_llm(llm or ("gemma3_text" if kind == "discrete" else "bert")),
                 head,
-                list(dims),
+                {"dims": list(dims), "prompts": dict(prompts or {})},
             )
         return folders[key]
 
-    def write(folder, discrete, llm, head, dims):
+    def write(folder, discrete, llm, head, options):
         torch.manual_seed(3)
         encoder = load_speech_encoder(tiny_whisper)
         settings = tiny_settings(
             "discrete" if discrete else "continuous",
             frontend={"units": 8} if discrete else {"frame_dim": encoder.dim},
             head=head,
-            dims=dims,
+            **options,
             speech={"encoder": str(tiny_whisper), "encoder_key": encoder.describe()},
             training={"recipe": "tiny", "mode": "modern", "seed": 3, "seen": ["es_419", "fr_fr"],
                       "zero_shot": ["ro_ro"], "commit": "0123abc"},
@@ -179,7 +179,7 @@ def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper, tiny_settings):
         frames = np.random.default_rng(0).normal(size=(200, encoder.dim)).astype(np.float32)
         quantiser = Quantiser(fit_kmeans(frames, 8), deduplicate=False) if discrete else None
         model = assemble(Backbone.load(llm).model, settings).eval()
-        prompt = Prompt(AutoTokenizer.from_pretrained(llm), **asdict(settings.prefix))
+        prompt = Prompt(AutoTokenizer.from_pretrained(llm), **asdict(settings.prefix), named=settings.prompts)
         TrainedModel(model, prompt, quantiser, settings).save(folder)
 
     return build

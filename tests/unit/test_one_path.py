@@ -20,6 +20,7 @@ from speechde.evaluation.sizes import cut
 from speechde.features.frames import quantise
 from speechde.features.sets import build_encoder, training_sets
 from speechde.media.audio import load_audio
+from speechde.models.prompt import Prompt
 from speechde.search.embed import embed
 from speechde.search.index import SearchIndex
 from speechde.search.items import Item as Row
@@ -29,6 +30,9 @@ from speechde.types import SAMPLE_RATE, Utterance
 
 LANG = "ro_ro"
 SIZE = 5  # of the shorter vectors
+PROMPTS = {
+    "qa-query": "task: answers in {language} | query: {item}"
+}  # of one task alone, so that query is its name too
 TEXTS = ["un autobuz", "o casă roșie, cu două etaje și o grădină", "été"]
 
 
@@ -39,7 +43,15 @@ def case(request, tiny_model, make_wav, tmp_path):
     lengths = enumerate((0.9, 0.3, 1.7))
     clips = [str(make_wav(f"{n}.wav", seconds, 150.0 + 90 * n, seed=n)) for n, seconds in lengths]
     encoder = SpeechTextEncoder.from_pretrained(folder, device="cpu")
-    return SimpleNamespace(folder=folder, encoder=encoder, clips=clips, cache=tmp_path / "cache", dim=None)
+    return SimpleNamespace(folder=folder, encoder=encoder, clips=clips, cache=tmp_path / "cache", dim=None, prompt=None)
+
+
+@pytest.fixture
+def prompted(case, request, tiny_model):
+    """The same with a model that has a prompt, which is asked for."""
+    folder = tiny_model(request.node.callspec.params["case"], dims=(8, SIZE), prompts=PROMPTS)
+    encoder = SpeechTextEncoder.from_pretrained(folder, device="cpu")
+    return SimpleNamespace(**vars(case) | {"folder": folder, "encoder": encoder, "prompt": "qa-query"})
 
 
 @pytest.fixture
@@ -50,17 +62,18 @@ def shorter(case):
 
 
 def by_items(case):
-    vectors = case.encoder.embed(items(case))
+    vectors = case.encoder.embed(items(case), prompt=case.prompt)
     return vectors[:3], vectors[3:]
 
 
 def by_kind(case):
-    return case.encoder.encode_speech(case.clips, "ro"), case.encoder.encode_text(TEXTS, "ro")
+    speech = case.encoder.encode_speech(case.clips, "ro", prompt=case.prompt)
+    return speech, case.encoder.encode_text(TEXTS, "ro", prompt=case.prompt)
 
 
 def by_command(case):
     rows = [Row(clip, LANG, None, clip) for clip in case.clips] + [Row(text, LANG, text, None) for text in TEXTS]
-    vectors = embed(case.encoder, rows).vectors
+    vectors = embed(case.encoder, rows, case.prompt).vectors
     return vectors[:3], vectors[3:]
 
 
@@ -68,8 +81,8 @@ def by_stores(case):
     """As evaluation embeds, from what training has extracted of its clips."""
     trained = case.encoder.trained
     embed = stored_embed(trained.model, trained.prompt, stores(case)[0])
-    every = items(case)
-    return embed(every[:3], "query"), embed(every[3:], "document")
+    every, roles = items(case), (case.prompt or "query", case.prompt or "document")
+    return embed(every[:3], roles[0]), embed(every[3:], roles[1])
 
 
 def by_dev_recall(case, monkeypatch):
@@ -104,7 +117,7 @@ class Loader(list):
 
 def by_sentence_transformers(case):
     model = SentenceTransformer(str(case.folder), device="cpu", truncate_dim=case.dim)
-    options = {"language": "ro", "normalize_embeddings": case.dim is not None}
+    options = {"language": "ro", "normalize_embeddings": case.dim is not None, "prompt_name": case.prompt}
     return model.encode(case.clips, **options), model.encode(TEXTS, **options)
 
 
@@ -112,7 +125,8 @@ def by_saved_folder(case):
     folder = case.cache / "saved"
     case.encoder.save_pretrained(folder)
     model = SentenceTransformer(str(folder), device="cpu")
-    return model.encode(case.clips, language="ro"), model.encode(TEXTS, language="ro")
+    options = {"language": "ro", "prompt_name": case.prompt}
+    return model.encode(case.clips, **options), model.encode(TEXTS, **options)
 
 
 def by_evaluation(case):
@@ -174,6 +188,26 @@ def test_every_way_gives_the_same_shorter_vectors(way, case, shorter, monkeypatc
     """The first components, brought to unit length."""
     first = [vectors[:, :SIZE] for vectors in by_items(case)]
     check(way, shorter, [own / np.linalg.norm(own, axis=1, keepdims=True) for own in first], monkeypatch)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [by_kind, by_command, by_stores, by_mteb, by_sentence_transformers, by_saved_folder],
+    ids=lambda way: way.__name__,
+)
+def test_every_way_gives_the_same_vectors_with_a_prompt(way, case, prompted, monkeypatch):
+    """That of the item that spells it out."""
+    trained = prompted.encoder.trained
+    bare = Prompt(trained.prompt.tokenizer, mode="none")
+    embed = stored_embed(trained.model, bare, stores(prompted)[0])
+    words = Text("task: answers in Romanian | query: ")
+    spelled = [Item(words, *item.parts, id=item.id, lang=LANG) for item in items(prompted)]
+    expected = [embed(spelled[:3], "query"), embed(spelled[3:], "query")]
+    for own, plain in zip(expected, by_items(prompted.__class__(**vars(prompted) | {"prompt": None})), strict=True):
+        assert np.abs(own - plain).max() > 1e-3, "the prompt is read"
+    for own, named in zip(expected, by_items(prompted), strict=True):
+        np.testing.assert_allclose(named, own, rtol=0, atol=1e-6)
+    check(way, prompted, expected, monkeypatch)
 
 
 def check(way, case, expected, monkeypatch):

@@ -181,7 +181,7 @@ def test_the_corpus_joins_phrases_and_sentences(tmp_path, monkeypatch):
 
 def test_a_language_that_is_evaluated_is_not_read_by_the_synthesiser(lines, tmp_path):
     config = DataConfig(name="sentences")
-    config.synthetic.share, config.synthetic.langs = 0.4, ["nl_nl"]
+    config.synthetic.langs = ["nl_nl"]
     corpus = Corpus("sentences", [], ("de_de",), ("nl_nl",))
     with pytest.raises(ConfigError, match="nl_nl would be evaluated as never heard"):
         load.load_synthetic(config, corpus, tmp_path)

@@ -273,3 +273,49 @@ def test_words_that_spell_an_audio_token_are_words_in_every_item(opening):
             [1, *plain],
             plain,
         ]
+
+
+NAMED = {"qa-query": "task: {language} answers | query: {item}", "qa-document": "title: {title} | text: {item}"}
+
+
+def test_a_named_prompt_stands_in_the_place_of_the_prefix(closing):
+    prompt = Prompt(closing, named=NAMED)
+    item = Item(Text("abc"), lang="fr_fr")
+    ((_, ids),) = prompt.segments(item, name="qa-query")
+    assert ids.tolist() == [1, *tokens(closing, "task: French answers | query: abc"), 2]
+    ((_, ids),) = prompt.segments(item, name="qa-document")
+    assert ids.tolist() == [1, *tokens(closing, "title: none | text: abc"), 2]
+    ((_, ids),) = prompt.segments(Item(Text("abc"), title="A {b}"), name="qa-document")
+    assert ids.tolist() == [1, *tokens(closing, "title: A {b} | text: abc"), 2]
+    (_, ids), medium = prompt.segments(Item(CLIP), name="qa-query")
+    assert ids.tolist() == [1, *tokens(closing, "task: Unknown answers | query: ")] and medium == ("speech", CLIP)
+    (_, first), _, (_, last) = prompt.segments(Item(CLIP, Text("abc"), lang="fr_fr"), name="qa-query")
+    assert first.tolist() == [1, *tokens(closing, "task: French answers | query: ")]
+    assert last.tolist() == [*tokens(closing, "abc"), 2]
+
+
+def test_a_role_is_a_name_where_one_task_has_a_prompt_for_it(closing):
+    prompt = Prompt(closing, named=NAMED)
+    assert prompt.find("query") == NAMED["qa-query"] and prompt.find("ranking") is None
+    assert prompt.openings()["document"] == "title: {title} | text: "
+    both = Prompt(closing, named=NAMED | {"sts-query": "task: similarity | query: {item}"})
+    assert both.find("query") is None and set(both.openings()) == {"qa-query", "qa-document", "sts-query", "document"}
+    with pytest.raises(ConfigError, match=r"prompt: 'query' is not known; allowed: qa-document, qa-query, sts-query"):
+        both.segments(Item(Text("abc")), name="query")
+    with pytest.raises(ConfigError, match="This model has none; give none"):
+        Prompt(closing).segments(Item(Text("abc")), name="query")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("task: answers", r"does not end with \{item\}"),
+        ("{item} is asked", r"does not end with \{item\}"),
+        ("{lang}: {item}", r"placeholders before \{item\} are \{language\}, \{title\}; 'lang' is none"),
+        ("{: {item}", r"placeholders before"),
+        (3, r"does not end with"),
+    ],
+)
+def test_what_is_no_template_of_a_prompt_is_refused(closing, template, message):
+    with pytest.raises(ConfigError, match=message):
+        Prompt(closing, named={"qa-query": template})
