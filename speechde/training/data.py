@@ -38,6 +38,7 @@ class TrainingData:
     dev: list[Utterance] = field(default_factory=list)
     whole: list[Utterance] = field(default_factory=list)
     test: list[Utterance] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)  # of training, once features are known; by the reason
 
     @property
     def pairs(self) -> list[TextPair]:

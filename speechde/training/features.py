@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +13,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from speechde.cache import atomic_write, fingerprint
-from speechde.checkpoint.folder import TrainedModel
 from speechde.config import FrontendConfig
-from speechde.corpora.examples_file import FileExamples
 from speechde.features.encoders import SpeechEncoder
 from speechde.features.frames import Encode, extract_frames, quantise
 from speechde.features.kmeans import VERSION as KMEANS_VERSION
@@ -27,9 +24,8 @@ from speechde.features.unit_bpe import MAX_SEQUENCES, UnitBpe, train_bpe
 from speechde.features.unit_bpe import VERSION as BPE_VERSION
 from speechde.features.units import Quantiser
 from speechde.models.dual_encoder import DualEncoder
-from speechde.models.embed import STATES_VERSION, pieces_needed, positions_needed, text_states
+from speechde.models.embed import STATES_VERSION, text_states
 from speechde.training.sharding import whole_tensor
-from speechde.types import Example, Item, Part, Text, Utterance
 
 log = logging.getLogger(__name__)
 KMEANS_FRAMES = 500_000  # frames sampled for k-means: about 500 per unit, where the centroids no longer move
@@ -109,59 +105,6 @@ def training_features(
         times_real_time=[store.speed for store in frames.training if store.speed is not None],
         seconds={id_: seconds for store in first for id_, seconds in store.seconds.items()},
     )
-
-
-def usable(
-    training: list[Utterance], features: Features, max_seconds: float, built: TrainedModel
-) -> tuple[list[Utterance], dict[str, int]]:
-    """Clips that have features and are not too long, and how many were, by the limit that they exceed.
-
-    A batch costs as much as its longest clip times its size; a handful of clips of 20 s would decide the speed. A clip
-    beyond the LLM's positions has a vector only as the mean of parts, which training does not make.
-    """
-    stores = {u.id: features.train[:1] if u.synthetic else features.train for u in training}
-    present = [u for u in training if all(u.id in store for store in stores[u.id])]
-    short = [u for u in present if features.seconds[u.id] <= max_seconds]
-    lengths = [max(len(store[u.id]) for store in stores[u.id]) for u in short]
-    rooms = {lang: built.model.room("speech", len(built.prompt.speech_ids(lang))) for lang in {u.lang for u in short}}
-    kept = [u for u, n in zip(short, lengths, strict=True) if pieces_needed(n, rooms[u.lang]) == 1]
-    beyond = {"longer than the LLM's positions": len(short) - len(kept)} if len(kept) < len(short) else {}
-    return kept, {"longer than trainer.max_seconds": len(present) - len(short), **beyond}
-
-
-def usable_examples(
-    file: FileExamples, features: Features, max_seconds: float, built: TrainedModel
-) -> tuple[FileExamples, Counter[str]]:
-    """Examples whose clips may be trained on, as ``usable`` has it, and how many may not, by the reason."""
-    left_out: Counter[str] = Counter()
-    kept = []
-    for row, example in enumerate(file):
-        reasons = {_unusable(item, features, max_seconds, built) for item in _items(example)} - {""}
-        left_out.update(sorted(reasons)[:1])
-        if not reasons:
-            kept.append(row)
-    return file.subset(np.array(kept, np.int64)), left_out
-
-
-def _items(example: Example) -> tuple[Item, ...]:
-    return (example.query, example.positive, *example.negatives)
-
-
-def _unusable(item: Item, features: Features, max_seconds: float, built: TrainedModel) -> str:
-    """Why an item of a file cannot be trained on; empty where it can."""
-    clips = [part.content for part in item.parts if not isinstance(part, Text)]
-    if not clips:
-        return ""
-    if any(clip not in features.train[0] for clip in clips):
-        return "example whose clip has no features"
-    if max(features.seconds[clip] for clip in clips) > max_seconds:
-        return "example with a clip longer than trainer.max_seconds"
-    row = [
-        (modality, features.train[0][values.content] if isinstance(values, Part) else values)
-        for modality, values in built.prompt.segments(item)
-    ]
-    fits = positions_needed(built.model, row) <= (built.model.backbone.positions or math.inf)
-    return "" if fits else "example longer than the LLM's positions"
 
 
 def frozen_text_states(model: DualEncoder, ids: list[np.ndarray], cache: Path) -> np.ndarray:

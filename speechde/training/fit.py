@@ -4,46 +4,66 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.checkpoint.folder import TrainedModel
-from speechde.config import RunConfig
 from speechde.corpora.examples import Joined
 from speechde.errors import ConfigError
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.lora import merge_lora
 from speechde.progress import on_terminal
-from speechde.training import launch
+from speechde.training import identity, launch
 from speechde.training.averaging import WeightAverage, averaged_weights
 from speechde.training.bars import progress_callback
 from speechde.training.checkpoints import BEST, LAST, SaveEvery, read_checkpoint, to_resume
+from speechde.training.data import TrainingData
 from speechde.training.dataset import ExampleDataModule, ExampleDataset
 from speechde.training.features import Features, frozen_text_states
 from speechde.training.lit_module import LitDualEncoder, frozen_names
-from speechde.training.recall import CutTexts, DevRecall
-from speechde.training.tasks import mixture, readings
+from speechde.training.recall import DevRecall
+from speechde.training.record import stored_record, training_record
+from speechde.training.session import Session
+from speechde.training.tasks import mixture, readings, task_examples
 from speechde.types import Utterance
 
 log = logging.getLogger(__name__)
 
 
+def train_model(session: Session, data: TrainingData, features: Features, built: TrainedModel) -> float | None:
+    """Train, and write the model folder; the dev R@1 of the best checkpoint, None on all but the first process."""
+    config, folder = session.config, session.directory / "model"
+    clips = {"train": data.training, "dev": data.dev}
+    known = identity.of_run(config, clips, features.seconds | features.dev.seconds, data.pairs, built)
+    rank_zero_only(identity.check)(session.directory, known)
+    with session.clock("train"):
+        best = fit(session, features, built, task_examples(config, data.training, data.pairs, data.files), data.dev)
+        if best is None:
+            return None
+        before = built.settings.training  # of a model that was adapted
+        record = training_record(config, data.corpora, clips, session.facts, best, before)
+        built.settings = replace(built.settings, training=stored_record(folder) or record)
+        built.card = None  # an adapted model came with that of the model before
+        if not folder.exists():
+            built.save(folder)
+    return best
+
+
 def fit(
-    config: RunConfig, directory: Path, loggers: list[Logger], built: TrainedModel, features: Features,
-    examples: list[Joined], dev: list[Utterance], cut: CutTexts, cache: Path,
-) -> float | None:  # fmt: skip
+    session: Session, features: Features, built: TrainedModel, examples: list[Joined], dev: list[Utterance]
+) -> float | None:
     """Train (or resume, or find that training is done), load the best weights into ``built``.
 
     Args:
-        examples: of the tasks of ``config``, in their order.
+        examples: of the tasks of the configuration, in their order.
         dev: clips that choose the checkpoint.
 
     Returns the dev R@1 of the best checkpoint; None on all processes but the first, whose work ends here.
     """
+    config, directory, cut = session.config, session.directory, session.cut
     t = config.trainer
     if t.steps % t.eval_every:
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
@@ -56,7 +76,7 @@ def fit(
         ContrastiveLoss(**asdict(config.loss)),
         seed=config.seed,
         steps=t.steps,
-        text_states=lambda model: frozen_text_states(model, dataset.known_ids, cache),
+        text_states=lambda model: frozen_text_states(model, dataset.known_ids, session.cache),
         dev_recall=recall,
         micro_batch=t.micro_batch,
         average=None if t.average.kind == "none" else WeightAverage(t.average, t.steps // t.eval_every),
@@ -76,7 +96,7 @@ def fit(
         **launch.trainer_options(t.devices, t.strategy),
         precision=launch.precision(t.precision),
         gradient_clip_val=config.optim.clip,
-        logger=loggers,
+        logger=session.loggers,
         callbacks=[*often, keeper, latest, progress_callback(t.steps)],
         reload_dataloaders_every_n_epochs=1,
         log_every_n_steps=min(10, t.eval_every),

@@ -88,6 +88,19 @@ def of_run(
     }
 
 
+def refuse_started(config: RunConfig, directory: Path) -> None:
+    """Refuse, before anything is read, to train where another run was trained, or one that is not to be resumed.
+
+    Raises:
+        ConfigError: see ``refuse_another``; or the directory holds a run and ``trainer.resume`` is false.
+    """
+    if config.plan_only or config.frontend.share:
+        return
+    if not config.trainer.resume and has_weights(directory):
+        raise ConfigError(f"{directory} holds a run already; resume it (trainer.resume=true), or delete it")
+    refuse_another(directory, of_config(config))
+
+
 def check(directory: Path, identity: Mapping[str, Any]) -> None:
     """``refuse_another``, and write ``run.json`` where there is none."""
     refuse_another(directory, identity)

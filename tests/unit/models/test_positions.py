@@ -26,7 +26,8 @@ from speechde.models.pooling import mean_of_parts
 from speechde.models.prompt import Prompt
 from speechde.search import embed as search
 from speechde.search import items as named
-from speechde.training.features import Features, usable
+from speechde.training.features import Features
+from speechde.training.prepare import usable
 from speechde.types import SAMPLE_RATE, Audio, Item, Text, Utterance
 
 POSITIONS = {"bert": 128, "xlm-roberta": 127, "gemma3_text": 128, "modernbert": 128, "mt5": None, "t5": None}

@@ -14,7 +14,7 @@ from speechde.corpora.fingerprint import sources
 from speechde.corpora.manifest import write_manifest
 from speechde.errors import ConfigError, DataError
 from speechde.reporting.results import control_runs
-from speechde.training import identity, run
+from speechde.training import identity, prepare, run
 from speechde.training.checkpoints import to_resume
 from speechde.training.finished import finished
 from speechde.training.recall import DevRecall
@@ -193,7 +193,7 @@ def test_two_commands_do_not_write_one_run(tiny_run):
 @pytest.mark.parametrize("folder", ["runs_dir", "report_dir", "archive_dir"])
 def test_where_nothing_can_be_written_nothing_is_encoded(tiny_run, tmp_path, monkeypatch, folder):
     (tmp_path / "file").touch()
-    monkeypatch.setattr(run, "training_frames", lambda *_, **__: pytest.fail("clips were encoded"))
+    monkeypatch.setattr(prepare, "training_frames", lambda *_, **__: pytest.fail("clips were encoded"))
     with pytest.raises(ConfigError, match=f"cannot write results to {tmp_path}/file/x"):
         run.train(tiny_run(**{folder: str(tmp_path / "file/x")}))
 

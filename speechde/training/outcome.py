@@ -1,0 +1,76 @@
+"""What comes of a run: the metrics of its best weights, the report, the model card, and what loggers get."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from speechde.checkpoint.card import write_card
+from speechde.checkpoint.folder import TrainedModel
+from speechde.config import EvalConfig
+from speechde.evaluation.run import baseline_request, dropped_counts, evaluate_model
+from speechde.evaluation.speech import data_counts, sample_counts
+from speechde.features.encoders import SpeechEncoder
+from speechde.features.sets import encoding, evaluation_items
+from speechde.provenance import remember_seconds
+from speechde.reporting.archive import archive_run
+from speechde.reporting.results import finish_report
+from speechde.training import adapt
+from speechde.training.data import TrainingData, file_counts
+from speechde.training.features import Features
+from speechde.training.finished import archived
+from speechde.training.session import Session
+from speechde.training.tracking import log_results
+
+
+def evaluate_run(
+    session: Session, data: TrainingData, features: Features, model: TrainedModel, encoder: SpeechEncoder, best: float
+) -> dict:
+    """The metrics of a run, written and shown; ``best`` is the dev R@1 of its weights."""
+    config, directory, cache = session.config, session.directory, session.cache
+    with session.clock("evaluate"):
+        encode = encoding(config.frontend, encoder)
+        items = evaluation_items(model.settings.speech, encoder, model.quantiser, data.test, cache, encode)
+        test = [u for u in data.test if u.id in items]
+        initial = None if config.adapt.checkpoint is not None else asdict(config.model)
+        asked = baseline_request(config, model, encoder, test, cache, initial)
+        results, records = evaluate_model(
+            model, items, test, roles=data.corpus.roles, seed=config.seed, baselines=asked
+        )
+    whole = {
+        "noted": data.corpus.noted_counts() | session.cut.counts(model.prompt.max_tokens),
+        "dropped": Counter(dropped_counts(data.corpus, items)) + Counter(features.dropped) | data.left_out,
+        "encoder_times_real_time": [round(speed, 1) for speed in features.times_real_time],
+    }
+    metrics = {
+        "recipe": config.recipe_name,
+        "overrides": config.run_name,
+        "mode": config.mode,
+        "seed": config.seed,
+        "dev_recall@1": best,
+        "data": _counts(data, {"train": data.training, "dev": data.dev, config.eval.split: test}, config.eval) | whole,
+        **session.facts,
+        **results,
+    }
+    metrics["wall_seconds"] = remember_seconds(directory, session.clock.seconds)
+    finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
+    write_card(directory / "model", model, metrics)
+    if config.archive_dir:
+        archive_run(directory / "results", archived(config, directory))
+    if config.adapt.checkpoint is not None:
+        adapt.show_change(adapt.report_change(config, directory, metrics, items, test))
+    log_results(session.loggers, metrics, directory, config.logger.log_model)
+    return metrics
+
+
+def _counts(data: TrainingData, clips: Mapping[str, list], config: EvalConfig) -> dict:
+    """What a run was of: clips by split, and what else it was trained on."""
+    return {
+        "corpus": data.corpus.name,
+        **{split: data_counts(some) for split, some in clips.items()},
+        **sample_counts(data.whole, config.per_language),
+        **({"translations": data.translations.counts()} if data.translations else {}),
+        **({"tasks": file_counts(data.files)} if data.files else {}),
+    }
