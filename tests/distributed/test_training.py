@@ -146,3 +146,34 @@ def test_processes_keep_the_average_of_one(tiny_run, tmp_path, start, kind):
     for name, mean in one["weights"].items():
         torch.testing.assert_close(other["weights"][name], mean, rtol=1e-3, atol=1e-4)
     check_same_run(config, whole, [2, 4, 6])
+
+
+@pytest.fixture
+def hard(clips, tmp_path):
+    """``hard(negatives)``: a task of clips whose transcripts are among up to two others, none for some rows."""
+    spoken = [u for u in clips if u.split == "train" and u.lang != "ro_ro"]
+    lines = []
+    for row, u in enumerate(spoken):
+        query = {"parts": [{"audio": u.audio}], "lang": u.lang}
+        texts = [{"parts": [{"text": spoken[row - back].text}], "lang": u.lang} for back in range(3)]
+        lines.append(json.dumps({"query": query, "positive": texts[0], "negatives": texts[1 : 1 + row % 3]}) + "\n")
+    path = tmp_path / "hard.jsonl"
+    path.write_text("".join(lines), encoding="utf-8")
+    return lambda count: {"tasks": {"hard": {"examples": str(path), "negatives": count}}}
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_hard_negatives_of_several_processes_are_those_of_one(tiny_run, hard, tmp_path, start, strategy):
+    """Every process encodes as many, though their rows have none, one or two."""
+    options = OPTIONS | {"trainer__steps": 2, "loss__hardness": 2.0, "loss__dims": [8, 4], "model__dim": 8}
+    whole = tiny_run("quickstart", runs_dir=str(tmp_path / "whole"), **options, **hard(2))
+    plain = tiny_run("quickstart", runs_dir=str(tmp_path / "plain"), **options, **hard(0))
+    run.train(plain)
+    run.train(whole)
+    many = options | hard(2) | {"trainer__strategy": strategy}
+    shared = tiny_run("quickstart", runs_dir=str(tmp_path / "shared"), **many)
+    output, status = start(LAUNCHER, shared)
+    assert status == 0, output
+    check_same_run(shared, whole, [2])
+    losses = [learning_curve(run.run_directory(each) / "csv")[0]["train_loss"] for each in (whole, plain)]
+    assert losses[0] > losses[1] + 1e-3, "the negatives count"

@@ -204,6 +204,16 @@ def test_a_folder_that_leaves_settings_out(recipe_values):
     assert "downsample" not in read_settings(folder).to_json()["frontend"]
 
 
+def test_sizes_of_the_vectors_are_kept_unless_others_are_asked_for(base, adapting):
+    directory = base(model__dim=8, loss__dims=(8, 4))
+    kept = adapting(directory)
+    encoder = build_encoder(kept.frontend)
+    assert kept.loss.dims == [8, 4] and adapt.initial_model(kept, encoder).settings.dims == (8, 4)
+    assert adapt.initial_model(adapting(directory, loss__dims=[8, 2]), encoder).settings.dims == (8, 2)
+    with pytest.raises(ConfigError, match=r"loss\.dims=\[16,4\] begins with 16"):
+        adapt.initial_model(adapting(directory, loss__dims=[16, 4]), encoder)
+
+
 def test_not_a_model(recipe_values, tmp_path):
     with pytest.raises(ConfigError, match=r"adapt\.checkpoint is not set; name a trained model"):
         inherit(recipe_values("adapt"))
