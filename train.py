@@ -23,8 +23,8 @@ def main(composed: DictConfig) -> float | None:
         values["run_name"] = values["run_name"] or "default"
         if not values["recipe_name"]:
             raise SpeechdeError("no recipe was named; add recipe=NAME, e.g. recipe=quickstart (--help lists them)")
-        if values["adapt"]["checkpoint"] is not None:
-            from speechde.training.adapt import inherit
+        if values["init"] is not None:
+            from speechde.training.stage import inherit
 
             values = inherit(values)
         config = build(values)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from speechde.config import RunConfig
-from speechde.config.tasks import MOVED
+from speechde.config.earlier import MOVED
 from speechde.errors import ConfigError, unknown_value
 from speechde.schema import required
 
@@ -99,7 +99,7 @@ def _checked(name: str, plus: str) -> Any:
     """The type of a key of the schema, without ``None``; None for what only Hydra knows.
 
     Raises:
-        ConfigError: the schema has no such key.
+        ConfigError: the schema has no such key, or has it by another name now.
     """
     parts = name.split(".")
     if plus or not all(part.isidentifier() for part in parts) or name in GROUPS or parts[0] == "hydra":

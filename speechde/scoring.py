@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from speechde.cache import cache_root
 from speechde.checkpoint.folder import TrainedModel, languages_heard, model_folder
 from speechde.config import RunConfig
+from speechde.config.earlier import as_today
 from speechde.corpora.fingerprint import content
 from speechde.corpora.load import check_split, load_corpus
 from speechde.errors import DataError
-from speechde.evaluation.run import baseline_request, dropped_counts, evaluate_model, speech_reader
+from speechde.evaluation.run import baseline_request, dropped_counts, evaluate_model, roles_of, speech_reader
 from speechde.evaluation.speech import data_counts, sample_counts, sample_sentences
 from speechde.features import sets as sets_of
 from speechde.progress import quiet_libraries
 from speechde.provenance import Clock, check_writable, facts, set_numerics
 from speechde.reporting.archive import METRICS, read_metrics
 from speechde.reporting.results import finish_report
-from speechde.types import Corpus
 
 
 def evaluate(config: RunConfig, checkpoint: Path) -> dict:
@@ -57,7 +55,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     with clock("frames"):
         items = sets_of.evaluation_items(speech, encoder, trained.quantiser, utterances, cache, encode)
         utterances = [u for u in utterances if u.id in items]
-    roles = _roles({u.lang for u in utterances}, record, corpus)
+    roles = roles_of({u.lang for u in utterances}, record, corpus)
     with clock("evaluate"):
         asked = baseline_request(config, trained, encoder, utterances, cache, _model_config(folder))
         results, records = evaluate_model(trained, items, utterances, roles=roles, seed=config.seed, baselines=asked)
@@ -80,21 +78,11 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     return metrics
 
 
-def _roles(langs: set[str], record: Mapping[str, Any], corpus: Corpus) -> dict[str, list[str]]:
-    """The languages of each role, by what the model was trained on."""
-    roles = {"seen": record["seen"], "synthetic_only": record.get("seen_synthetic", ()), "proxy": corpus.proxy}
-    found, left = {}, set(langs)
-    for role, own in roles.items():
-        found[role] = sorted(left & {*own})
-        left -= {*own}
-    return {**found, "zero_shot": sorted(left)}
-
-
 def _model_config(folder: Path) -> dict | None:
     """The group ``model`` of the configuration that a model folder was trained with.
 
     None: its run left no results, or it started from another trained model.
     """
     results = folder.parent / "results" / METRICS
-    config = read_metrics(results)["config"] if results.is_file() else {}
-    return None if config.get("adapt", {}).get("checkpoint") else config.get("model")
+    config = as_today(read_metrics(results)["config"]) if results.is_file() else {}
+    return None if config.get("init") else config.get("model")

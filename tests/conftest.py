@@ -35,7 +35,7 @@ from transformers.utils import logging as transformers_logging
 
 from speechde.config import RunConfig, build
 from speechde.corpora.manifest import write_manifest
-from speechde.training.adapt import inherit
+from speechde.training.stage import inherit
 from speechde.types import SAMPLE_RATE, Utterance
 
 transformers_logging.disable_progress_bar()
@@ -350,7 +350,7 @@ def write_bitext(folder: Path) -> Path:
 def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
     """``tiny_run(recipe, **overrides)`` → ``RunConfig`` of two steps on ``clips``; ``model__dim=8`` sets model.dim.
 
-    ``adapt`` needs ``adapt__checkpoint`` and ``data__seen``.
+    ``adapt`` needs ``init`` and ``data__seen``.
     """
 
     def make(recipe: str = "stamps", utterances=None, **overrides) -> RunConfig:
@@ -378,6 +378,6 @@ def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
             for group in groups:
                 target = target[group]
             target[key] = value
-        return build(values if values["adapt"]["checkpoint"] is None else inherit(values))
+        return build(values if values["init"] is None else inherit(values))
 
     return make

@@ -224,6 +224,8 @@ def read_settings(folder: Path) -> Settings:
     """
     path = folder / "speechde.json"
     values = _read_json(path)
+    if values is None and (folder / "checkpoints").is_dir():
+        raise AssetError(f"the run {folder} is not done: it has no model yet; start its command again, which goes on")
     if values is None:
         raise AssetError(f"{folder} is not a trained model: it has no speechde.json; give runs/…/model")
     if isinstance(values, dict) and (found := values.pop("format", 0)) not in READ:

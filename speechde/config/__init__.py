@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speechde import languages
-from speechde.config.tasks import TRANSLATIONS, TaskConfig, moved, speech_task
+from speechde.config.earlier import refuse_moved
+from speechde.config.tasks import TRANSLATIONS, TaskConfig, speech_task
 from speechde.errors import ConfigError, unknown_value
 from speechde.schema import bounded, built, choice, location
 
@@ -84,9 +85,9 @@ class DataConfig:
 
 @dataclass
 class AdaptConfig:
-    """A trained model learns more languages, those of ``data.seen``; see ``speechde.training.adapt``."""
+    """The model ``init`` learns more languages, those of ``data.seen``; see ``speechde.training.adapt``."""
 
-    checkpoint: str | None = location()  # run directory, model folder or hub id; None: training starts from the LLM
+    enabled: bool = False  # recipe=adapt
     replay: float = bounded(
         0.5, "[0, 1)"
     )  # share of the training in languages that the model has been trained on before
@@ -348,6 +349,7 @@ class RunConfig:
 
     recipe_name: str = ""
     mode: str = choice("faithful", "faithful", "modern")
+    init: str | None = location()  # run directory, model folder or hub id to start from; None: the LLM alone
     seed: int = bounded(0, "[0, ∞)")
     threads: int | None = bounded(None, "[1, ∞)")
     runs_dir: str = location("runs")
@@ -374,6 +376,8 @@ class RunConfig:
             raise ConfigError("tasks is empty; a run trains on one at least, e.g. tasks.speech.examples=clips")
         for name, task in self.tasks.items():
             task.check(name)
+        if self.adapt.enabled and self.init is None:
+            raise ConfigError("adapt.enabled=true adapts a trained model; name it: init=runs/quickstart/default-s0")
 
     def uses(self, source: str) -> bool:
         """Whether a task of clips has a share of a source, or, of translations, is of these alone."""
@@ -387,5 +391,5 @@ def build(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: an unknown key, a value of the wrong type or outside its allowed set; the message names them.
     """
-    moved(values)
+    refuse_moved(values)
     return built(RunConfig, values)

@@ -1,11 +1,8 @@
-"""What a run trains on: tasks by name, and where their settings stood before there were tasks."""
+"""What a run trains on: tasks by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
 
 from speechde.errors import ConfigError
 from speechde.schema import bounded
@@ -13,15 +10,6 @@ from speechde.schema import bounded
 CLIPS, TRANSLATIONS = "clips", "translations"  # what ``examples`` may be beside a file
 SPEECH = "speech"  # the task of every recipe
 SOURCES = ("synthetic", "translation")  # what a task of clips may have a share of
-
-# settings of before, and where they stand now
-MOVED = {
-    "data.synthetic.share": f"tasks.{SPEECH}.shares.synthetic",
-    "data.synthetic.apart": f"tasks.{SPEECH}.apart=[synthetic]",
-    "data.translations.share": f"tasks.{SPEECH}.shares.translation",
-    "trainer.one_language": f"tasks.{SPEECH}.one_language",
-    "trainer.language_exponent": f"tasks.{SPEECH}.language_exponent",
-}
 
 
 @dataclass
@@ -67,38 +55,3 @@ class TaskConfig:
 def speech_task() -> dict[str, TaskConfig | None]:
     """The one task that a run has where nothing else is said."""
     return {SPEECH: TaskConfig(examples=CLIPS, shares=dict.fromkeys(SOURCES, 0.0))}
-
-
-def moved(values: Mapping[str, Any]) -> None:
-    """Refuse settings of before.
-
-    Raises:
-        ConfigError: there is one; the message says where it stands now.
-    """
-    for name, now in MOVED.items():
-        group: Any = values
-        *groups, key = name.split(".")
-        for each in groups:
-            group = group.get(each) if isinstance(group, Mapping) else None
-        if isinstance(group, Mapping) and key in group:
-            raise ConfigError(f"{name} is now {now}")
-
-
-def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration that a run stored before there were tasks, as it is written now."""
-    if "tasks" in values:
-        return dict(values)
-    values = deepcopy(dict(values))
-    data, trainer = values.get("data", {}), values.get("trainer", {})
-    synthetic, translations = data.get("synthetic", {}), data.get("translations", {})
-    task = {
-        "examples": CLIPS,
-        "shares": {"synthetic": synthetic.pop("share", 0.0), "translation": translations.pop("share", 0.0)},
-        "apart": ["synthetic"] if synthetic.pop("apart", False) else [],
-        **{key: trainer.pop(key) for key in ("one_language", "language_exponent") if key in trainer},
-    }
-    old = values.get("adapt", {}).get("old") or {}
-    for name in ("synthetic", "translations"):
-        for key in ("share", "apart"):
-            old.get(name, {}).pop(key, None)
-    return values | {"tasks": {SPEECH: task}}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +74,21 @@ def evaluate_model(
         scene = Scene(trained, utterances, items, tasks, embed, results, baselines)
         metrics["baselines"] = run_baselines(scene, seconds_to_embed)
     return metrics, results.records
+
+
+def roles_of(langs: Collection[str], record: Mapping[str, Any], corpus: Corpus) -> dict[str, list[str]]:
+    """Languages by role, for ``evaluate_model``: what a model was trained on counts as heard, whatever a corpus says.
+
+    Args:
+        record: of the model's training (``Settings.training``).
+    """
+    found, left = {}, set(langs)
+    heard = {"seen": record["seen"], "synthetic_only": record.get("seen_synthetic", ()), "proxy": corpus.proxy}
+    for role, own in heard.items():
+        found[role] = [lang for lang in dict.fromkeys(own) if lang in left]
+        left -= {*own}
+    named = [lang for lang in corpus.zero_shot if lang in left]
+    return {**found, "zero_shot": [*named, *sorted(left - {*named})]}
 
 
 def speech_reader(config: RunConfig, trained: TrainedModel) -> tuple[FrontendConfig, SpeechEncoder]:

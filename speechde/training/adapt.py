@@ -1,11 +1,8 @@
-"""A trained model learns more languages, and what it forgets of the others is measured.
+"""A trained model learns more languages, and what it forgets of the others is measured: ``recipe=adapt init=MODEL``.
 
-What defines the model (its LLM, speech encoder, units or frame statistics, prefix) is read from its folder and neither
-chosen nor fitted again; a configuration leaves it open (``null``), and one that says otherwise is refused. Training
-goes on from its weights with a new optimiser. A share of the batches (``adapt.replay``) is clips of languages it knew
-before: without them it forgets. The checkpoint is chosen on dev of the new and the old languages alike.
-
-The model is evaluated before and after on the same test clips, and the two are compared query by query.
+It is a stage (``training.stage``) with two things more. A share of the batches (``adapt.replay``) is clips of languages
+that the model knew before: without them it forgets; the checkpoint is chosen on dev of the new and the old languages
+alike. And the model is evaluated before and after on the same test clips, and the two are compared query by query.
 """
 
 from __future__ import annotations
@@ -13,33 +10,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping
-from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import safe_open
-from transformers import AutoConfig
 
 from speechde.cache import atomic_write
-from speechde.checkpoint.folder import TrainedModel, assemble, check_encoder, find_model, languages_heard, read_settings
-from speechde.checkpoint.settings import TRAINING_ONLY, Settings
-from speechde.config import FrontendConfig, RunConfig
+from speechde.checkpoint.folder import TrainedModel, languages_heard, read_settings
+from speechde.config import RunConfig
 from speechde.corpora.leaks import without_leaks
 from speechde.corpora.load import check_split, load_corpus
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.run import evaluate_model
 from speechde.evaluation.speech import ROLES
-from speechde.features.encoders import SpeechEncoder
 from speechde.reporting.compare import Comparison, compare_runs, format_comparison
 from speechde.reporting.results import write_results
 from speechde.reporting.terminal import show_markdown
-from speechde.training.build import choose_trained
+from speechde.training.stage import without_known
 from speechde.types import Corpus, Utterance
 
-SPEECH = ("layer", "rate", "trim_db", "mean_norm", "deduplicate", "bpe")  # settings that decide the features
-SHAPE = ("hidden", "stride", "layers", "heads", "downsample")  # of a continuous frontend
 NAMES = ("after", "before")
 # of a comparison, by the roles after and before
 ROLE_NAMES = {
@@ -51,70 +40,6 @@ ROLE_NAMES = {
     "proxy": "zero-shot, proxy voice",
 }
 BEFORE = "before"  # folder of a run that holds the results of the model it started from
-
-
-def inherit(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill what a configuration leaves open (None) with what the model ``adapt.checkpoint`` is.
-
-    Raises:
-        AssetError: it is not a model.
-        ConfigError: it is not named, or the configuration asks for another model.
-    """
-    values = deepcopy(dict(values))
-    checkpoint = values["adapt"]["checkpoint"]
-    if not checkpoint:
-        raise ConfigError("adapt.checkpoint is not set; name a trained model, e.g. runs/quickstart/default-s0")
-    folder = find_model(checkpoint)
-    settings = read_settings(folder)
-    values["adapt"]["checkpoint"] = str(checkpoint)
-    fixed, free = _described(folder, settings)
-    conflicts = []
-    for name, own in (fixed | free).items():
-        *groups, key = name.split(".")
-        target = values
-        for group in groups:
-            target = target[group]
-        if target[key] is None:
-            target[key] = own
-        elif name in fixed and target[key] != own:
-            conflicts.append(f"{name}={target[key]} (it has {own})")
-    if conflicts:
-        raise ConfigError(f"{', '.join(conflicts)}: decided by the trained model {checkpoint}; leave it out")
-    if (own := "cosine" if settings.head.normalise else "dot") != (asked := values["loss"]["similarity"]):
-        fix = {"cosine": "loss=modern", "dot": "loss=faithful"}[own]
-        raise ConfigError(f"loss.similarity={asked}, and the model {checkpoint} compares by {own}; add {fix}")
-    values["loss"]["dims"] = values["loss"].get("dims") or list(settings.dims)  # sizes that it has, it keeps
-    return values
-
-
-def _described(folder: Path, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings by dotted name: those that a trained model decides, and those that may be set otherwise."""
-    frontend, head, speech = settings.frontend, settings.head, settings.speech
-    dtype = AutoConfig.from_pretrained(folder).dtype
-    fixed = {
-        "mode": settings.trained(folder)["mode"],
-        "frontend.kind": frontend.kind,
-        **{f"frontend.{key}": getattr(speech, key) for key in SPEECH},
-        "model.source": str(folder),
-        "model.init": "pretrained",
-        "model.dtype": str(dtype or "float32").removeprefix("torch."),
-        "model.num_layers": None,  # the LLM in the folder has been cut
-        "model.dropout": None,
-        "model.attention": settings.attention,
-        "model.attn_implementation": "auto",
-        "model.max_tokens": settings.max_tokens,
-        **{f"model.{key}": getattr(head, key) for key in ("dim", "projection_init", "projection_gain", "speech_layer")},
-        **{f"model.prefix.{key}": value for key, value in asdict(settings.prefix).items()},
-    }
-    if settings.discrete:
-        with safe_open(folder / "kmeans.safetensors", "numpy") as file:
-            fixed["frontend.units"] = file.get_slice("centroids").get_shape()[0]
-    else:
-        fixed |= {f"frontend.{key}": getattr(frontend, key) for key in SHAPE}
-    # the encoder may lie elsewhere: its weights are checked against those of training
-    free = asdict(FrontendConfig()) | {key: getattr(frontend, key) for key in TRAINING_ONLY if hasattr(frontend, key)}
-    free["encoder"] = speech.encoder
-    return fixed, {f"frontend.{key}": value for key, value in free.items() if f"frontend.{key}" not in fixed}
 
 
 def adapted_corpus(config: RunConfig, cache: Path) -> Corpus:
@@ -141,7 +66,7 @@ def adapted_corpus(config: RunConfig, cache: Path) -> Corpus:
         if not new.select(split, [lang]):
             raise DataError(f"{new.name} has no {split} clip in {lang}; adapting needs train and dev clips of it")
     if old is None:
-        return new
+        return without_known(config, new)
     seen = old.seen or known
     if unknown := set(seen) - set(known):
         raise ConfigError(f"adapt.old.seen: {', '.join(sorted(unknown))} is new to the model; put it into data.seen")
@@ -174,24 +99,6 @@ def _joined(new: Corpus, old: Corpus, heard: Collection[str], replay: bool) -> C
     names, licences = (list(dict.fromkeys(both)) for both in ((old.name, new.name), (old.licence, new.licence)))
     return Corpus("+".join(names), utterances, seen, tuple(sorted(rest)), dropped, ", ".join(filter(None, licences)),
                   tuple(sorted(proxy)), old.noted + new.noted)  # fmt: skip
-
-
-def initial_model(config: RunConfig, encoder: SpeechEncoder) -> TrainedModel:
-    """The model to adapt, ready to be trained: its weights, with the dropouts and the frozen parts of ``config``.
-
-    Raises:
-        AssetError: the speech encoder is not the one that it was trained with.
-    """
-    trained = TrainedModel.load(config.model.source)
-    check_encoder(trained.settings.speech, encoder)
-    own = trained.settings.frontend
-    changed = {key: getattr(config.frontend, key) for key in TRAINING_ONLY if hasattr(own, key)}
-    config.loss.check_width(trained.model.dim)
-    settings = replace(trained.settings, frontend=replace(own, **changed), dims=tuple(config.loss.dims))
-    model = assemble(trained.model.backbone.model, settings)
-    model.load_state_dict(trained.model.state_dict())
-    choose_trained(model, config)
-    return TrainedModel(model, trained.prompt, trained.quantiser, settings)
 
 
 def report_change(
@@ -236,4 +143,4 @@ def _named(comparison: Comparison, config: RunConfig) -> Comparison:
               sorted(rows, key=lambda row: list(ROLE_NAMES).index(row.role)))
         for rows in (comparison.languages, comparison.means)
     )  # fmt: skip
-    return replace(comparison, a=a, b=config.adapt.checkpoint, languages=languages, means=means)
+    return replace(comparison, a=a, b=config.init, languages=languages, means=means)

@@ -21,6 +21,7 @@ from speechde.evaluation.speech import sample_sentences
 from speechde.media.containers import split_locator
 from speechde.text import normalise_text
 from speechde.training.adapt import adapted_corpus
+from speechde.training.stage import without_known
 from speechde.types import Corpus, Dropped, Example, Text, Utterance
 
 HEADERS = 20_000  # clips whose headers are read to know the hours of a corpus: some seconds
@@ -65,7 +66,10 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
     """
     if config.data.synthetic.langs and not config.uses(SYNTHETIC):
         raise ConfigError("data.synthetic.langs needs synthetic speech: set tasks.speech.shares.synthetic=0.4, say")
-    corpus = adapted_corpus(config, cache) if config.adapt.checkpoint is not None else load_corpus(config.data, cache)
+    if config.adapt.enabled:
+        corpus = adapted_corpus(config, cache)
+    else:
+        corpus = without_known(config, load_corpus(config.data, cache))
     data = TrainingData(
         corpus,
         load_synthetic(config.data, corpus, cache) if config.uses(SYNTHETIC) else None,

@@ -84,7 +84,7 @@ def training_features(
 ) -> Features:
     """What training reads: frames, or units.
 
-    ``quantiser`` is that of a model that is adapted; without one, one is fitted on the training clips alone.
+    ``quantiser`` is that of the model that the run starts from; without one, one is fitted on the training clips alone.
     """
     dropped: Counter[str] = Counter()
     for store in [*frames.views[:1], *frames.plain, frames.dev]:

@@ -43,10 +43,10 @@ def train_model(session: Session, data: TrainingData, features: Features, built:
         best = fit(session, features, built, task_examples(config, data.training, data.pairs, data.files), data.dev)
         if best is None:
             return None
-        before = built.settings.training  # of a model that was adapted
+        before = built.settings.training  # of the model that it started from
         record = training_record(config, data.corpora, clips, session.facts, best, before)
         built.settings = replace(built.settings, training=stored_record(folder) or record)
-        built.card = None  # an adapted model came with that of the model before
+        built.card = None  # a model that was started from came with its own
         if not folder.exists():
             built.save(folder)
     return best

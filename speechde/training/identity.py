@@ -11,6 +11,7 @@ another quantiser gives the same name, and a checkpoint of the one is garbage fo
     speech encoder  weights and layer
     quantiser       its hash
     frozen weights  a hash of the weights that no checkpoint holds
+    initial model   the fingerprint of the model that it starts from (``init``)
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch
 from speechde.cache import atomic_write
 from speechde.checkpoint.folder import TrainedModel, read_settings
 from speechde.config import RunConfig, build
-from speechde.config.tasks import upgraded
+from speechde.config.earlier import as_today
 from speechde.corpora.bitext import TextPair
 from speechde.corpora.fingerprint import PLACES, flat, hash_of, sources
 from speechde.errors import ConfigError, DataError
@@ -42,7 +43,7 @@ OUTSIDE = ("run_name", "runs_dir", "cache_dir", "report_dir", "archive_dir", "th
 FREE = (
     "eval", "trainer.devices", "trainer.strategy", "trainer.accelerator", "trainer.micro_batch", "trainer.save_every",
     "trainer.resume", "frontend.shard", "frontend.ray_workers", "frontend.encoder", "model.source",
-    "model.gradient_checkpointing", "model.attn_implementation", "adapt.checkpoint",
+    "model.gradient_checkpointing", "model.attn_implementation", "init",
 )  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def asked(config: Mapping[str, Any]) -> dict[str, Any]:
 def asked_before(config: Mapping[str, Any]) -> dict[str, Any] | None:
     """``asked`` of a run of an older version: settings that came later have the values that change nothing."""
     try:
-        return asked(asdict(build(upgraded(config))))
+        return asked(asdict(build(as_today(config))))
     except ConfigError:  # a setting that is gone
         return None
 
@@ -85,6 +86,7 @@ def of_run(
         "speech encoder": less_dtype(built.settings.speech.encoder_key),
         "quantiser": built.quantiser and built.quantiser.hash,
         "frozen weights": _frozen(built.model),
+        **({"initial model": TrainedModel.load(config.model.source).fingerprint} if config.init else {}),
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from speechde.checkpoint.card import write_card
 from speechde.checkpoint.folder import TrainedModel
 from speechde.config import EvalConfig
-from speechde.evaluation.run import baseline_request, dropped_counts, evaluate_model
+from speechde.evaluation.run import baseline_request, dropped_counts, evaluate_model, roles_of
 from speechde.evaluation.speech import data_counts, sample_counts
 from speechde.features.encoders import SpeechEncoder
 from speechde.features.sets import encoding, evaluation_items
@@ -34,11 +34,11 @@ def evaluate_run(
         encode = encoding(config.frontend, encoder)
         items = evaluation_items(model.settings.speech, encoder, model.quantiser, data.test, cache, encode)
         test = [u for u in data.test if u.id in items]
-        initial = None if config.adapt.checkpoint is not None else asdict(config.model)
+        record = model.settings.training  # which knows of the model that it started from
+        roles = roles_of({u.lang for u in test}, record, data.corpus)
+        initial = None if config.init else asdict(config.model)
         asked = baseline_request(config, model, encoder, test, cache, initial)
-        results, records = evaluate_model(
-            model, items, test, roles=data.corpus.roles, seed=config.seed, baselines=asked
-        )
+        results, records = evaluate_model(model, items, test, roles=roles, seed=config.seed, baselines=asked)
     whole = {
         "noted": data.corpus.noted_counts() | session.cut.counts(model.prompt.max_tokens),
         "dropped": Counter(dropped_counts(data.corpus, items)) + Counter(features.dropped) | data.left_out,
@@ -59,7 +59,7 @@ def evaluate_run(
     write_card(directory / "model", model, metrics)
     if config.archive_dir:
         archive_run(directory / "results", archived(config, directory))
-    if config.adapt.checkpoint is not None:
+    if config.adapt.enabled:
         adapt.show_change(adapt.report_change(config, directory, metrics, items, test))
     log_results(session.loggers, metrics, directory, config.logger.log_model)
     return metrics

@@ -31,7 +31,7 @@ def training_record(
         clips: by split; the training clips are those that were used.
         facts: ``commit`` and ``hardware``.
         dev_recall: recall@1 of the chosen checkpoint on the dev split of seen languages.
-        before: the record of the model that was adapted; what it had seen counts as seen.
+        before: the record of the model that the run started from (``init``); what it had seen counts as seen.
     """
     first, *others = corpora
     seen = dict.fromkeys([*(before["seen"] if before else ()), *first.seen])

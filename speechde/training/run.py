@@ -15,7 +15,7 @@ from speechde.config import RunConfig
 from speechde.features.sets import build_encoder
 from speechde.progress import quiet_libraries
 from speechde.provenance import set_numerics
-from speechde.training import adapt, identity, launch
+from speechde.training import identity, launch, stage
 from speechde.training.build import build_model
 from speechde.training.data import read_data, show_corpus
 from speechde.training.directory import run_directory
@@ -54,7 +54,7 @@ def train(config: RunConfig) -> dict:
         return answer(plan)
     with session.stage("fetch"):
         encoder = build_encoder(config.frontend)
-        initial = adapt.initial_model(config, encoder) if config.adapt.checkpoint is not None else None
+        initial = stage.initial_model(config, encoder) if config.init else None
     if config.frontend.share:
         return encode_share(config, data, encoder, session.cache)
     with session.held():

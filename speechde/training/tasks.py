@@ -110,7 +110,7 @@ def prompt_name(task: str, role: str) -> str:
 def _group(config: RunConfig, examples: Joined) -> tuple[set[str], float]:
     """Languages of clips that a fixed share of the batches goes to, and that share."""
     kinds = set(zip(examples.strata, examples.sources, strict=True))
-    if config.adapt.checkpoint:
+    if config.adapt.enabled:
         return {lang for lang, _ in kinds} - set(map(resolve, config.data.seen)), config.adapt.replay
     recorded = {lang for lang, source in kinds if source == RECORDED}
     synthetic = config.data.synthetic

@@ -16,8 +16,8 @@ from speechde.corpora.manifest import write_manifest
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.features.sets import build_encoder
 from speechde.scoring import evaluate
-from speechde.training import adapt, features, fit, run
-from speechde.training.adapt import inherit
+from speechde.training import features, fit, run, stage
+from speechde.training.stage import inherit
 from speechde.training.tasks import mixture, task_examples
 
 STEPS = {"trainer__steps": 2, "trainer__eval_every": 1}
@@ -50,7 +50,7 @@ def adapting(tiny_run):
     """``adapting(directory, **overrides)`` → configuration that teaches its model Romanian; French stays zero-shot."""
 
     def make(directory, **overrides):
-        options = {"adapt__checkpoint": str(directory), "data__seen": ["ro_ro"], "data__zero_shot": []}
+        options = {"init": str(directory), "data__seen": ["ro_ro"], "data__zero_shot": []}
         if json.loads((directory / "model/speechde.json").read_text("utf-8"))["frontend"]["kind"] == "discrete":
             options |= {"loss__similarity": "dot", "model__freeze": ["embedding.text.*"]}
         return tiny_run("adapt", **options | STEPS | overrides)
@@ -170,7 +170,8 @@ def test_without_a_corpus_of_the_old_languages(base, adapting):
     ("overrides", "message"),
     [
         ({"frontend__rate": 50.0}, r"frontend\.rate=50\.0 \(it has 25\.0\): decided by the trained model"),
-        ({"frontend__kind": "discrete", "frontend__layer": 1}, r"frontend\.kind=discrete .*frontend\.layer=1 "),
+        ({"frontend__kind": "discrete", "frontend__layer": 1}, r"frontend\.kind=discrete \(it has continuous\)"),
+        ({"frontend__trim_db": 30.0, "frontend__layer": 1}, r"frontend\.layer=1 .*frontend\.trim_db=30\.0 \("),
         ({"model__source": "packaged:gemma-3-270m"}, r"model\.source=packaged:gemma-3-270m \(it has .*model\)"),
         ({"model__prefix__mode": "none"}, r"model\.prefix\.mode=none \(it has name\)"),
         ({"loss__similarity": "dot"}, r"loss\.similarity=dot, .* compares by cosine; add loss=modern"),
@@ -185,7 +186,7 @@ def test_what_only_training_reads_may_be_changed(base, adapting):
     source = base()
     config = adapting(source, frontend__drop=0.9, frontend__dropout=0.3, model__lora={"rank": 2})
     assert adapting(source).frontend.drop == 0.2
-    trained = adapt.initial_model(config, build_encoder(config.frontend))
+    trained = stage.initial_model(config, build_encoder(config.frontend))
     frontend = trained.model.frontends["speech"]
     assert frontend.drop == 0.9 and frontend.dropout.p == 0.3
     assert [name for name, p in trained.model.named_parameters() if "lora_" in name and p.requires_grad]
@@ -194,7 +195,7 @@ def test_what_only_training_reads_may_be_changed(base, adapting):
 def test_a_folder_that_leaves_settings_out(recipe_values):
     """It was written by an earlier version; what it leaves out is what that version did."""
     folder = Path(__file__).resolve().parents[1] / "data/format1/continuous"
-    own = inherit(recipe_values("adapt", f"adapt.checkpoint={folder}", "loss.similarity=dot"))
+    own = inherit(recipe_values("adapt", f"init={folder}", "loss.similarity=dot"))
     assert (own["frontend"]["downsample"], own["frontend"]["mask_features"], own["frontend"]["stride"]) == (
         "conv",
         0,
@@ -208,17 +209,17 @@ def test_sizes_of_the_vectors_are_kept_unless_others_are_asked_for(base, adaptin
     directory = base(model__dim=8, loss__dims=(8, 4))
     kept = adapting(directory)
     encoder = build_encoder(kept.frontend)
-    assert kept.loss.dims == [8, 4] and adapt.initial_model(kept, encoder).settings.dims == (8, 4)
-    assert adapt.initial_model(adapting(directory, loss__dims=[8, 2]), encoder).settings.dims == (8, 2)
+    assert kept.loss.dims == [8, 4] and stage.initial_model(kept, encoder).settings.dims == (8, 4)
+    assert stage.initial_model(adapting(directory, loss__dims=[8, 2]), encoder).settings.dims == (8, 2)
     with pytest.raises(ConfigError, match=r"loss\.dims=\[16,4\] begins with 16"):
-        adapt.initial_model(adapting(directory, loss__dims=[16, 4]), encoder)
+        stage.initial_model(adapting(directory, loss__dims=[16, 4]), encoder)
 
 
 def test_not_a_model(recipe_values, tmp_path):
-    with pytest.raises(ConfigError, match=r"adapt\.checkpoint is not set; name a trained model"):
+    with pytest.raises(ConfigError, match=r"init is not set; name a trained model"):
         inherit(recipe_values("adapt"))
     with pytest.raises(AssetError, match="is not a trained model"):
-        inherit(recipe_values("adapt", f"adapt.checkpoint={tmp_path}"))
+        inherit(recipe_values("adapt", f"init={tmp_path}"))
     with pytest.raises(ConfigError, match=r"adapt\.replay=1\.0 is outside"):
         build({"adapt": {"replay": 1.0}})
 
@@ -282,5 +283,5 @@ def test_replay_shares_the_batches(base, adapting, clips):
 @pytest.mark.parametrize(("overrides", "limit"), [([], None), (["debug=smoke"], 40)])
 def test_a_trial_run_is_one_of_the_old_languages_too(recipe_values, overrides, limit):
     """Or two steps would wait for the frames of a whole corpus."""
-    data = recipe_values("adapt", "adapt.checkpoint=x", *overrides)
+    data = recipe_values("adapt", "init=x", *overrides)
     assert data["data"]["limit"] == data["adapt"]["old"]["limit"] == limit

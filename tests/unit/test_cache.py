@@ -203,6 +203,6 @@ def test_a_user_without_a_home_directory_is_told_what_to_set(monkeypatch, tmp_pa
 
 def test_paths_of_a_configuration_begin_at_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = build({"data": {"path": "~/a.tsv"}, "runs_dir": "~/runs", "adapt": {"checkpoint": "~/m"}})
+    config = build({"data": {"path": "~/a.tsv"}, "runs_dir": "~/runs", "init": "~/m"})
     assert (config.data.path, config.runs_dir) == (f"{tmp_path}/a.tsv", f"{tmp_path}/runs")
-    assert config.adapt.checkpoint == f"{tmp_path}/m" and build({"model": {"source": "~x"}}).model.source == "~x"
+    assert config.init == f"{tmp_path}/m" and build({"model": {"source": "~x"}}).model.source == "~x"

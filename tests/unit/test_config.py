@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 from speechde.config import RunConfig, build
+from speechde.config.earlier import as_today
 from speechde.errors import ConfigError
 from speechde.losses.contrastive import SIMILARITIES
 from speechde.models.backbone import INITS
@@ -14,6 +17,8 @@ from speechde.models.dual_encoder import PROJECTION_INITS
 from speechde.models.prompt import MODES
 from speechde.models.vocabulary import AUDIO_INITS
 from speechde.types import SPLITS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def allowed(schema, name):
@@ -106,3 +111,18 @@ def test_closed_sets_are_those_of_the_library():
     assert allowed(config.model.prefix, "mode") == set(MODES)
     assert allowed(config.loss, "similarity") == set(SIMILARITIES)
     assert allowed(config.eval, "split") < set(SPLITS)
+
+
+def test_adapting_needs_a_model():
+    with pytest.raises(ConfigError, match=r"adapt\.enabled=true adapts a trained model; name it: init="):
+        build({"adapt": {"enabled": True}})
+
+
+@pytest.mark.parametrize("name", ["adapt/greek", "quickstart/default-s0"])
+def test_settings_of_earlier_results_have_todays_names(name):
+    stored = json.loads((ROOT / "results" / name / "metrics.json").read_text("utf-8"))["config"]
+    config = build(as_today(stored))
+    assert config.init == stored.get("adapt", {}).get("checkpoint") and config.adapt.enabled == (
+        config.init is not None
+    )
+    assert as_today(asdict(config)) == asdict(config)

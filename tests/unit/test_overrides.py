@@ -43,7 +43,7 @@ def test_every_config_group_may_be_named(group):
 
 
 @pytest.mark.parametrize("value", ODD)
-@pytest.mark.parametrize("key", ["data.path", "checkpoint", "runs_dir", "adapt.checkpoint", "frontend.encoder"])
+@pytest.mark.parametrize("key", ["data.path", "checkpoint", "runs_dir", "init", "frontend.encoder"])
 def test_any_path_arrives_as_it_was_typed(key, value):
     (argument,) = ready(f"{key}={value}", strings=("checkpoint",))
     (override,) = OverridesParser.create().parse_overrides([argument])
@@ -73,6 +73,7 @@ def test_a_comma_separates_values_of_a_sweep():
         ("trainr.steps=3", r"config key of the run: 'trainr'.*Did you mean 'trainer'"),
         ("data.synthetic.limits=1", r"config key data\.synthetic: 'limits'"),
         ("data.synthetic.share=1", r"data\.synthetic\.share is now tasks\.speech\.shares\.synthetic"),
+        ("adapt.checkpoint=x", r"adapt\.checkpoint is now init"),
         ("tasks.speech.rat=1", r"config key tasks\.speech: 'rat'.*Did you mean 'rate'"),
         ("adapt.old.paths=x", r"config key adapt\.old: 'paths' is not known; .*Did you mean 'path'"),
         ("seed.value=3", r"seed is a single value and has no key 'value'"),

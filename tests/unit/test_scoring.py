@@ -1,4 +1,4 @@
-"""``train.py checkpoint=FOLDER`` and ``adapt.checkpoint=FOLDER``: what is refused before anything is encoded."""
+"""``train.py checkpoint=FOLDER`` and ``init=FOLDER``: what is refused before anything is encoded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from speechde.errors import AssetError
 from speechde.scoring import evaluate
-from speechde.training.adapt import inherit
+from speechde.training.stage import inherit
 
 
 def test_a_model_without_a_record_of_training(tiny_run, tiny_model, tmp_path):
@@ -21,4 +21,4 @@ def test_a_model_without_a_record_of_training(tiny_run, tiny_model, tmp_path):
     with pytest.raises(AssetError, match=r"no record of training \(training lacks recipe, mode, seed, seen in .*"):
         evaluate(tiny_run(), folder)
     with pytest.raises(AssetError, match="give a model folder that a training run wrote"):
-        inherit({"adapt": {"checkpoint": str(folder)}})
+        inherit({"init": str(folder)})

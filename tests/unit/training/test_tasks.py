@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from speechde.config import build
-from speechde.config.tasks import upgraded
+from speechde.config.earlier import as_today
 from speechde.corpora.bitext import TextPair
 from speechde.errors import ConfigError
 from speechde.training import data
@@ -83,14 +83,14 @@ OLD = {
 
 
 def test_a_configuration_of_before_is_read_as_the_task_it_was():
-    found = build(upgraded(OLD))
+    found = build(as_today(OLD))
     task = found.tasks["speech"]
     assert task.shares == {"synthetic": 0.4, "translation": 0.25} and task.apart == ["synthetic"]
     assert (task.one_language, task.language_exponent, found.trainer.steps) == (False, 0.3, 7)
     assert OLD["data"]["synthetic"]["share"] == 0.4  # what was read is as it was
     assert asked_before(OLD)["tasks"]["speech"]["shares"]["synthetic"] == 0.4
     new = {"tasks": {"speech": {"examples": "clips"}}}
-    assert upgraded(new) == new
+    assert as_today(new) == new
 
 
 @pytest.mark.parametrize(("group", "key"), [("trainer", "one_language"), ("trainer", "language_exponent")])

@@ -1,0 +1,163 @@
+"""A stage: a run that starts from a trained model (``init=MODEL``) and not from an LLM alone.
+
+What defines the model (its LLM, speech encoder, units or frame statistics, prefixes) and its weights are read from its
+folder, and neither chosen nor fitted again. The rest is the configuration's: data, loss, optimiser, what is trained.
+A configuration may leave open what the folder decides (``null``; ``frontend=trained model=trained`` do), or say the
+same; one that says otherwise is refused, value by value.
+
+Languages that the model was trained on before stay seen languages, whatever this run trains on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from transformers import AutoConfig
+
+from speechde.checkpoint.folder import (
+    TrainedModel,
+    assemble,
+    check_encoder,
+    find_model,
+    languages_heard,
+    read_settings,
+)
+from speechde.checkpoint.settings import TRAINING_ONLY, Settings
+from speechde.config import FrontendConfig, RunConfig
+from speechde.corpora.load import check_split
+from speechde.errors import ConfigError
+from speechde.features.encoders import SpeechEncoder
+from speechde.training.build import choose_trained
+from speechde.training.tasks import task_prompts
+from speechde.types import Corpus
+
+SPEECH = ("layer", "rate", "trim_db", "mean_norm", "deduplicate", "bpe")  # settings that decide the features
+SHAPE = ("hidden", "stride", "layers", "heads", "downsample")  # of a continuous frontend
+
+
+def inherit(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with what the model ``init`` decides filled in.
+
+    Raises:
+        AssetError: it is not a model, or a run that is not done.
+        ConfigError: it is not named, or the configuration asks for another model; every difference is named.
+    """
+    values = deepcopy(dict(values))
+    source = values["init"]
+    if not source:
+        raise ConfigError("init is not set; name a trained model, e.g. init=runs/quickstart/default-s0")
+    folder = find_model(source)
+    settings = read_settings(folder)
+    settings.trained(folder)  # or nobody could say which languages it knows
+    values["init"] = str(source)
+    kind = values["frontend"]["kind"]
+    if kind not in (None, settings.frontend.kind):  # no other setting of the frontend means anything then
+        raise ConfigError(
+            f"frontend.kind={kind} (it has {settings.frontend.kind}): decided by the trained model {source}; take "
+            "frontend=trained, or another model"
+        )
+    fixed, free = _described(folder, settings)
+    same = _also_said(folder, settings)
+    conflicts = []
+    for name, own in (fixed | free).items():
+        *groups, key = name.split(".")
+        target = values
+        for group in groups:
+            target = target[group]
+        if name in fixed and target[key] not in (None, own, *same.get(name, ())):
+            conflicts.append(f"{name}={target[key]} (it has {own})")
+        elif name in fixed or target[key] is None:
+            target[key] = own
+    if conflicts:
+        raise ConfigError(
+            f"{', '.join(conflicts)}: decided by the trained model {source}; leave it out, or set it to null "
+            "(frontend=trained model=trained do so for all that they name)"
+        )
+    if (own := "cosine" if settings.head.normalise else "dot") != (asked := values["loss"]["similarity"]):
+        fix = {"cosine": "loss=modern", "dot": "loss=faithful"}[own]
+        raise ConfigError(f"loss.similarity={asked}, and the model {source} compares by {own}; add {fix}")
+    values["loss"]["dims"] = values["loss"].get("dims") or list(settings.dims)  # sizes that it has, it keeps
+    return values
+
+
+def _described(folder: Path, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings by dotted name: those that a trained model decides, and those that may be set otherwise."""
+    frontend, head, speech = settings.frontend, settings.head, settings.speech
+    dtype = AutoConfig.from_pretrained(folder).dtype
+    fixed = {
+        "mode": settings.training["mode"],
+        "frontend.kind": frontend.kind,
+        **{f"frontend.{key}": getattr(speech, key) for key in SPEECH},
+        "model.source": str(folder),
+        "model.init": "pretrained",
+        "model.dtype": str(dtype or "float32").removeprefix("torch."),
+        "model.num_layers": None,  # the LLM in the folder has been cut
+        "model.dropout": None,
+        "model.attention": settings.attention,
+        "model.attn_implementation": "auto",
+        "model.max_tokens": settings.max_tokens,
+        **{f"model.{key}": getattr(head, key) for key in ("dim", "projection_init", "projection_gain", "speech_layer")},
+        **{f"model.prefix.{key}": value for key, value in asdict(settings.prefix).items()},
+    }
+    if settings.discrete:
+        with safe_open(folder / "kmeans.safetensors", "numpy") as file:
+            fixed["frontend.units"] = file.get_slice("centroids").get_shape()[0]
+    else:
+        fixed |= {f"frontend.{key}": getattr(frontend, key) for key in SHAPE}
+    # the encoder may lie elsewhere: its weights are checked against those of training
+    free = asdict(FrontendConfig()) | {key: getattr(frontend, key) for key in TRAINING_ONLY if hasattr(frontend, key)}
+    free["encoder"] = speech.encoder
+    return fixed, {f"frontend.{key}": value for key, value in free.items() if f"frontend.{key}" not in fixed}
+
+
+def _also_said(folder: Path, settings: Settings) -> dict[str, tuple]:
+    """How the configuration of a model's own training says what its folder decides: the LLM it began with, cut."""
+    record = settings.training
+    before = record.get("config", {}).get("model", {})
+    llm = record.get("llm", {}).get("source", before.get("source"))
+    layers = AutoConfig.from_pretrained(folder).num_hidden_layers
+    return {
+        "model.source": (llm,),
+        "model.num_layers": (layers,),
+        "model.dropout": (before.get("dropout"),),
+    }
+
+
+def initial_model(config: RunConfig, encoder: SpeechEncoder) -> TrainedModel:
+    """The model ``init``, ready to be trained: its weights, with the dropouts and the frozen parts of ``config``.
+
+    Raises:
+        AssetError: the speech encoder is not the one that it was trained with.
+    """
+    trained = TrainedModel.load(config.model.source)
+    check_encoder(trained.settings.speech, encoder)
+    own = trained.settings.frontend
+    changed = {key: getattr(config.frontend, key) for key in TRAINING_ONLY if hasattr(own, key)}
+    config.loss.check_width(trained.model.dim)
+    named = trained.settings.prompts | task_prompts(config)  # those that it had are not forgotten at once
+    settings = replace(trained.settings, frontend=replace(own, **changed), dims=tuple(config.loss.dims), prompts=named)
+    trained.prompt.named = named
+    model = assemble(trained.model.backbone.model, settings)
+    model.load_state_dict(trained.model.state_dict())
+    choose_trained(model, config)
+    return TrainedModel(model, trained.prompt, trained.quantiser, settings)
+
+
+def without_known(config: RunConfig, corpus: Corpus) -> Corpus:
+    """A corpus whose zero-shot languages are those that the model ``init`` was not trained on either.
+
+    Raises:
+        ConfigError: the model was trained on this corpus, and it is split otherwise now.
+    """
+    if config.init is None:
+        return corpus
+    record = read_settings(Path(config.model.source)).training
+    check_split(config.data, record)
+    known = set(languages_heard(record))
+    zero_shot, proxy = (tuple(x for x in langs if x not in known) for langs in (corpus.zero_shot, corpus.proxy))
+    return replace(corpus, zero_shot=zero_shot, proxy=proxy)
