@@ -1,4 +1,4 @@
-"""``speechde data stats NAME|MANIFEST``: what a corpus holds."""
+"""``speechde data stats NAME|MANIFEST|EXAMPLES``: what a corpus holds."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ EXAMPLES = {
     "stats": (
         "speechde data stats clips.tsv --seen fr --seen ru",
         "speechde data stats stamps --json",
+        "speechde data stats examples.jsonl",
         "speechde data stats fleurs --root /data/fleurs --missing skip",
     )
 }
@@ -24,7 +25,10 @@ EXAMPLES = {
 
 def stats(
     corpus: Annotated[
-        str, typer.Argument(metavar="NAME|MANIFEST", help=f"{', '.join(CORPORA)}; or a .tsv, .jsonl or .parquet file.")
+        str,
+        typer.Argument(
+            metavar="NAME|MANIFEST|EXAMPLES", help=f"{', '.join(CORPORA)}; or a .tsv, .jsonl or .parquet file."
+        ),
     ],
     seen: Annotated[
         list[str] | None, typer.Option(help="A seen language; give the option once for each. Default: the corpus's.")
@@ -42,15 +46,20 @@ def stats(
     """Count the clips, hours, sentences and repeats of a corpus, by language and split, and what was dropped and why.
 
     It is read as training reads it: what is not there yet is fetched, and the counts are those that a recipe prints.
-    Clips whose header cannot be read are dropped too (--no-hours leaves them unread).
+    Clips whose header cannot be read are dropped too (--no-hours leaves them unread). Of a file of examples
+    (docs/data.md) it counts examples, hard negatives, repeats and clips, by stratum and split.
     """
     from speechde import languages
     from speechde.config import DataConfig
+    from speechde.corpora.examples_file import is_examples_file
     from speechde.corpora.load import load_corpus
     from speechde.corpora.manifest import SUFFIXES
     from speechde.corpora.statistics import corpus_statistics, durations, format_statistics
     from speechde.types import Dropped
 
+    if is_examples_file(corpus):
+        _examples(corpus, json)
+        return
     name = "manifest" if Path(corpus).suffix.lower() in SUFFIXES else corpus
     if name not in (*CORPORA, "manifest"):
         raise unknown_value("corpus", corpus, CORPORA, "Or give the path of a manifest (.tsv, .jsonl, .parquet).")
@@ -74,3 +83,16 @@ def stats(
         print_json(found)
     else:
         print(format_statistics(found))
+
+
+def _examples(path: str, json: bool) -> None:
+    from speechde.corpora.examples_file import read_examples
+    from speechde.corpora.statistics import examples_statistics, format_examples
+
+    read = read_examples(path)
+    list_dropped(read.dropped)
+    found = examples_statistics(read)
+    if json:
+        print_json(found)
+    else:
+        print(format_examples(found))

@@ -79,14 +79,13 @@ class FileExamples(Sequence[Example]):
         """Every clip once, as what features are extracted of; its ``id`` is its locator, ``Audio.content``."""
         found: dict[str, Utterance] = {}
         for example, split, source in zip(self, self.splits, self.sources, strict=True):
-            for item in (example.query, example.positive, *example.negatives):
-                for audio in _clips(item):
-                    found.setdefault(audio, _clip(audio, item.lang, split, source))
+            for audio, lang in clips_of(example):
+                found.setdefault(audio, _clip(audio, lang, split, source))
         return list(found.values())
 
     def without_leaks(self, shared_positives: bool = False) -> FileExamples:
         """The examples less those of train (of dev) that are in dev or test (in test), which ``dropped`` lists then."""
-        names = np.array([(_name(example.query), _name(example.positive)) for example in self], np.uint64)
+        names = np.array(list(map(pair_name, self)), np.uint64)
         splits, kept = np.array(self.splits, dtype=str), np.ones(len(self), bool)
         for split, laters in LATER.items():
             for later in laters:
@@ -94,7 +93,7 @@ class FileExamples(Sequence[Example]):
                 leaks = kept & (splits == split) & np.isin(names, held_out).any(axis=1)
                 kept &= ~leaks
                 reason = f"{split} text is in {later}"
-                self.dropped += [Dropped(f"row {self._index[row] + 1}", reason) for row in np.flatnonzero(leaks)]
+                self.dropped += [Dropped(self._rows.place(self._index[row]), reason) for row in np.flatnonzero(leaks)]
         return self.subset(np.flatnonzero(kept))
 
     def subset(self, chosen: np.ndarray) -> FileExamples:
@@ -162,15 +161,20 @@ class _Lines:
     """Objects of JSON Lines: where each line starts. No file stays open, so that processes and threads can share it."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self._starts = path, array("q")
+        self.path, self._starts, self._numbers = path, array("q"), array("q")
+
+    def place(self, number: int) -> str:
+        """Where the i-th object is, for people."""
+        return f"line {self._numbers[number]}"
 
     def scan(self) -> Iterator[tuple[str, dict | BadRow]]:
         """Place and object of every line that is not blank, or why it is none; ``[i]`` gives the i-th afterwards."""
-        start, self._starts = 0, array("q")
+        start, self._starts, self._numbers = 0, array("q"), array("q")
         with self.path.open("rb") as file:
             for number, raw in enumerate(file, 1):
                 if raw.strip():
                     self._starts.append(start)
+                    self._numbers.append(number)
                     yield f"line {number}", _object(raw)
                 start += len(raw)
 
@@ -208,13 +212,14 @@ class _Table:
             raise DataError(f"examples file {path} is not a readable Parquet file: {error}") from error
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
 
+    def place(self, number: int) -> str:
+        """Where the i-th object is, for people."""
+        return f"row {number + 1}"
+
     def scan(self) -> Iterator[tuple[str, dict]]:
         """Place and object of every row."""
-        number = 0
-        for batch in self._batches:
-            for row in batch.to_pylist():
-                number += 1
-                yield f"row {number}", row
+        for number, row in enumerate(row for batch in self._batches for row in batch.to_pylist()):
+            yield self.place(number), row
 
     def __getitem__(self, number: int) -> dict:
         which = bisect_right(self._ends, number)
@@ -308,21 +313,27 @@ def _check(example: Example) -> None:
         for number, negative in enumerate(example.negatives, 1):
             if not answers.isdisjoint((_name(negative), _meant(negative))):
                 raise BadRow("negative means the positive", f"negative {number}")
-    for item in (example.query, example.positive, *example.negatives):
-        for audio in _clips(item):
-            check_file(audio)
+    for audio, _ in clips_of(example):
+        check_file(audio)
 
 
 def _meant(item: Item) -> str:
     return normalise_text(item.meaning) or item.meaning
 
 
-def _clips(item: Item) -> list[str]:
-    return [part.content for part in item.parts if isinstance(part, Audio)]
+def clips_of(example: Example) -> Iterator[tuple[str, str | None]]:
+    """Locator and language of every clip of an example, hard negatives included."""
+    for item in (example.query, example.positive, *example.negatives):
+        yield from ((part.content, item.lang) for part in item.parts if isinstance(part, Audio))
 
 
 def _clip(audio: str, lang: str | None, split: str, source: str) -> Utterance:
     return Utterance(audio, lang or "", "", audio, "", split, source=source, synthetic=source == SYNTHETIC)
+
+
+def pair_name(example: Example) -> tuple[int, int]:
+    """64 bits of the content of query and positive: examples that share both are repeats of each other."""
+    return _name(example.query), _name(example.positive)
 
 
 def _name(item: Item) -> int:

@@ -6,8 +6,10 @@ evaluation, and a false negative inside a training batch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from speechde.corpora.examples_file import FileExamples, clips_of, pair_name
 from speechde.media.audio import duration
 from speechde.progress import progress
 from speechde.types import SPLITS, Corpus, Utterance
@@ -52,6 +54,54 @@ def corpus_statistics(corpus: Corpus, seconds: Mapping[str, float] | None = None
     }
 
 
+def examples_statistics(examples: FileExamples) -> dict:
+    """Counts of a file of examples as plain JSON values.
+
+    Each row of ``strata[stratum][split]``, ``splits[split]`` and ``total`` counts ``examples``, ``negatives`` (hard
+    ones), ``duplicates`` (examples less different pairs of query and positive), different ``clips``, and examples by
+    ``sources``.
+    """
+    parts: dict[tuple[str, str], list[tuple]] = {}
+    for example, stratum, split in zip(examples, examples.strata, examples.splits, strict=True):
+        row = (pair_name(example), len(example.negatives), tuple(clip for clip, _ in clips_of(example)), example.source)
+        parts.setdefault((stratum, split), []).append(row)
+    strata = sorted({stratum for stratum, _ in parts})
+
+    def counts(stratum: str | None, split: str | None) -> dict:
+        rows = [row for (of, part), some in parts.items() if of == (of if stratum is None else stratum)
+                and part == (part if split is None else split) for row in some]  # fmt: skip
+        return {
+            "examples": len(rows),
+            "negatives": sum(negatives for _, negatives, _, _ in rows),
+            "duplicates": len(rows) - len({pair for pair, *_ in rows}),
+            "clips": len({clip for _, _, clips, _ in rows for clip in clips}),
+            "sources": dict(Counter(source for *_, source in rows)),
+        }
+
+    return {
+        "name": examples.path.name,
+        "strata": {stratum: {split: counts(stratum, split) for split in SPLITS} for stratum in strata},
+        "splits": {split: counts(None, split) for split in SPLITS},
+        "total": counts(None, None),
+        "dropped": dict(Counter(dropped.reason for dropped in examples.dropped).most_common()),
+    }
+
+
+def format_examples(stats: dict) -> str:
+    """The result of ``examples_statistics`` as a plain-text table."""
+    head = ("stratum", "split", "sources", "examples", "negatives", "repeats", "clips")
+    rows = [(stratum or "-", split, *_example_cells(parts[split])) for stratum, parts in stats["strata"].items()
+            for split in SPLITS if parts[split]["examples"]]  # fmt: skip
+    rows += [("all", split, *_example_cells(row)) for split, row in stats["splits"].items()]
+    rows.append(("all", "all", *_example_cells(stats["total"])))
+    return "\n".join([stats["name"], *_table(head, rows, 3), f"dropped: {_listed(stats['dropped'])}"])
+
+
+def _example_cells(row: dict) -> tuple[str, ...]:
+    sources = ", ".join(f"{source or '-'} {count}" for source, count in row["sources"].items()) or "-"
+    return sources, *(str(row[key]) for key in ("examples", "negatives", "duplicates", "clips"))
+
+
 def format_statistics(stats: dict) -> str:
     """The result of ``corpus_statistics`` as a plain-text table."""
     head = ("language", "role", "split", "clips", "sentences", "texts", "repeats", "synthetic", "hours")
@@ -63,19 +113,24 @@ def format_statistics(stats: dict) -> str:
     ]
     rows += [("all", "", split, *_cells(row)) for split, row in stats["splits"].items()]
     rows.append(("all", "", "all", *_cells(stats["total"])))
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i < 3 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [head, tuple("-" * width for width in widths), *rows]
-    ]
     asides = [f"dropped: {_listed(stats['dropped'])}"]
     if stats["noted"]:
         asides.append(f"used, but noted: {_listed(stats['noted'])}")
     licence = f" (licence {stats['licence']})" if stats["licence"] else ""
-    return "\n".join([f"{stats['name']}{licence}", *(line.rstrip() for line in lines), *asides])
+    return "\n".join([f"{stats['name']}{licence}", *_table(head, rows, 3), *asides])
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], words: int) -> list[str]:
+    """Aligned lines; the first ``words`` columns on the left, numbers on the right."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < words else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [head, tuple("-" * width for width in widths), *rows]
+    ]
+    return [line.rstrip() for line in lines]
 
 
 def _listed(counts: Mapping[str, int]) -> str:

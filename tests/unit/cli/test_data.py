@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from speechde.config import DataConfig
@@ -63,3 +65,30 @@ def test_no_readable_clip(run, tmp_path):
     (tmp_path / "m.tsv").write_text("id\tlang\ttext\taudio\na\tfr\tx\tbad.wav\n", "utf-8")
     done = run("data", "stats", tmp_path / "m.tsv")
     assert done.code == 1 and "no clip of" in done.err
+
+
+def test_a_file_of_examples(run, clips, tmp_path):
+    path = tmp_path / "examples.jsonl"
+    spoken = {"parts": [{"audio": clips[0].audio}], "lang": "es"}
+    rows = [
+        {"query": spoken, "positive": "un chat", "negatives": ["un chien", "un ours"], "source": "recorded"},
+        {"query": spoken, "positive": "Un chat", "source": "recorded"},
+        {"query": "a", "positive": "b", "split": "test"},
+        {"query": "a", "positive": "c"},
+        {"query": "a"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    done = run("data", "stats", path)
+    assert done.out.splitlines()[1:] == [
+        "stratum  split  sources          examples  negatives  repeats  clips",
+        "-------  -----  ---------------  --------  ---------  -------  -----",
+        "-        test   - 1                     1          0        0      0",
+        "es_419   train  recorded 2              2          2        1      1",
+        "all      train  recorded 2              2          2        1      1",
+        "all      dev    -                       0          0        0      0",
+        "all      test   - 1                     1          0        0      0",
+        "all      all    recorded 2, - 1         3          2        1      1",
+        "dropped: missing field: 1, train text is in test: 1",
+    ]
+    assert "left out: line 5: missing field" in done.err and "left out: line 4: train text is in test" in done.err
+    assert run("data", "stats", path, "--json").json["total"]["examples"] == 3

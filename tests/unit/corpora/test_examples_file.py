@@ -187,9 +187,9 @@ def test_what_is_held_out_stays_out(folder, shared, kept):
     examples = read_examples(write(folder, rows), shared_positives=shared)
     assert [example.query.parts[0].content for example in examples] == kept
     reasons = {d.id: d.reason for d in examples.dropped}
-    assert reasons["row 1"] == reasons["row 2"] == "train text is in test"
-    assert reasons["row 5"] == "dev text is in test"
-    assert ("row 3" in reasons) is not shared
+    assert reasons["line 1"] == reasons["line 2"] == "train text is in test"
+    assert reasons["line 5"] == "dev text is in test"
+    assert ("line 3" in reasons) is not shared
 
 
 def test_a_file_that_cannot_be_used(folder):
