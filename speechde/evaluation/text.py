@@ -22,13 +22,14 @@ import numpy as np
 
 from speechde.corpora import benchmarks, ntrex
 from speechde.corpora.bitext import ENGLISH
+from speechde.corpora.examples import SYNTHETIC
 from speechde.errors import ConfigError, unknown_value
 from speechde.evaluation.retrieval import COMMON, Labels, Results, Retrieval
 from speechde.text import normalise_text
 from speechde.types import Item, Text
 
 UNKNOWN = "unknown"
-ROLES = ("seen", "zero_shot", UNKNOWN)  # the last: no record says what a model was trained on
+ROLES = ("seen", "synthetic_only", "zero_shot", UNKNOWN)  # the last: no record says what a model was trained on
 BACK = "_back"
 AVERAGED = ("recall@1", *COMMON, "chance")
 
@@ -101,12 +102,13 @@ def refuse_trained_on(record: Mapping | None, names: Iterable[str]) -> None:
         ConfigError: FLEURS reads the sentences of SIB-200; NTREX may have been read by a synthesiser.
     """
     while record:
-        data = record.get("config", {}).get("data", {})
-        synthetic = data.get("synthetic", {})
-        read = synthetic.get("texts", "").split("+") if synthetic.get("share", 0) > 0 else []
+        config = record.get("config", {})
+        data, tasks = config.get("data", {}), config.get("tasks", {}).values()
+        spoken = any(task and task.get("shares", {}).get(SYNTHETIC, 0) > 0 for task in tasks)
+        read = spoken and "sentences" in data.get("synthetic", {}).get("texts", "").split("+")
         for trained, family, why in (
             (data.get("name") == "fleurs", "sib200", "FLEURS, whose readers read these sentences"),
-            ("sentences" in read, "ntrex", "readings of these very sentences"),
+            (read, "ntrex", "readings of these very sentences"),
         ):
             if own := [name for name in names if trained and name.startswith(family)]:
                 raise ConfigError(f"{', '.join(own)}: the model was trained on {why}; leave {own[0]} out")

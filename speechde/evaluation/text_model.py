@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from speechde.checkpoint.folder import TrainedModel, find_model, languages_heard
+from speechde.checkpoint.folder import TrainedModel, find_model
+from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.errors import ConfigError, unknown_value
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Remembered, evaluate
 from speechde.evaluation.text import LICENCES, UNKNOWN, Asked, refuse_trained_on, text_metrics, text_tasks
@@ -54,10 +55,13 @@ class TextModel:
         return made.vectors
 
     def role_of(self, lang: str) -> str:
-        """Whether a language was trained on, as speech or text, as far as the record says."""
+        """Whether a language was trained on, as far as the record says: files of examples may be in any."""
         if self.record is None:
             return UNKNOWN
-        return "seen" if lang in languages_heard(self.record) else "zero_shot"
+        for role, key in (("seen", "seen"), ("synthetic_only", "seen_synthetic")):
+            if lang in self.record.get(key, ()):
+                return role
+        return UNKNOWN if _has_files(self.record) else "zero_shot"
 
     @property
     def symmetric(self) -> bool:
@@ -108,6 +112,14 @@ def open_text_model(
     prompts = dict(zip((QUERY, DOCUMENT), (made[text] for text in words), strict=True))
     facts |= {"prefixes": words, "attention": attention, "pooling": "mean", "max_tokens": prompts[QUERY].max_tokens}
     return TextModel(model, prompts, None, facts)
+
+
+def _has_files(record: Mapping[str, Any]) -> bool:
+    """Whether a model, or one that it was adapted from, was trained on files of examples."""
+    tasks = record.get("config", {}).get("tasks", {}).values()
+    own = any(task and task.get("examples", CLIPS) not in (CLIPS, TRANSLATIONS) for task in tasks)
+    before = record.get("adapted_from")
+    return own or (before is not None and _has_files(before))
 
 
 def task_prompts(prompt: Prompt, task: str | None) -> dict[str, str | None]:

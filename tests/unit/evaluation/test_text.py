@@ -97,19 +97,22 @@ def test_what_cannot_be_asked(ask):
         ask(["sib200"], langs=["en_us"])
 
 
+SPOKEN = {"speech": {"examples": "clips", "shares": {"synthetic": 0.4}}, "qa": None}
+READ = {"name": "sentences", "synthetic": {"texts": "names+sentences"}}
+
+
 @pytest.mark.parametrize(
-    ("data", "refused"),
+    ("data", "tasks", "refused"),
     [
-        ({"name": "fleurs"}, ["sib200", "sib200_back"]),
-        ({"name": "covost"}, []),
-        ({"name": "sentences", "synthetic": {"texts": "names+sentences", "share": 0.4}}, ["ntrex", "ntrex_back",
-                                                                                          "ntrex_documents"]),
-        ({"name": "sentences", "synthetic": {"texts": "names+sentences", "share": 0.0}}, []),
-        ({"name": "stamps", "synthetic": {"texts": "names", "share": 0.4}}, []),
+        ({"name": "fleurs"}, {}, ["sib200", "sib200_back"]),
+        ({"name": "covost"}, SPOKEN, []),
+        (READ, SPOKEN, ["ntrex", "ntrex_back", "ntrex_documents"]),
+        (READ, {"speech": {"examples": "clips", "shares": {}}}, []),
+        ({"name": "stamps", "synthetic": {"texts": "names"}}, SPOKEN, []),
     ],
-)  # fmt: skip
-def test_who_was_trained_on_a_benchmark_is_refused(data, refused):
-    record = {"config": {"data": data}}
+)
+def test_who_was_trained_on_a_benchmark_is_refused(data, tasks, refused):
+    record = {"config": {"data": data, "tasks": tasks}}
     for own in (record, {"config": {"data": {"name": "stamps"}}, "adapted_from": record}):
         for name in TASKS:
             if name in refused:
@@ -151,6 +154,10 @@ def test_a_trained_model_has_its_own_prompts_and_record(tiny_model):
     expected = embed_items(trained.model, trained.prompt, items, lambda media: []).vectors
     np.testing.assert_allclose(opened.embed(items, DOCUMENT), expected, atol=1e-6)
     assert [opened.role_of(lang) for lang in ("es_419", "ro_ro")] == ["seen", "zero_shot"]
+    opened.record = opened.record | {"seen_synthetic": ["ro_ro"]}
+    assert [opened.role_of(lang) for lang in ("es_419", "ro_ro")] == ["seen", "synthetic_only"]
+    opened.record = {"seen": [], "adapted_from": {"config": {"tasks": {"qa": {"examples": "qa.jsonl"}, "a": None}}}}
+    assert opened.role_of("es_419") == "unknown"  # whatever the file was in
     with pytest.raises(ConfigError, match="prompts of its own"):
         open_text_model(str(folder), prefix="query: ")
 
