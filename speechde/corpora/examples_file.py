@@ -17,7 +17,8 @@ batch speak of, ``split`` is train unless it says dev or test. Null is the same 
 The file is read once, to check it, and then each example when it is asked for. Of JSON Lines memory holds where each
 line starts; a Parquet file, which cannot be read by the row, is held as Arrow columns. A bad line is listed in
 ``dropped`` and skipped; a file without a usable one is an error. What is held out stays out: an example of train whose
-query or positive is one of dev or test, as ``normalise_text`` gives it, is dropped.
+query or positive is one of dev or test, as ``normalise_text`` gives it, is dropped. A positive with ``"shared": true``
+is a label, or of a collection that all splits ask in (the intents of a classification), and is not held out.
 """
 
 from __future__ import annotations
@@ -83,13 +84,13 @@ class FileExamples(Sequence[Example]):
                 found.setdefault(audio, _clip(audio, lang, split, source))
         return list(found.values())
 
-    def without_leaks(self, shared_positives: bool = False) -> FileExamples:
+    def without_leaks(self) -> FileExamples:
         """The examples less those of train (of dev) that are in dev or test (in test), which ``dropped`` lists then."""
-        names = np.array(list(map(pair_name, self)), np.uint64)
+        names = np.array([_held_out(self._rows[int(row)], self.path.parent) for row in self._index], np.uint64)
         splits, kept = np.array(self.splits, dtype=str), np.ones(len(self), bool)
         for split, laters in LATER.items():
             for later in laters:
-                held_out = names[splits == later, : 1 if shared_positives else 2].ravel()
+                held_out = names[splits == later].ravel()
                 leaks = kept & (splits == split) & np.isin(names, held_out).any(axis=1)
                 kept &= ~leaks
                 reason = f"{split} text is in {later}"
@@ -102,12 +103,8 @@ class FileExamples(Sequence[Example]):
         return FileExamples(self._rows, self._index[chosen], labels, self.dropped)
 
 
-def read_examples(path: str | Path, shared_positives: bool = False) -> FileExamples:
+def read_examples(path: str | Path) -> FileExamples:
     """Check a file of examples and make them available; see the module for the layout.
-
-    Args:
-        shared_positives: positives are labels, the same in every split (the intents of a classification), so that only
-            queries of dev and test are held out.
 
     Raises:
         ConfigError: the suffix is none of ``SUFFIXES``.
@@ -123,6 +120,7 @@ def read_examples(path: str | Path, shared_positives: bool = False) -> FileExamp
                 raise row
             example = _example(row, rows.path.parent)
             split = _split(row)
+            _is_shared(row)
             _check(example)
         except BadRow as bad:
             dropped.append(Dropped(place, bad.reason, bad.detail))
@@ -131,7 +129,7 @@ def read_examples(path: str | Path, shared_positives: bool = False) -> FileExamp
         for values, label in zip(labels, (example.stratum, example.source, split), strict=True):
             values.append(known.setdefault(label, label))
     found = FileExamples(rows, np.array(index, np.int64), labels, dropped)
-    kept = found.without_leaks(shared_positives) if set(labels[2]) - {"train"} else found
+    kept = found.without_leaks() if set(labels[2]) - {"train"} else found
     if not len(kept):
         reasons = "; ".join(f"{d.id}: {d.reason} {d.detail}" for d in dropped[:3]) or "it is empty"
         raise DataError(f"{rows.path} has no usable example: {reasons}. docs/data.md describes the layout")
@@ -334,6 +332,20 @@ def _clip(audio: str, lang: str | None, split: str, source: str) -> Utterance:
 def pair_name(example: Example) -> tuple[int, int]:
     """64 bits of the content of query and positive: examples that share both are repeats of each other."""
     return _name(example.query), _name(example.positive)
+
+
+def _held_out(row: Mapping[str, Any], folder: Path) -> tuple[int, int]:
+    """What an example must not share with another split: query and positive, or the query alone."""
+    query, positive = pair_name(_example(row, folder))
+    return query, query if _is_shared(row) else positive
+
+
+def _is_shared(row: Mapping[str, Any]) -> bool:
+    positive = row["positive"]
+    shared = positive.get("shared") if isinstance(positive, Mapping) else None
+    if not isinstance(shared, bool | None):
+        raise BadRow("bad value", f"shared is of type {type(shared).__name__}; expected true or false")
+    return bool(shared)
 
 
 def _name(item: Item) -> int:

@@ -139,6 +139,7 @@ GOOD = {"query": "good", "positive": "fine"}
         ({"query": {"parts": ["a"], "lang": "klingon"}, "positive": "b"}, "unknown language"),
         ({"query": "a", "positive": "b", "split": "valid"}, "bad split"),
         ({"query": "a", "positive": "b", "negatives": "c"}, "bad value"),
+        ({"query": "a", "positive": {"parts": ["b"], "shared": "yes"}}, "bad value"),
         ({"query": "a", "positive": "b", "negatives": ["c", "B!"]}, "negative means the positive"),
         ({"query": "a", "positive": "b", "negatives": ["A"]}, "negative means the positive"),
         (
@@ -173,18 +174,18 @@ def test_a_line_that_is_no_text(folder):
     [(False, ["another", "dev", "the test", "Test"]), (True, ["label", "another", "dev", "the test", "Test"])],
 )
 def test_what_is_held_out_stays_out(folder, shared, kept):
-    """By query and positive, as normalised; where positives are labels, by queries alone."""
+    """By query and positive, as normalised; where a positive is a label, by the query alone."""
     rows = [
         {"query": "the TEST!", "positive": "1"},
         {"query": "3", "positive": "Test"},
-        {"query": "label", "positive": "yes."},
+        {"query": "label", "positive": {"parts": ["yes."], "shared": shared}},
         {"query": "another", "positive": "no"},
         {"query": "test", "positive": "maybe", "split": "dev"},
         {"query": "dev", "positive": "other", "split": "dev"},
         {"query": "the test", "positive": "Yes", "split": "test"},
         {"query": "Test", "positive": "Yes", "split": "test"},
     ]
-    examples = read_examples(write(folder, rows), shared_positives=shared)
+    examples = read_examples(write(folder, rows))
     assert [example.query.parts[0].content for example in examples] == kept
     reasons = {d.id: d.reason for d in examples.dropped}
     assert reasons["line 1"] == reasons["line 2"] == "train text is in test"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -14,12 +16,13 @@ from speechde.types import Audio, Utterance
 ROWS = [("fr_fr", "a"), ("fr_fr", "a"), ("fr_fr", "b"), ("fr_fr", "c"), ("es_419", "a"), ("es_419", "d")]
 UTTERANCES = [Utterance(str(i), lang, text, "", "", "dev") for i, (lang, text) in enumerate(ROWS)]
 ITEMS = {u.id: np.array([i]) for i, u in enumerate(UTTERANCES)}
+PROMPT = SimpleNamespace(named={})
 TEXTS = list(dict.fromkeys(ROWS))  # a is recorded twice in French; the Spanish a is another text
 
 
 @pytest.fixture
 def dev():
-    return DevRecall(None, UTTERANCES, ITEMS)
+    return DevRecall(PROMPT, UTTERANCES, ITEMS)
 
 
 def one_hot(rows, dim=8):
@@ -63,6 +66,6 @@ def test_a_constant_encoder_gets_nothing(dev, monkeypatch):
 def test_the_number_that_chooses_is_the_number_that_is_reported(dev, monkeypatch):
     rng = np.random.default_rng(1)
     embed(monkeypatch, rng.normal(size=(6, 8)).astype(np.float32), rng.normal(size=(5, 8)).astype(np.float32))
-    reported, _ = evaluate_speech(UTTERANCES, stored.stored_embed(None, None, ITEMS), seen=["es_419", "fr_fr"])
+    reported, _ = evaluate_speech(UTTERANCES, stored.stored_embed(None, PROMPT, ITEMS), seen=["es_419", "fr_fr"])
     assert 0 < dev(None) < 1
     assert dev(None) == reported["audio_to_text"]["seen"]["recall@1"]

@@ -13,11 +13,13 @@ import torch
 
 from speechde import scoring
 from speechde.checkpoint.card import model_card
+from speechde.checkpoint.folder import TrainedModel
 from speechde.config import RunConfig
 from speechde.corpora.manifest import write_manifest
 from speechde.errors import ConfigError, DataError
 from speechde.features import frames as features
 from speechde.features import sets
+from speechde.provenance import Clock
 from speechde.reporting.compare import compare_runs
 from speechde.reporting.summary import find_runs, summarise
 from speechde.scoring import evaluate
@@ -45,11 +47,11 @@ def test_long_overrides_are_cut_and_told_apart():
 
 
 def test_stages_of_a_run_that_failed_are_remembered(tmp_path):
-    clock = run.Clock(tmp_path)
+    clock = Clock(tmp_path)
     with pytest.raises(KeyboardInterrupt), clock("train"):
         time.sleep(0.02)
         raise KeyboardInterrupt
-    again = run.Clock(tmp_path)
+    again = Clock(tmp_path)
     with again("evaluate"):
         pass
     kept = json.loads((tmp_path / "wall_seconds.json").read_text("utf-8"))
@@ -57,7 +59,7 @@ def test_stages_of_a_run_that_failed_are_remembered(tmp_path):
 
 
 def test_clock():
-    clock = run.Clock()
+    clock = Clock()
     with pytest.raises(KeyError), clock("train"):
         raise KeyError
     with clock("evaluate"):
@@ -95,7 +97,7 @@ def test_texts_that_are_cut_are_counted_in_training_on_dev_and_on_test(tiny_run,
     config = tiny_run(utterances=utterances, model__max_tokens=60)
     noted = {"training text cut at 60 tokens": 2, "dev text cut at 60 tokens": 1, "text cut at 60 tokens": 3}
     assert run.train(config)["data"]["noted"] == noted
-    assert run.TrainedModel.load(run.run_directory(config) / "model").prompt.max_tokens == 60
+    assert TrainedModel.load(run.run_directory(config) / "model").prompt.max_tokens == 60
     assert evaluate(config, run.run_directory(config))["data"]["noted"] == {"text cut at 60 tokens": 3}
 
 
@@ -194,7 +196,7 @@ def test_the_best_checkpoint_is_the_model(tiny_run, monkeypatch):
     config = tiny_run(trainer__steps=3)
     metrics = run.train(config)
     assert metrics["dev_recall@1"] == 0.5 and len(states) == 3
-    model = run.TrainedModel.load(run.run_directory(config) / "model").model
+    model = TrainedModel.load(run.run_directory(config) / "model").model
     assert torch.equal(model.projection.weight, states[0]) and not torch.equal(states[0], states[2])
     checkpoints = run.run_directory(config) / "checkpoints"
     assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "last.ckpt"]
@@ -214,7 +216,7 @@ def test_the_model_folder_has_the_record_and_the_results(tiny_run):
     config = tiny_run()
     metrics = run.train(config)
     folder = run.run_directory(config) / "model"
-    trained = run.TrainedModel.load(folder)
+    trained = TrainedModel.load(folder)
     record = trained.settings.training
     assert record["config"]["trainer"]["steps"] == 2 and record["dev_recall@1"] == metrics["dev_recall@1"]
     row = metrics["audio_to_text"]["zero_shot"]
@@ -223,7 +225,7 @@ def test_the_model_folder_has_the_record_and_the_results(tiny_run):
     config.eval.baselines = ["chance"]  # evaluated again, not trained: the record stays, the card is written anew
     (folder / "README.md").unlink()
     run.train(config)
-    again = run.TrainedModel.load(folder)
+    again = TrainedModel.load(folder)
     assert again.settings.training == record and "| zero-shot | 1 |" in again.card
 
 

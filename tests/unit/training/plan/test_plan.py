@@ -312,7 +312,7 @@ def test_cached_gradients_cost_a_forward_pass_and_keep_the_activations_of_a_part
     again = plain.speech_stack.forward(plain.speech) + plain.text_stack.forward(plain.text)
     assert cached.training() == pytest.approx(plain.training() + 2 * 64 * again)  # 2 steps of 64 pairs
     assert whole.training() == plain.training() and whole.memory(torch.float32) == plain.memory(torch.float32)
-    assert cached.activations(torch.float32) < plain.activations(torch.float32) / 16
+    assert cached.memory(torch.float32)["activations"] < plain.memory(torch.float32)["activations"] / 16
 
 
 @pytest.mark.parametrize(
