@@ -8,9 +8,9 @@ import numpy as np
 
 from speechde.evaluation.retrieval import Embed
 from speechde.models.dual_encoder import DualEncoder
-from speechde.models.embed import Cut, embed_items
+from speechde.models.embed import Cut, embed_items, stored_key
 from speechde.models.prompt import Prompt
-from speechde.types import Item
+from speechde.types import Item, Part
 
 
 def stored_embed(
@@ -21,15 +21,18 @@ def stored_embed(
     cut: Cut | None = None,
     pieces: dict[str, int] | None = None,
 ) -> Embed:
-    """Items → vectors; a clip is read from ``store`` by the id of its item.
+    """Items → vectors; a clip is read from ``store`` by its ``stored_key``.
 
     Items of a role that names a prompt of the model are read with it, all others with their prefixes. ``label`` and
     ``cut`` are those of ``embed_items``; ``pieces`` is given the number of pieces of each clip, by id.
     """
 
+    def read(media: Sequence[tuple[Item, Part]]) -> list[list[np.ndarray]]:
+        return [[store[stored_key(store, *medium)]] for medium in media]
+
     def embed(items: Sequence[Item], role: str) -> np.ndarray:
         made = embed_items(
-            model, prompt, items, lambda media: [[store[item.id]] for item, _ in media], label=label, cut=cut,
+            model, prompt, items, read, label=label, cut=cut,
             name=role if role in prompt.named else None,
         )  # fmt: skip
         if pieces is not None:

@@ -8,7 +8,7 @@ and its vector is their mean.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,11 @@ class Embedded:
 
     vectors: np.ndarray
     pieces: np.ndarray
+
+
+def stored_key(store: Container[str], item: Item, part: Part) -> str:
+    """What a clip is stored under: the locator of one of a file of examples, or the id of an utterance of a corpus."""
+    return part.content if isinstance(part.content, str) and part.content in store else item.id
 
 
 def embed_items(

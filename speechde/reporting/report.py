@@ -89,6 +89,8 @@ def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
     )
     if metrics.get("sizes"):
         lines += ["", "## Sizes of the vectors, means over languages", "", *size_table(metrics["sizes"])]
+    if metrics.get("tasks"):
+        lines += ["", "## Files of examples, held out", "", *task_table(metrics["tasks"])]
     lines += ["", "## Regions, audio→text R@1 [95 % CI]", "", *_region_table(metrics)]
     lines += ["", "## Languages", ""]
     rows = [_language_row(metrics, controls, lang) for lang in _by_role(metrics)]
@@ -103,6 +105,16 @@ def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
     if metrics.get("bleu_signature"):
         lines += ["", f"BLEU: sacrebleu `{metrics['bleu_signature']}`."]
     return "\n".join([*lines, "", "## Wall time", "", *_stage_table(metrics["wall_seconds"]), ""])
+
+
+def task_table(tasks: Mapping[str, Mapping]) -> list[str]:
+    """A row for each task that is a file of examples: its queries among all positives of the split."""
+    table = [
+        [name, row["split"], str(row["queries"]), str(row["gallery"]), percent(row["chance"]), recall_cell(row),
+         percent(row["recall@5"]), f"{row['mrr']:.3f}"]
+        for name, row in tasks.items()
+    ]  # fmt: skip
+    return markdown_table(["task", "split", "queries", "gallery", "chance", "R@1 [95 % CI]", "R@5", "MRR"], table)
 
 
 def size_table(sizes: Mapping[str, Mapping]) -> list[str]:

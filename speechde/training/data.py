@@ -35,6 +35,7 @@ class TrainingData:
     synthetic: Corpus | None
     translations: Bitext | None
     files: dict[str, FileExamples] = field(default_factory=dict)  # training examples of the tasks that name a file
+    held_out: dict[str, dict[str, FileExamples]] = field(default_factory=dict)  # those of dev and test, by split
     training: list[Utterance] = field(default_factory=list)
     dev: list[Utterance] = field(default_factory=list)
     whole: list[Utterance] = field(default_factory=list)
@@ -49,8 +50,8 @@ class TrainingData:
     @property
     def file_clips(self) -> list[Utterance]:
         """Every clip of the files of examples, once."""
-        clips = {clip.id: clip for file in self.files.values() for clip in file.clips()}
-        return list(clips.values())
+        files = [*self.files.values(), *(file for some in self.held_out.values() for file in some.values())]
+        return list({clip.id: clip for file in files for clip in file.clips()}.values())
 
     @property
     def corpora(self) -> list[Corpus]:
@@ -75,7 +76,7 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
         load_synthetic(config.data, corpus, cache) if config.uses(SYNTHETIC) else None,
         load_translations(config.data, corpus) if config.uses(TRANSLATION) else None,
     )
-    data.files = read_files(config, corpus)
+    data.files, data.held_out = read_files(config, corpus)
     recorded, data.dev = corpus.select("train", corpus.seen), corpus.select("dev", corpus.seen)
     if not recorded or not data.dev:
         found = f"{len(recorded)} train and {len(data.dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
@@ -87,8 +88,8 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
     return data
 
 
-def read_files(config: RunConfig, corpus: Corpus) -> dict[str, FileExamples]:
-    """The training examples of every task that names a file, by the name of the task.
+def read_files(config: RunConfig, corpus: Corpus) -> tuple[dict[str, FileExamples], dict[str, dict[str, FileExamples]]]:
+    """The training examples of every task that names a file, by its name; and by split those of dev and test.
 
     What a corpus holds out stays out: an example with a transcript of dev or test is dropped.
 
@@ -98,11 +99,14 @@ def read_files(config: RunConfig, corpus: Corpus) -> dict[str, FileExamples]:
     """
     held_out = {normalise_text(text) for text in held_out_texts(corpus)}
     evaluated = {*corpus.zero_shot, *corpus.proxy}
-    found = {}
+    found: dict[str, FileExamples] = {}
+    later: dict[str, dict[str, FileExamples]] = {"dev": {}, "test": {}}
     for name, task in config.tasks.items():
         if task.examples in (CLIPS, TRANSLATIONS):
             continue
-        file = read_examples(task.examples).select("train")
+        whole = read_examples(task.examples)
+        later |= {split: some | {name: whole.select(split)} for split, some in later.items()}
+        file = whole.select("train")
         if heard := sorted({clip.lang for clip in file.clips()} & evaluated):
             raise ConfigError(
                 f"tasks.{name}: {task.examples} has speech in {', '.join(heard)}, which would be evaluated as never "
@@ -115,7 +119,7 @@ def read_files(config: RunConfig, corpus: Corpus) -> dict[str, FileExamples]:
             )
         file.dropped += [Dropped("", "a text of dev or test")] * (len(file) - len(kept))
         found[name] = file.subset(np.array(kept, np.int64))
-    return found
+    return found, {split: {name: file for name, file in some.items() if len(file)} for split, some in later.items()}
 
 
 def _texts(example: Example) -> Iterator[str]:

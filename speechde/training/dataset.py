@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from speechde.corpora.examples import SYNTHETIC, Joined, SpeechExamples
 from speechde.errors import DataError
+from speechde.evaluation.retrieval import DOCUMENT, QUERY
 from speechde.losses.meaning import ABSENT
-from speechde.models.embed import Cut
+from speechde.models.embed import Cut, stored_key
 from speechde.models.frontends.base import pad_items
 from speechde.models.prompt import Prompt
 from speechde.training.mixture import Mixture, Row
 from speechde.types import Batch, Example, Inputs, Item, Part, Rows, Text
 
-QUERY, DOCUMENT = "query", "document"
 Side = tuple[Item, Row, str]  # an item, its row, and which side of it the item is
 IDS = 4  # columns of ``Batch.meaning`` before those of the hard negatives
 
@@ -135,14 +135,9 @@ class ExampleDataset(Dataset):
             return [("text", self.known_ids[known])]
         store = self.views[row.view]
         return [
-            (modality, store[_key(store, item, values)] if isinstance(values, Part) else values)
+            (modality, store[stored_key(store, item, values)] if isinstance(values, Part) else values)
             for modality, values in self.prompt.segments(item, self.cut, self._prompt(row, role))
         ]
-
-
-def _key(store: Mapping[str, np.ndarray], item: Item, part: Part) -> str:
-    """What features are stored under: the locator of a clip of a file of examples, or the id of one of a corpus."""
-    return part.content if isinstance(part.content, str) and part.content in store else item.id
 
 
 def _make_up(item: Item) -> tuple[str, ...]:

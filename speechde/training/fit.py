@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import ChainMap
 from dataclasses import asdict, replace
 
 import pytorch_lightning as pl
@@ -11,7 +12,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.checkpoint.folder import TrainedModel
-from speechde.corpora.examples import Joined
 from speechde.errors import ConfigError
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.lora import merge_lora
@@ -27,8 +27,7 @@ from speechde.training.lit_module import LitDualEncoder, frozen_names
 from speechde.training.recall import DevRecall
 from speechde.training.record import stored_record, training_record
 from speechde.training.session import Session
-from speechde.training.tasks import mixture, readings, task_examples
-from speechde.types import Utterance
+from speechde.training.tasks import held_out_tasks, mixture, readings, task_examples
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ def train_model(session: Session, data: TrainingData, features: Features, built:
     known = identity.of_run(config, clips, features.seconds | features.dev.seconds, data.pairs, built)
     rank_zero_only(identity.check)(session.directory, known)
     with session.clock("train"):
-        best = fit(session, features, built, task_examples(config, data.training, data.pairs, data.files), data.dev)
+        best = fit(session, features, built, data)
         if best is None:
             return None
         before = built.settings.training  # of the model that it started from
@@ -52,14 +51,8 @@ def train_model(session: Session, data: TrainingData, features: Features, built:
     return best
 
 
-def fit(
-    session: Session, features: Features, built: TrainedModel, examples: list[Joined], dev: list[Utterance]
-) -> float | None:
+def fit(session: Session, features: Features, built: TrainedModel, data: TrainingData) -> float | None:
     """Train (or resume, or find that training is done), load the best weights into ``built``.
-
-    Args:
-        examples: of the tasks of the configuration, in their order.
-        dev: clips that choose the checkpoint.
 
     Returns the dev R@1 of the best checkpoint; None on all processes but the first, whose work ends here.
     """
@@ -68,9 +61,16 @@ def fit(
     if t.steps % t.eval_every:
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
     prompt = built.prompt
+    examples = task_examples(config, data.training, data.pairs, data.files)
     batches = mixture(config, examples, steps=t.eval_every, views=len(features.train))
     dataset = ExampleDataset(examples, features.train, prompt, cut.training.add, readings(config))
-    recall = DevRecall(prompt, [u for u in dev if u.id in features.dev], features.dev, cut.dev.add)
+    recall = DevRecall(
+        prompt,
+        [u for u in data.dev if u.id in features.dev],
+        ChainMap(features.dev, features.train[0]),
+        cut.dev.add,
+        held_out_tasks(config, data.held_out["dev"], "dev"),
+    )
     module = LitDualEncoder(
         built.model,
         ContrastiveLoss(**asdict(config.loss)),

@@ -10,7 +10,10 @@ from pathlib import Path
 from speechde.checkpoint.card import write_card
 from speechde.checkpoint.folder import TrainedModel
 from speechde.config import EvalConfig
-from speechde.evaluation.run import baseline_request, dropped_counts, evaluate_model, roles_of
+from speechde.evaluation.embed import stored_embed
+from speechde.evaluation.files import example_metrics
+from speechde.evaluation.retrieval import evaluate
+from speechde.evaluation.run import EMBEDDING, baseline_request, dropped_counts, evaluate_model, roles_of
 from speechde.evaluation.speech import data_counts, sample_counts
 from speechde.features.encoders import SpeechEncoder
 from speechde.features.sets import encoding, evaluation_items
@@ -22,6 +25,7 @@ from speechde.training.data import TrainingData, file_counts
 from speechde.training.features import Features
 from speechde.training.finished import archived
 from speechde.training.session import Session
+from speechde.training.tasks import held_out_tasks
 from speechde.training.tracking import log_results
 
 
@@ -39,6 +43,8 @@ def evaluate_run(
         initial = None if config.init else asdict(config.model)
         asked = baseline_request(config, model, encoder, test, cache, initial)
         results, records = evaluate_model(model, items, test, roles=roles, seed=config.seed, baselines=asked)
+    tests = held_out_tasks(config, data.held_out["test"], "test")
+    embed = stored_embed(model.model, model.prompt, features.train[0], EMBEDDING)
     whole = {
         "noted": data.corpus.noted_counts() | session.cut.counts(model.prompt.max_tokens),
         "dropped": Counter(dropped_counts(data.corpus, items)) + Counter(features.dropped) | data.left_out,
@@ -53,6 +59,7 @@ def evaluate_run(
         "data": _counts(data, {"train": data.training, "dev": data.dev, config.eval.split: test}, config.eval) | whole,
         **session.facts,
         **results,
+        **({"tasks": example_metrics(evaluate(tests, embed, seed=config.seed))} if tests else {}),
     }
     metrics["wall_seconds"] = remember_seconds(directory, session.clock.seconds)
     finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)

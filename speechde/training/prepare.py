@@ -51,14 +51,19 @@ def read_features(
 def usable_data(data: TrainingData, features: Features, max_seconds: float, built: TrainedModel) -> TrainingData:
     """The data with what can be trained on, and in ``left_out`` what cannot, by the reason."""
     kept, left_out = usable(data.training, features, max_seconds, built)
-    files = {}
+    files, held_out = {}, {split: {} for split in data.held_out}
     for task, file in data.files.items():
         files[task], reasons = usable_examples(file, features, max_seconds, built)
+        for split, some in data.held_out.items():
+            if task in some:
+                held_out[split][task], others = usable_examples(some[task], features, math.inf, built)
+                reasons += Counter({f"{split}, {reason}": count for reason, count in others.items()})
         reasons += Counter(dropped.reason for dropped in file.dropped)
         left_out |= {f"{task}: {reason}": count for reason, count in reasons.items()}
     log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
     log.info("left out: %s; %s", features.dropped or "none", ", ".join(f"{n} {why}" for why, n in left_out.items()))
-    return replace(data, training=kept, files=files, left_out=left_out)
+    held_out = {split: {task: file for task, file in some.items() if len(file)} for split, some in held_out.items()}
+    return replace(data, training=kept, files=files, held_out=held_out, left_out=left_out)
 
 
 def usable(

@@ -1,4 +1,8 @@
-"""Recall@1 on the dev split of the seen languages: the only number that chooses a checkpoint."""
+"""Recall@1 on dev: the only number that chooses a checkpoint.
+
+It is that of the clips, averaged over the seen languages, and of each file of examples that has a dev split; all of
+them count alike.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import numpy as np
 
 from speechde.distributed import rank
 from speechde.evaluation.embed import stored_embed
-from speechde.evaluation.retrieval import evaluate
+from speechde.evaluation.retrieval import Retrieval, evaluate
 from speechde.evaluation.speech import speech_tasks
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.prompt import Prompt
@@ -31,12 +35,13 @@ class CutTexts:
 
 
 class DevRecall:
-    """Callable: model → audio→text R@1, averaged over languages, by the evaluator that reports it.
+    """Callable: model → R@1 of dev, by the evaluator that reports it.
 
     Args:
-        utterances: recordings of the dev split of seen languages.
-        items: their stored speech items by id.
+        utterances: recordings of the dev split of seen languages; there may be none where there are ``tasks``.
+        items: stored speech items by id, or by the locator of a clip of a file of examples.
         cut: told each text that is cut (``Prompt.text_ids``).
+        tasks: of the files of examples.
     """
 
     def __init__(
@@ -45,13 +50,15 @@ class DevRecall:
         utterances: Sequence[Utterance],
         items: Mapping[str, np.ndarray],
         cut: Callable[[tuple[str | None, str]], object] | None = None,
+        tasks: Sequence[Retrieval] = (),
     ) -> None:
         self.prompt, self.items, self.cut = prompt, items, cut
-        tasks = speech_tasks(utterances, {"seen": sorted({u.lang for u in utterances})})
-        self.tasks = [task for task in tasks if task.name == "audio_to_text"]
+        spoken = speech_tasks(utterances, {"seen": sorted({u.lang for u in utterances})}) if utterances else []
+        self.tasks = [*(task for task in spoken if task.name == "audio_to_text"), *tasks]
 
     def __call__(self, model: DualEncoder) -> float:
         """See the class."""
         shown = rank() == 0 and not on_terminal()  # there the bar of the training stands
         embed = stored_embed(model, self.prompt, self.items, "dev recall" if shown else None, self.cut)
-        return evaluate(self.tasks, embed, label=None).mean("audio_to_text")["recall@1"]
+        results = evaluate(self.tasks, embed, label=None)
+        return float(np.mean([results.mean(name)["recall@1"] for name in results.rows]))

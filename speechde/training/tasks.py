@@ -10,9 +10,11 @@ from speechde.corpora.bitext import TextPair
 from speechde.corpora.examples import RECORDED, TRANSLATION, Joined, SpeechExamples, TranslationExamples
 from speechde.corpora.examples_file import FileExamples
 from speechde.errors import ConfigError
+from speechde.evaluation.files import example_task
+from speechde.evaluation.retrieval import DOCUMENT, QUERY, Retrieval
 from speechde.languages import resolve
 from speechde.models.prompt import check_template
-from speechde.training.dataset import DOCUMENT, QUERY, Reading
+from speechde.training.dataset import Reading
 from speechde.training.mixture import Mixture, Share, Task
 from speechde.types import Utterance
 
@@ -85,6 +87,17 @@ def readings(config: RunConfig) -> list[Reading]:
         )
         for task in config.tasks
     ]
+
+
+def held_out_tasks(config: RunConfig, files: Mapping[str, FileExamples], split: str) -> list[Retrieval]:
+    """The examples of a split that is held out, by the name of the task, as retrieval with the prompts of the task."""
+    prompts = task_prompts(config)
+    tasks = []
+    for name, file in files.items():
+        named = (prompt_name(name, role) for role in (QUERY, DOCUMENT))
+        roles = tuple(own if own in prompts else role for own, role in zip(named, (QUERY, DOCUMENT), strict=True))
+        tasks.append(example_task(name, file, split, roles))
+    return tasks
 
 
 def task_prompts(config: RunConfig) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 
 from speechde.checkpoint.folder import TrainedModel
 from speechde.evaluation.embed import stored_embed
+from speechde.evaluation.files import example_task
 from speechde.evaluation.retrieval import QUERY
 from speechde.models.prompt import Prompt
-from speechde.training import fit, run
+from speechde.training import fit, recall, run
 from speechde.training.dataset import ExampleDataset
 from speechde.training.directory import run_directory
-from speechde.types import Item, Text
+from speechde.types import Audio, Example, Item, Text, Utterance
 
 
 def test_the_plan_counts_the_epochs_of_the_speech_task(tiny_run, two_tasks):
@@ -60,3 +62,44 @@ def test_the_prompts_of_a_task_are_kept_in_the_model_and_asked_for_by_name(tiny_
     bare = Prompt(trained.prompt.tokenizer, mode="none")
     np.testing.assert_allclose(prompted, stored_embed(trained.model, bare, {})([before], QUERY), atol=1e-6)
     assert np.abs(plain - prompted).max() > 1e-3
+
+
+def test_dev_of_a_file_takes_part_in_the_choice_and_its_test_is_reported(tiny_run, two_tasks, read_aloud, clips):
+    """Recordings that the file asks for, and questions without a recording."""
+    lines = []
+    for split in ("dev", "test"):
+        for n, u in enumerate([u for u in clips if u.split == split and u.lang != "ro_ro"]):
+            lines.append({"query": f"question {split} {n}", "positive": f"answer {split} {n // 2}", "split": split})
+            audio = {"parts": [{"audio": u.audio}], "lang": u.lang, "id": "7", "meaning": f"{split} {n}"}
+            lines.append({"query": f"which {split} {n}", "positive": audio, "split": split})
+    read_aloud.write_text(read_aloud.read_text() + "".join(json.dumps(line) + "\n" for line in lines))
+    config = tiny_run(**two_tasks)
+    metrics = run.train(config)
+    (row,) = metrics["tasks"].values()
+    queries = sum(u.split == "test" and u.lang != "ro_ro" for u in clips)
+    assert row["split"] == "test" and row["queries"] == 2 * queries and row["gallery"] == queries + -(-queries // 2)
+    assert 0 <= row["ci95"][0] <= row["recall@1"] <= row["ci95"][1] <= 1 and row["chance"] == pytest.approx(
+        1 / row["gallery"]
+    )
+    table = (run_directory(config) / "results/table.md").read_text()
+    assert "## Files of examples, held out" in table and f"| aloud | test | {2 * queries} |" in table
+
+
+def test_the_choice_is_the_mean_of_the_tasks(monkeypatch):
+    queries = [Item(Text(str(n)), meaning=str(n)) for n in range(4)]
+    examples = [Example(query, Item(Text(query.meaning + "!"), meaning=query.meaning)) for query in queries]
+    spoken = [Utterance(str(n), "fr_fr", str(n), "", "", "dev") for n in range(4)]
+    rights = {"speech": np.eye(4), "text": np.roll(np.eye(4), 1, axis=1)}  # all right, and none
+
+    def embed(items, role):
+        if role == "query":
+            kind = "speech" if isinstance(items[0].parts[0], Audio) else "text"
+            return np.concatenate([rights[kind][int(item.id or item.meaning)][None] for item in items])
+        return np.stack([np.eye(4)[int(item.meaning)] for item in items])
+
+    monkeypatch.setattr(recall, "stored_embed", lambda *_: lambda items, role: np.concatenate(
+        [embed([item], role) for item in items]))  # fmt: skip
+    both = recall.DevRecall(None, spoken, {}, tasks=[example_task("qa", examples, "dev")])
+    assert both(None) == 0.5
+    assert recall.DevRecall(None, [], {}, tasks=[example_task("qa", examples, "dev")])(None) == 0.0
+    assert recall.DevRecall(None, spoken, {})(None) == 1.0
