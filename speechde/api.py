@@ -153,11 +153,20 @@ class SpeechTextEncoder:
 
     @property
     def encoder(self) -> SpeechEncoder:
-        """The speech encoder, checked to be the one that the model was trained with."""
+        """The speech encoder, checked to be the one that the model was trained with.
+
+        Raises:
+            ConfigError: the model reads text alone.
+        """
+        self._check_hears()
         with LOADING:
             if self._encoder is None:
                 self._encoder = speech_encoder(self.trained.settings.speech, self.device, self.speech_encoder)
             return self._encoder
+
+    def _check_hears(self) -> None:
+        if self.trained.settings.speech is None:
+            raise ConfigError("this model reads text alone and has no frontend for speech; give it texts")
 
     def encode_speech(
         self,
@@ -198,6 +207,7 @@ class SpeechTextEncoder:
             ConfigError: an unknown language, or a prompt that the model does not have.
             DataError: something that is no clip.
         """
+        self._check_hears()
         options = {"progress": progress, "as_tensor": as_tensor, "out": out}
         if has_column(clips, column):
             own = {"sampling_rate": sampling_rate, "names": names, "prompt": prompt, "skip_bad": skip_bad, **options}
@@ -341,15 +351,9 @@ class SpeechTextEncoder:
         return items_in_memory(waveforms, self.encoder, self.trained.quantiser, self.trained.settings.speech)
 
     def _clip_vectors(
-        self,
-        clips: list[Any],
-        langs: list[str | None],
-        first: int,
-        sampling_rate: int | None,
-        names: Sequence[str] | None,
-        prompt: str | None,
-        bad: list[AudioError] | None,
-    ) -> np.ndarray:
+        self, clips: list[Any], langs: list[str | None], first: int, sampling_rate: int | None,
+        names: Sequence[str] | None, prompt: str | None, bad: list[AudioError] | None,
+    ) -> np.ndarray:  # fmt: skip
         out = np.full((len(clips), self.dim), np.nan, np.float32)
         called = [names[first + row] if names else f"clip {first + row}" for row in range(len(clips))]
         waveforms: dict[int, np.ndarray] = {}

@@ -359,7 +359,8 @@ def tiny_run(clips, tiny_llm, tiny_whisper, tmp_path):
         translations = values["data"].get("translations", {}) | {"root": str(write_bitext(tmp_path / "bitext"))}
         values["data"] = {"name": "manifest", "path": str(manifest), "seen": ["es_419", "fr_fr"]}
         values["data"]["translations"] = translations
-        values["tasks"]["speech"]["shares"]["synthetic"] = 0.0
+        if values["tasks"]["speech"]:
+            values["tasks"]["speech"]["shares"]["synthetic"] = 0.0
         if recipe == "adapt":
             values["adapt"]["old"] = {"name": "manifest", "path": str(manifest)}
         else:

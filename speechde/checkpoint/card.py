@@ -70,6 +70,7 @@ def model_card(trained: TrainedModel, metrics: Mapping[str, Any] | None = None) 
         dropped={reason: count for reason, count in data.get("dropped", {}).items() if count},
         metrics=metrics,
         scores=(metrics or {}).get("audio_to_text", {}),
+        tasks=(metrics or {}).get("tasks", {}),
         sizes=[(size, scores["audio_to_text"]) for size, scores in _largest_first((metrics or {}).get("sizes", {}))],
         roles=ROLES,
         parts=parts,
@@ -104,10 +105,11 @@ def _parts(trained: TrainedModel, record: Mapping[str, Any], config: Mapping[str
     speech = trained.settings.speech
     llm = record.get("llm") or {"source": config.get("model", {}).get("source", NOT_STATED)}
     parts = [{"part": "LLM", "sha256": llm.get("sha256") or "", **_origin(llm["source"])}]
-    parts.append(
-        {"part": "speech encoder (not in this folder)", "sha256": speech.encoder_key.get("weights") or "",
-         **_origin(speech.encoder)}
-    )  # fmt: skip
+    if speech is not None:
+        parts.append(
+            {"part": "speech encoder (not in this folder)", "sha256": speech.encoder_key.get("weights") or "",
+             **_origin(speech.encoder)}
+        )  # fmt: skip
     for name, licence in record.get("data", {}).get("licences", {}).items():
         parts.append(
             {"part": "training data", "source": name, "licence": licence or NOT_STATED, "sha256": "", "hub": ""}
@@ -131,7 +133,7 @@ def _metadata(
 ) -> ModelCardData:
     codes = [lang for role in ("seen", "seen_synthetic", "zero_shot") for lang in record.get(role, ())]
     bases = [part["hub"] for part in parts if part["hub"]]
-    results = _results(metrics) if metrics else None
+    results = (_results(metrics) if metrics else None) or None
     return ModelCardData(
         language=sorted({code.split("_")[0] for code in codes}) or None,
         license="other",  # every part keeps its own
@@ -161,7 +163,7 @@ def _results(metrics: Mapping[str, Any]) -> list[EvalResult]:
             metric_value=round(100 * mean["recall@1"], 2),
         )
         for role in ROLES
-        if (mean := metrics["audio_to_text"].get(role)) and mean["recall@1"] is not None
+        if (mean := metrics.get("audio_to_text", {}).get(role)) and mean["recall@1"] is not None
     ]
 
 

@@ -309,9 +309,12 @@ def check_encoder(speech: SpeechSettings, encoder: SpeechEncoder, source: str | 
 
 def assemble(llm: torch.nn.Module, settings: Settings) -> DualEncoder:
     """Put backbone, frontend and projection together."""
-    arguments, head = asdict(settings.frontend), asdict(settings.head)
-    arguments["entry_layer"] = head.pop("speech_layer")
+    head = asdict(settings.head)
+    layer = head.pop("speech_layer")
     backbone = Backbone(llm, settings.frontend.units if settings.discrete else 0, settings.attention)
+    if settings.frontend is None:
+        return DualEncoder(backbone, {}, **head)
+    arguments = asdict(settings.frontend) | {"entry_layer": layer}
     frontend = UnitFrontend(**arguments) if settings.discrete else ContinuousFrontend(width=backbone.width, **arguments)
     return DualEncoder(backbone, {"speech": frontend}, **head)
 

@@ -84,6 +84,7 @@ class Settings:
 
     Args:
         attention: of the LLM, see ``speechde.models.attention``.
+        frontend, speech: of speech; None of a model of text alone.
         max_tokens: of a text, prefix included.
         prompts: templates of named prompts (``Prompt.named``); empty: there are none.
         dims: sizes that its vectors were trained to be cut to, the width first; empty: the width alone.
@@ -91,11 +92,11 @@ class Settings:
         unstated: optional keys, by group and name, that its file leaves out.
     """
 
-    frontend: UnitSettings | FrameSettings
     attention: str
     head: HeadSettings
     prefix: PrefixSettings
-    speech: SpeechSettings
+    frontend: UnitSettings | FrameSettings | None = None
+    speech: SpeechSettings | None = None
     max_tokens: int = MAX_TOKENS
     prompts: dict = field(default_factory=dict)
     dims: tuple[int, ...] = ()
@@ -127,8 +128,13 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """What ``speechde.json`` holds, less its format."""
         values = {f.name: getattr(self, f.name) for f in _stated(Settings)} | {"dims": list(self.dims)}
-        values |= {name: asdict(values[name]) for name in ("frontend", *GROUPS)}
-        values["frontend"]["kind"] = self.frontend.kind
+        for name in ("frontend", *GROUPS):
+            if values[name] is None:
+                del values[name]
+            else:
+                values[name] = asdict(values[name])
+        if self.frontend is not None:
+            values["frontend"]["kind"] = self.frontend.kind
         for name in ("training", "prompts", "dims"):  # an older version reads what does not need a newer one
             if not values[name]:
                 del values[name]
@@ -156,7 +162,7 @@ class Settings:
         values = self.to_json()
         values.pop("training", None)
         values.pop("dims", None)  # what they are cut to is the width of the projection
-        del values["speech"]["encoder"]  # only its path
+        values.get("speech", {}).pop("encoder", None)  # only its path
         if self.max_tokens == MAX_TOKENS:  # which folders do not all state
             values.pop("max_tokens", None)
         return values

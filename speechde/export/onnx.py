@@ -74,6 +74,8 @@ class Side:
 def export_onnx(trained: TrainedModel, folder: str | Path) -> dict[str, float]:
     """Write ``text.onnx`` and ``speech.onnx`` into a new folder; returns the largest difference of each to PyTorch.
 
+    A model of text alone has the first of them.
+
     Raises:
         AssetError: the packages of the extra ``onnx`` are missing, or a file gives other vectors than the model.
         ConfigError: the model cannot be exported: its LLM computes what ONNX, or PyTorch's exporter, cannot express.
@@ -95,7 +97,8 @@ def export_onnx(trained: TrainedModel, folder: str | Path) -> dict[str, float]:
     return differences
 
 
-def _sides(trained: TrainedModel) -> tuple[Side, Side]:
+def _sides(trained: TrainedModel) -> list[Side]:
+    """Text and, where the model hears, speech."""
     model = trained.model
     tokens = model.backbone.embedding.text_tokens
     draw = torch.Generator().manual_seed(0)
@@ -120,7 +123,8 @@ def _sides(trained: TrainedModel) -> tuple[Side, Side]:
         return {"speech": values, "speech_mask": mask(batch, time), "prefix_ids": ids(batch, prefix),
                 "prefix_mask": mask(batch, prefix)}  # fmt: skip
 
-    return Side("text.onnx", TextSide(model), text), Side("speech.onnx", SpeechSide(model), speech)
+    sides = [Side("text.onnx", TextSide(model), text)]
+    return sides if settings.frontend is None else [*sides, Side("speech.onnx", SpeechSide(model), speech)]
 
 
 @torch.no_grad()

@@ -38,8 +38,10 @@ class ClipSet:
         return f"train ×{self.view.speed:g}{noise}" if self.role == "train" else self.role
 
 
-def build_encoder(config: FrontendConfig) -> SpeechEncoder:
-    """The speech encoder that ``frontend.encoder`` names, on the accelerator when there is one."""
+def build_encoder(config: FrontendConfig) -> SpeechEncoder | None:
+    """The speech encoder that ``frontend.encoder`` names, on the accelerator when there is one; None without speech."""
+    if config.kind == "none":
+        return None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_speech_encoder(resolve(config.encoder), layer=config.layer, device=device)
 

@@ -113,8 +113,17 @@ class DualEncoder(nn.Module):
         return mean_pool(self.backbone(hidden, mask, entry), mask)
 
     def entry_layer(self, modality: str) -> int:
-        """The layer of the LLM at which a modality enters."""
-        return 0 if modality == TEXT else self.frontends[modality].entry_layer
+        """The layer of the LLM at which a modality enters.
+
+        Raises:
+            ConfigError: the model has no frontend for it.
+        """
+        if modality == TEXT:
+            return 0
+        if modality not in self.frontends:
+            known = ", ".join([TEXT, *self.frontends])
+            raise ConfigError(f"this model has no frontend for {modality}; it reads {known}: give it another model")
+        return self.frontends[modality].entry_layer
 
     def stride(self, modality: str) -> int:
         """How many stored items of a modality take one position."""

@@ -107,6 +107,18 @@ def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
     return "\n".join([*lines, "", "## Wall time", "", *_stage_table(metrics["wall_seconds"]), ""])
 
 
+def task_markdown(metrics: Mapping) -> str:
+    """The text of ``table.md`` of a run on text alone."""
+    lines = [f"# {metrics['recipe']} ({metrics['mode']}, seed {metrics['seed']})", ""]
+    lines += [f"- examples, {name}: {_inline(counts)}" for name, counts in metrics["data"]["tasks"].items()]
+    lines += [f"- {key} {_inline(metrics['data'][key])}" for key in ("noted", "dropped") if metrics["data"][key]]
+    lines += [f"- commit {metrics['commit']}; hardware {_inline(metrics['hardware'])}"]
+    lines += [f"- command `{metrics['command']}`"] if metrics.get("command") else []
+    lines += ["", "## Files of examples, held out", ""]
+    held_out = task_table(metrics["tasks"]) if metrics["tasks"] else ["No file has a test split."]
+    return "\n".join([*lines, *held_out, "", "## Wall time", "", *_stage_table(metrics["wall_seconds"]), ""])
+
+
 def task_table(tasks: Mapping[str, Mapping]) -> list[str]:
     """A row for each task that is a file of examples: its queries among all positives of the split."""
     table = [

@@ -11,12 +11,13 @@ from speechde.cache import atomic_write
 from speechde.errors import DataError
 from speechde.evaluation.diagnostics import errors_markdown
 from speechde.reporting.archive import read_metrics, write_hits
-from speechde.reporting.report import markdown, write_report
+from speechde.reporting.report import markdown, task_markdown, write_report
 from speechde.reporting.terminal import show_markdown
 
 log = logging.getLogger(__name__)
 
 
+TASKS = "tasks.json"  # of a run on text alone, in the place of metrics.json
 RANDOM = "model.init:random"  # the override that makes a control run
 
 
@@ -24,6 +25,17 @@ def finish_report(metrics: dict, records: list[dict], directory: Path | None, re
     """:func:`write_results`, and print the table."""
     controls = write_results(metrics, records, directory, report_dir)
     show_report(metrics, controls, report_dir or directory / "results")
+
+
+def finish_text_report(metrics: dict, directory: Path, report_dir: Path | None) -> None:
+    """Write ``tasks.json`` and ``table.md`` of a run on text alone, and print the table."""
+    metrics["curves"] = learning_curve(directory / "csv")
+    for target in filter(None, (directory / "results", report_dir)):
+        for name, text in ((TASKS, json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False) + "\n"),
+                           ("table.md", task_markdown(metrics))):  # fmt: skip
+            with atomic_write(target / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    show_markdown(task_markdown(metrics))
 
 
 def write_results(

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 Part = TypeVar("Part")
 
 
-def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -> TrainedModel:
+def build_model(config: RunConfig, encoder: SpeechEncoder | None, features: Features) -> TrainedModel:
     """The untrained dual encoder of a run, seeded."""
     torch.manual_seed(config.seed)
     folder = resolve(config.model.source)
@@ -49,7 +49,7 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     if settings.discrete:
         centroids = torch.from_numpy(features.quantiser.centroids)
         model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
-    else:
+    elif encoder is not None:
         model.frontends["speech"].set_statistics(
             torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std)
         )
@@ -63,19 +63,23 @@ def build_model(config: RunConfig, encoder: SpeechEncoder, features: Features) -
     return TrainedModel(model, prompt, features.quantiser, settings)
 
 
-def model_settings(config: RunConfig, encoder: SpeechEncoder, audio_tokens: int, embedding_std: float) -> Settings:
+def model_settings(
+    config: RunConfig, encoder: SpeechEncoder | None, audio_tokens: int, embedding_std: float
+) -> Settings:
     """What ``assemble`` builds a model from, and what is stored with it."""
     f, m = config.frontend, config.model
     if f.kind == "discrete":
         frontend = _filled(UnitSettings, f, units=audio_tokens)
-    else:
+    elif encoder is not None:
         frontend = _filled(FrameSettings, f, frame_dim=encoder.dim, embedding_std=embedding_std)
+    else:
+        frontend = None
     return Settings(
         frontend=frontend,
         attention=m.attention,
         head=_filled(HeadSettings, m, normalise=config.loss.similarity == "cosine"),
         prefix=_filled(PrefixSettings, m.prefix),
-        speech=_filled(SpeechSettings, f, encoder_key=encoder.describe()),
+        speech=_filled(SpeechSettings, f, encoder_key=encoder.describe()) if encoder else None,
         max_tokens=m.max_tokens,
         prompts=task_prompts(config),
         dims=tuple(config.loss.dims),

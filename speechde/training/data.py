@@ -78,7 +78,7 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
     )
     data.files, data.held_out = read_files(config, corpus)
     recorded, data.dev = corpus.select("train", corpus.seen), corpus.select("dev", corpus.seen)
-    if not recorded or not data.dev:
+    if not config.text_alone and not (recorded and data.dev):
         found = f"{len(recorded)} train and {len(data.dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
         found += f" (left out: {corpus.dropped_counts()})" if corpus.dropped else ""
         raise ConfigError(f"{corpus.name} has {found}; training needs both: set data.seen, and split in a manifest")

@@ -59,6 +59,12 @@ class Features:
     times_real_time: list[float]
     seconds: dict[str, float]  # of the training clips, by id
 
+    @classmethod
+    def none(cls) -> Features:
+        """Those of a run without speech."""
+        nothing = np.empty(0, np.float32)
+        return cls([FeatureStore([])], FeatureStore([]), None, nothing, nothing, {}, [], {})
+
 
 def training_frames(
     sets: list[ClipSet],

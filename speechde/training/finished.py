@@ -11,7 +11,9 @@ from typing import Any
 from speechde.config import RunConfig
 from speechde.corpora.fingerprint import sources
 from speechde.reporting.archive import METRICS, read_metrics
-from speechde.reporting.results import control_runs, show_report
+from speechde.reporting.report import task_markdown
+from speechde.reporting.results import TASKS, control_runs, show_report
+from speechde.reporting.terminal import show_markdown
 from speechde.training.identity import asked, asked_before
 from speechde.versions import void_metrics
 
@@ -31,7 +33,8 @@ def finished(config: RunConfig, directory: Path) -> dict | None:
     if config.report_dir or config.plan_only or config.frontend.share:
         return None
     folders = [directory / "results", *([archived(config, directory)] if config.archive_dir else [])]
-    path = next((folder / METRICS for folder in folders if (folder / METRICS).is_file()), None)
+    name = TASKS if config.text_alone else METRICS
+    path = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if path is None:
         return None
     metrics = read_metrics(path)
@@ -45,7 +48,10 @@ def finished(config: RunConfig, directory: Path) -> dict | None:
     if fault := void_metrics(metrics):
         log.warning("%s is void (%s); run again", path, fault)
         return None
-    show_report(metrics, controls, path.parent)
+    if config.text_alone:
+        show_markdown(task_markdown(metrics))
+    else:
+        show_report(metrics, controls, path.parent)
     log.info("done before, at commit %s; delete %s to evaluate again", metrics["commit"], path.parent)
     return metrics
 

@@ -83,7 +83,7 @@ def of_run(
         "data": {split: hash_of(_clip(u, seconds.get(u.id)) for u in some) for split, some in clips.items()},
         "translations": hash_of((p.lang, p.text, p.english) for p in pairs) if pairs else None,
         "files": {name: value for name, value in sources(config).items() if name.startswith("tasks.")},
-        "speech encoder": less_dtype(built.settings.speech.encoder_key),
+        "speech encoder": built.settings.speech and less_dtype(built.settings.speech.encoder_key),
         "quantiser": built.quantiser and built.quantiser.hash,
         "frozen weights": _frozen(built.model),
         **({"initial model": TrainedModel.load(config.model.source).fingerprint} if config.init else {}),

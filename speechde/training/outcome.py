@@ -9,7 +9,6 @@ from pathlib import Path
 
 from speechde.checkpoint.card import write_card
 from speechde.checkpoint.folder import TrainedModel
-from speechde.config import EvalConfig
 from speechde.evaluation.embed import stored_embed
 from speechde.evaluation.files import example_metrics
 from speechde.evaluation.retrieval import evaluate
@@ -19,7 +18,7 @@ from speechde.features.encoders import SpeechEncoder
 from speechde.features.sets import encoding, evaluation_items
 from speechde.provenance import remember_seconds
 from speechde.reporting.archive import archive_run
-from speechde.reporting.results import finish_report
+from speechde.reporting.results import finish_report, finish_text_report
 from speechde.training import adapt
 from speechde.training.data import TrainingData, file_counts
 from speechde.training.features import Features
@@ -30,54 +29,86 @@ from speechde.training.tracking import log_results
 
 
 def evaluate_run(
-    session: Session, data: TrainingData, features: Features, model: TrainedModel, encoder: SpeechEncoder, best: float
+    session: Session,
+    data: TrainingData,
+    features: Features,
+    model: TrainedModel,
+    encoder: SpeechEncoder | None,
+    best: float,
 ) -> dict:
     """The metrics of a run, written and shown; ``best`` is the dev R@1 of its weights."""
-    config, directory, cache = session.config, session.directory, session.cache
-    with session.clock("evaluate"):
-        encode = encoding(config.frontend, encoder)
-        items = evaluation_items(model.settings.speech, encoder, model.quantiser, data.test, cache, encode)
-        test = [u for u in data.test if u.id in items]
-        record = model.settings.training  # which knows of the model that it started from
-        roles = roles_of({u.lang for u in test}, record, data.corpus)
-        initial = None if config.init else asdict(config.model)
-        asked = baseline_request(config, model, encoder, test, cache, initial)
-        results, records = evaluate_model(model, items, test, roles=roles, seed=config.seed, baselines=asked)
-    tests = held_out_tasks(config, data.held_out["test"], "test")
-    embed = stored_embed(model.model, model.prompt, features.train[0], EMBEDDING)
-    whole = {
-        "noted": data.corpus.noted_counts() | session.cut.counts(model.prompt.max_tokens),
-        "dropped": Counter(dropped_counts(data.corpus, items)) + Counter(features.dropped) | data.left_out,
-        "encoder_times_real_time": [round(speed, 1) for speed in features.times_real_time],
-    }
+    config, directory = session.config, session.directory
     metrics = {
         "recipe": config.recipe_name,
         "overrides": config.run_name,
         "mode": config.mode,
         "seed": config.seed,
         "dev_recall@1": best,
-        "data": _counts(data, {"train": data.training, "dev": data.dev, config.eval.split: test}, config.eval) | whole,
         **session.facts,
-        **results,
-        **({"tasks": example_metrics(evaluate(tests, embed, seed=config.seed))} if tests else {}),
+        **_task_metrics(session, data, features, model),
     }
-    metrics["wall_seconds"] = remember_seconds(directory, session.clock.seconds)
-    finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
+    if encoder is None:
+        metrics["data"] = _data(session, data, features, model, [], {})
+        metrics["wall_seconds"] = remember_seconds(directory, session.clock.seconds)
+        finish_text_report(metrics, directory, Path(config.report_dir) if config.report_dir else None)
+    else:
+        _evaluate_speech(session, data, features, model, encoder, metrics)
     write_card(directory / "model", model, metrics)
-    if config.archive_dir:
-        archive_run(directory / "results", archived(config, directory))
-    if config.adapt.enabled:
-        adapt.show_change(adapt.report_change(config, directory, metrics, items, test))
     log_results(session.loggers, metrics, directory, config.logger.log_model)
     return metrics
 
 
-def _counts(data: TrainingData, clips: Mapping[str, list], config: EvalConfig) -> dict:
-    """What a run was of: clips by split, and what else it was trained on."""
+def _evaluate_speech(
+    session: Session,
+    data: TrainingData,
+    features: Features,
+    model: TrainedModel,
+    encoder: SpeechEncoder,
+    metrics: dict,
+) -> None:
+    """Add what is measured on the test clips to ``metrics``, and write the report."""
+    config, directory, cache = session.config, session.directory, session.cache
+    with session.clock("evaluate"):
+        encode = encoding(config.frontend, encoder)
+        items = evaluation_items(model.settings.speech, encoder, model.quantiser, data.test, cache, encode)
+        test = [u for u in data.test if u.id in items]
+        roles = roles_of({u.lang for u in test}, model.settings.training, data.corpus)
+        initial = None if config.init else asdict(config.model)
+        asked = baseline_request(config, model, encoder, test, cache, initial)
+        results, records = evaluate_model(model, items, test, roles=roles, seed=config.seed, baselines=asked)
+    dropped = dropped_counts(data.corpus, items)
+    metrics |= {"data": _data(session, data, features, model, test, dropped), **results}
+    metrics["wall_seconds"] = remember_seconds(directory, session.clock.seconds)
+    finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
+    if config.archive_dir:
+        archive_run(directory / "results", archived(config, directory))
+    if config.adapt.enabled:
+        adapt.show_change(adapt.report_change(config, directory, metrics, items, test))
+
+
+def _task_metrics(session: Session, data: TrainingData, features: Features, model: TrainedModel) -> dict:
+    """Of the test splits of files of examples, where there are any."""
+    tests = held_out_tasks(session.config, data.held_out["test"], "test")
+    if not tests and not session.config.text_alone:
+        return {}
+    with session.clock("evaluate"):
+        embed = stored_embed(model.model, model.prompt, features.train[0], EMBEDDING)
+        return {"tasks": example_metrics(evaluate(tests, embed, seed=session.config.seed))}
+
+
+def _data(
+    session: Session, data: TrainingData, features: Features, model: TrainedModel, test: list, dropped: Mapping
+) -> dict:
+    """What a run was of: clips by split, what else it was trained on, and what was left out."""
+    config = session.config
+    clips = {"train": data.training, "dev": data.dev, config.eval.split: test}
     return {
         "corpus": data.corpus.name,
-        **{split: data_counts(some) for split, some in clips.items()},
-        **sample_counts(data.whole, config.per_language),
+        **({} if config.text_alone else {split: data_counts(some) for split, some in clips.items()}),
+        **sample_counts(data.whole, config.eval.per_language),
+        "noted": data.corpus.noted_counts() | session.cut.counts(model.prompt.max_tokens),
+        "dropped": Counter(dropped) + Counter(features.dropped) | data.left_out,
         **({"translations": data.translations.counts()} if data.translations else {}),
         **({"tasks": file_counts(data.files)} if data.files else {}),
+        "encoder_times_real_time": [round(speed, 1) for speed in features.times_real_time],
     }

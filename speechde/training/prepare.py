@@ -37,10 +37,12 @@ def encode_share(config: RunConfig, data: TrainingData, encoder: SpeechEncoder, 
 
 
 def read_features(
-    session: Session, data: TrainingData, encoder: SpeechEncoder, quantiser: Quantiser | None
+    session: Session, data: TrainingData, encoder: SpeechEncoder | None, quantiser: Quantiser | None
 ) -> Features:
     """Frames, or units, of the training and dev clips; ``quantiser`` as in ``training_features``."""
     f, seed, cache = session.config.frontend, session.config.seed, session.cache
+    if session.config.text_alone:
+        return Features.none()
     with session.stage("frames"):
         sets = training_sets(f, data.training, data.dev, data.file_clips)
         frames = training_frames(sets, encoder, cache, rate=f.rate, seed=seed, encode=encoding(f, encoder))
@@ -60,7 +62,8 @@ def usable_data(data: TrainingData, features: Features, max_seconds: float, buil
                 reasons += Counter({f"{split}, {reason}": count for reason, count in others.items()})
         reasons += Counter(dropped.reason for dropped in file.dropped)
         left_out |= {f"{task}: {reason}": count for reason, count in reasons.items()}
-    log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
+    if data.training:
+        log.info("training on %d clips, %d of them synthetic", len(kept), sum(u.synthetic for u in kept))
     log.info("left out: %s; %s", features.dropped or "none", ", ".join(f"{n} {why}" for why, n in left_out.items()))
     held_out = {split: {task: file for task, file in some.items() if len(file)} for split, some in held_out.items()}
     return replace(data, training=kept, files=files, held_out=held_out, left_out=left_out)

@@ -9,7 +9,6 @@ run that was killed resumes where it stopped, and a finished one is not run agai
 from __future__ import annotations
 
 import pytorch_lightning as pl
-from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.config import RunConfig
 from speechde.features.sets import build_encoder
@@ -58,7 +57,8 @@ def train(config: RunConfig) -> dict:
     if config.frontend.share:
         return encode_share(config, data, encoder, session.cache)
     with session.held():
-        rank_zero_only(save_plan)(plan, directory / "plan.json")
+        if plan is not None:
+            save_plan(plan, directory / "plan.json")
         features = read_features(session, data, encoder, initial and initial.quantiser)
         model = initial or build_model(config, encoder, features)
         data = usable_data(data, features, config.trainer.max_seconds, model)

@@ -55,10 +55,10 @@ def inherit(values: Mapping[str, Any]) -> dict[str, Any]:
     settings = read_settings(folder)
     settings.trained(folder)  # or nobody could say which languages it knows
     values["init"] = str(source)
-    kind = values["frontend"]["kind"]
-    if kind not in (None, settings.frontend.kind):  # no other setting of the frontend means anything then
+    kind, has = values["frontend"]["kind"], settings.frontend.kind if settings.frontend else "none"
+    if kind not in (None, has):  # no other setting of the frontend means anything then
         raise ConfigError(
-            f"frontend.kind={kind} (it has {settings.frontend.kind}): decided by the trained model {source}; take "
+            f"frontend.kind={kind} (it has {has}): decided by the trained model {source}; take "
             "frontend=trained, or another model"
         )
     fixed, free = _described(folder, settings)
@@ -87,12 +87,11 @@ def inherit(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _described(folder: Path, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings by dotted name: those that a trained model decides, and those that may be set otherwise."""
-    frontend, head, speech = settings.frontend, settings.head, settings.speech
+    frontend, head = settings.frontend, settings.head
     dtype = AutoConfig.from_pretrained(folder).dtype
     fixed = {
         "mode": settings.training["mode"],
-        "frontend.kind": frontend.kind,
-        **{f"frontend.{key}": getattr(speech, key) for key in SPEECH},
+        "frontend.kind": frontend.kind if frontend else "none",
         "model.source": str(folder),
         "model.init": "pretrained",
         "model.dtype": str(dtype or "float32").removeprefix("torch."),
@@ -104,6 +103,10 @@ def _described(folder: Path, settings: Settings) -> tuple[dict[str, Any], dict[s
         **{f"model.{key}": getattr(head, key) for key in ("dim", "projection_init", "projection_gain", "speech_layer")},
         **{f"model.prefix.{key}": value for key, value in asdict(settings.prefix).items()},
     }
+    if frontend is None:
+        return fixed, {f"frontend.{key}": value for key, value in asdict(FrontendConfig()).items() if key != "kind"}
+    speech = settings.speech
+    fixed |= {f"frontend.{key}": getattr(speech, key) for key in SPEECH}
     if settings.discrete:
         with safe_open(folder / "kmeans.safetensors", "numpy") as file:
             fixed["frontend.units"] = file.get_slice("centroids").get_shape()[0]
@@ -128,19 +131,21 @@ def _also_said(folder: Path, settings: Settings) -> dict[str, tuple]:
     }
 
 
-def initial_model(config: RunConfig, encoder: SpeechEncoder) -> TrainedModel:
+def initial_model(config: RunConfig, encoder: SpeechEncoder | None) -> TrainedModel:
     """The model ``init``, ready to be trained: its weights, with the dropouts and the frozen parts of ``config``.
 
     Raises:
         AssetError: the speech encoder is not the one that it was trained with.
     """
     trained = TrainedModel.load(config.model.source)
-    check_encoder(trained.settings.speech, encoder)
     own = trained.settings.frontend
-    changed = {key: getattr(config.frontend, key) for key in TRAINING_ONLY if hasattr(own, key)}
+    if encoder is not None:
+        check_encoder(trained.settings.speech, encoder)
+        changed = {key: getattr(config.frontend, key) for key in TRAINING_ONLY if hasattr(own, key)}
+        own = replace(own, **changed)
     config.loss.check_width(trained.model.dim)
     named = trained.settings.prompts | task_prompts(config)  # those that it had are not forgotten at once
-    settings = replace(trained.settings, frontend=replace(own, **changed), dims=tuple(config.loss.dims), prompts=named)
+    settings = replace(trained.settings, frontend=own, dims=tuple(config.loss.dims), prompts=named)
     trained.prompt.named = named
     model = assemble(trained.model.backbone.model, settings)
     model.load_state_dict(trained.model.state_dict())

@@ -51,7 +51,8 @@ def log_results(loggers: Sequence[Logger], metrics: Mapping, directory: Path, lo
             continue
         run = logger.experiment
         run.config.update({"data_statistics": metrics["data"], "commit": metrics["commit"]}, allow_val_change=True)
-        rows = metrics["audio_to_text"]["per_language"]
+        spoken = metrics.get("audio_to_text", {})  # none of a run on text alone
+        rows = spoken.get("per_language", {})
         columns = ["role", "queries", "gallery", "chance", "recall@1", "recall@5", "mrr"]
         table = [[lang, *(row[column] for column in columns), *row["ci95"]] for lang, row in rows.items()]
         pictures = sorted((directory / "results").glob("*.png"))
@@ -60,10 +61,12 @@ def log_results(loggers: Sequence[Logger], metrics: Mapping, directory: Path, lo
             | {f"results/{path.stem}": wandb.Image(str(path)) for path in pictures}
         )
         for role in ROLES:
-            if mean := metrics["audio_to_text"].get(role):
+            if mean := spoken.get(role):
                 run.summary.update(
                     {f"test/{role}/{key}": mean[key] for key in ("recall@1", "recall@5", "mrr", "chance")}
                 )
+        for task, row in metrics.get("tasks", {}).items():
+            run.summary.update({f"test/{task}/{key}": row[key] for key in ("recall@1", "recall@5", "mrr", "chance")})
         name = re.sub(r"[^\w.-]", "_", f"{metrics['recipe']}-{run.id}", flags=re.ASCII)  # of artifacts
         _log_files(run, f"{name}-results", "results", [directory / "results"])
         _log_files(run, f"{name}-units", "units", [directory / "model" / file for file in QUANTISER_FILES])

@@ -12,7 +12,11 @@ from speechde.training.plan.plan import Plan, format_plan, plan_run
 
 
 def planned(config: RunConfig, data: TrainingData) -> Plan | None:
-    """The plan of a run, printed; None on all processes but the first."""
+    """The plan of a run, printed; None on all processes but the first, and of runs on text alone, which have none."""
+    if config.text_alone:
+        sizes = ", ".join(f"{len(file):,} of {name}" for name, file in data.files.items())
+        show(f"plan: {config.trainer.steps:,} steps × {config.trainer.batch_size:,} pairs, of examples: {sizes}")
+        return None
     plan = rank_zero_only(plan_run)(config, data.training, data.dev, data.whole, data.pairs)
     return plan and shown(plan)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from speechde.config import BreadthConfig, DataConfig, SyntheticConfig
+from speechde.config.data import BreadthConfig, DataConfig, SyntheticConfig
 from speechde.corpora import espeak
 from speechde.corpora import load as corpora
 from speechde.errors import AssetError, ConfigError, DataError
