@@ -31,6 +31,7 @@ from speechde.cli import (
     index,
     mine,
     mteb,
+    negatives,
     report,
     results,
     search,
@@ -80,6 +81,7 @@ register(app, embed.embed, embed.EXAMPLES, USE)
 app.add_typer(index_group, name="index", rich_help_panel=USE)
 register(app, search.search, search.EXAMPLES, USE)
 register(app, mine.mine, mine.EXAMPLES, USE)
+register(app, negatives.negatives, negatives.EXAMPLES, USE)
 register(app, units.units, units.EXAMPLES, USE)
 register(app, demo.demo, demo.EXAMPLES, USE)
 register(app, soup.soup, soup.EXAMPLES, USE)

@@ -27,7 +27,7 @@ import json
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -37,6 +37,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from speechde.cache import atomic_write
 from speechde.corpora.examples import SYNTHETIC
 from speechde.corpora.leaks import LATER
 from speechde.corpora.manifest import BadRow, check_file
@@ -134,6 +135,53 @@ def read_examples(path: str | Path) -> FileExamples:
         reasons = "; ".join(f"{d.id}: {d.reason} {d.detail}" for d in dropped[:3]) or "it is empty"
         raise DataError(f"{rows.path} has no usable example: {reasons}. docs/data.md describes the layout")
     return kept
+
+
+def names(item: Item) -> set[int | str]:
+    """What an item is known by: its content and its meaning, up to case, punctuation and spaces."""
+    return {_name(item), _meant(item)}
+
+
+def answers(example: Example) -> set[int | str]:
+    """The ``names`` that no hard negative of an example may have."""
+    return {_name(example.positive), *map(_meant, (example.query, example.positive))}
+
+
+def write_examples(examples: Iterable[Example], path: str | Path, split: str = "train") -> Path:
+    """Write JSON Lines that ``read_examples`` reads as the same examples; the file appears whole or not at all.
+
+    Audio below the file's folder is stored relative to it. What the reader fills in is left out.
+    """
+    path = Path(path)
+    folder = path.parent.absolute()
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for example in examples:
+            row = {
+                "query": _written(example.query, folder),
+                "positive": _written(example.positive, folder),
+                "negatives": [_written(negative, folder) for negative in example.negatives],
+                "stratum": example.stratum,
+                "source": example.source,
+                "split": split,
+            }
+            file.write(json.dumps({key: value for key, value in row.items() if value}, ensure_ascii=False) + "\n")
+    return path
+
+
+def _written(item: Item, folder: Path) -> dict[str, Any]:
+    parts = [
+        {"text": part.content} if isinstance(part, Text) else {"audio": _relative(part.content, folder)}
+        for part in item.parts
+    ]
+    facts = {"lang": item.lang, "meaning": item.meaning, "id": item.id, "title": item.title}
+    if item.meaning == "\n".join(part.content for part in item.parts):
+        del facts["meaning"]
+    return {"parts": parts, **{key: value for key, value in facts.items() if value}}
+
+
+def _relative(audio: str, folder: Path) -> str:
+    path = Path(audio).absolute()
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def is_examples_file(path: str | Path) -> bool:
@@ -307,9 +355,9 @@ def _split(row: Mapping[str, Any]) -> str:
 
 def _check(example: Example) -> None:
     if example.negatives:
-        answers = {_name(example.positive), *map(_meant, (example.query, example.positive))}
+        answer = answers(example)
         for number, negative in enumerate(example.negatives, 1):
-            if not answers.isdisjoint((_name(negative), _meant(negative))):
+            if not answer.isdisjoint(names(negative)):
                 raise BadRow("negative means the positive", f"negative {number}")
     for audio, _ in clips_of(example):
         check_file(audio)

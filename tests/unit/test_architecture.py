@@ -159,6 +159,7 @@ MANY = {
     "cli.embed.embed": "options of a command",
     "cli.evaluate_text.evaluate_text": "options of a command",
     "cli.mine.mine": "options of a command",
+    "cli.negatives.negatives": "options of a command",
     "cli.search.search": "options of a command",
     "corpora.bitext.read_bitext": "filters, each with its default",
     "corpora.breadth.breadth_corpus": "sizes and sources of the corpus, each with its default",

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from speechde.corpora.examples_file import COLUMNS, is_examples_file, read_examples
+from speechde.corpora.examples_file import COLUMNS, is_examples_file, read_examples, write_examples
 from speechde.errors import ConfigError, DataError
 from speechde.types import Audio, Text
 
@@ -220,3 +220,17 @@ def test_examples_are_told_from_clips(folder):
     pq.write_table(pa.Table.from_pylist([GOOD]), folder / "a.parquet")
     pq.write_table(pa.Table.from_pylist([{"id": "1"}]), folder / "b.parquet")
     assert is_examples_file(folder / "a.parquet") and not is_examples_file(folder / "b.parquet")
+
+
+def test_what_is_written_is_read_back(folder, tmp_path_factory):
+    """Beside the audio and elsewhere; what the reader fills in is not written."""
+    train = read_examples(write(folder, ROWS)).select("train")
+    for place in (folder / "again.jsonl", tmp_path_factory.mktemp("other") / "again.jsonl"):
+        assert write_examples(train, place) == place
+        found = read_examples(place)
+        assert [content(one) for one in found] == [content(one) for one in train]
+        assert (found.strata, found.sources, found.splits) == (train.strata, train.sources, ["train"] * 2)
+    lines = [json.loads(line) for line in (folder / "again.jsonl").read_text("utf-8").splitlines()]
+    assert lines[0]["positive"]["parts"][1] == {"audio": "ann.wav"} and lines[0]["positive"]["meaning"] == "doc"
+    assert "meaning" not in lines[0]["query"] and "title" not in lines[0]["query"]
+    assert write_examples(train, folder / "dev.jsonl", "dev") and read_examples(folder / "dev.jsonl").splits[0] == "dev"
