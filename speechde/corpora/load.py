@@ -12,6 +12,7 @@ from typing import Any
 
 from speechde.config import DataConfig
 from speechde.corpora import breadth, covost, fleurs, sentences, stamps, synthetic
+from speechde.corpora.benchmarks import read_sib200
 from speechde.corpora.bitext import ENGLISH, Bitext, TextPair, find_bitext, read_bitext
 from speechde.corpora.espeak import reading_version
 from speechde.corpora.leaks import without_leaks
@@ -143,8 +144,11 @@ def _breadth(config: DataConfig, cache: Path) -> Corpus:
     """Synthetic speech of every language that espeak-ng reads, with a voice of its own or a neighbour's."""
     b = config.breadth
     reading_version()  # before anything is fetched for it
-    sources = breadth.find_texts(cache, b.udhr, b.mediawiki)
     seen, zero_shot = _roles(config, list(breadth.SEEN))
+    test = None
+    if b.test == "sib200":
+        test = read_sib200(config.public, cache, [*seen, *zero_shot, ENGLISH], "data.public")
+    sources = breadth.find_texts(cache, b.udhr, b.mediawiki, test)
     return breadth.breadth_corpus(
         sources,
         cache,

@@ -116,6 +116,23 @@ def test_sentences_are_shared_across_languages(sources, tmp_path, fake):
     assert len(train[0] & train[1]) >= 4
 
 
+def test_given_sentences_are_tested_on_in_the_place_of_the_declaration(sources, tmp_path, fake, monkeypatch):
+    """In every language the same ones, and a message that is one of them is not trained on."""
+    langs = ("fr_fr", "ru_ru", "ro_ro", "gl_es", "as_in", "en_us")
+    flores = {lang: {n: f"{lang} sentence of news, number {'abcdefgh'[n]}" for n in range(8)} for lang in langs}
+    flores["ru_ru"] |= {n: message("ru", n + 1) for n in range(8)}
+    monkeypatch.setattr(texts, "find_messages", lambda *a: sources.messages)
+    found = breadth.find_texts(tmp_path / "cache", test=flores)
+    corpus = build(found, tmp_path, train_per_lang=99)
+    tested = {lang: [u.sentence_id for u in corpus.select("test", [lang])] for lang in (*langs[:-1],)}
+    assert len({tuple(ids) for ids in tested.values()}) == 1 and len(tested["as_in"]) == 4
+    assert {u.source.split(", ")[2] for u in corpus.select("test")} == {"FLORES"}
+    assert all(u.translation.startswith("en_us sentence") for u in corpus.select("test"))
+    held_out = {u.text for u in corpus.select("test", ["ru_ru"])}
+    assert held_out.isdisjoint(u.text for u in corpus.select("train"))
+    assert not [u for u in corpus.select("train") if "FLORES" in u.source] and "FLORES" in corpus.licence
+
+
 def test_no_text_of_dev_or_test_is_trained_on(sources, tmp_path, fake):
     for seed in range(4):
         sizes = {"train_per_lang": 99, "dev_per_lang": 99, "test_per_lang": 30}

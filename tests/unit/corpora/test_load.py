@@ -142,7 +142,7 @@ def test_covost_trains_and_fleurs_only_tests(readers, tmp_path):
 
 def test_breadth_gets_its_sizes_and_roles(tmp_path, monkeypatch):
     given = {}
-    monkeypatch.setattr(corpora.breadth, "find_texts", lambda cache, udhr, mediawiki: (udhr, mediawiki))
+    monkeypatch.setattr(corpora.breadth, "find_texts", lambda cache, udhr, mediawiki, test: (udhr, mediawiki))
     monkeypatch.setattr(
         corpora.breadth, "breadth_corpus", lambda *a, **k: given.update(k, sources=a[0]) or Corpus("breadth", [], ())
     )
