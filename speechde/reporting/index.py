@@ -1,8 +1,8 @@
 """``results/README.md``: everything that is committed under ``results/``, on one page.
 
 The page is a function of the files beside it, so that it can be made again (``make results``) and tested for being
-current. A folder is read by the shape of its files: ``metrics.json`` of a run, ``summary.json`` of ``speechde report``;
-whatever else lies there is listed with the command it names.
+current. A folder is read by the shape of its files: ``metrics.json`` of a run, ``summary.json`` of ``speechde report``,
+``text.json`` of ``speechde evaluate-text``; whatever else lies there is listed with the command it names.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechde.errors import DataError
+from speechde.reporting import text
 from speechde.reporting.report import ROLE_NAMES, baseline_means, markdown_table, percent, recall_cell
 from speechde.reporting.summary import DEFAULT, Run
 from speechde.types import SPLITS
@@ -54,8 +55,9 @@ def index(folder: str | Path) -> str:
     reported = tuple(each.folder for each in summaries)  # runs below them are systems of their tables
     files = [each for each in files if not any(each.folder.is_relative_to(top / "runs") for top in reported)]
     runs = [Run(each.folder, each.content) for each in files if _is_run(each)]
-    others = [each for each in files if not _is_run(each) and not _is_summary(each)]
-    lines = [INTRODUCTION, *_runs(folder, runs), *_baselines(folder, runs)]
+    texts = [each for each in files if _is_text(each)]
+    others = [each for each in files if not _is_run(each) and not _is_summary(each) and each not in texts]
+    lines = [INTRODUCTION, *_runs(folder, runs), *_baselines(folder, runs), *_texts(folder, texts)]
     return "\n".join([*lines, *_summaries(folder, summaries), *_others(folder, others), ""])
 
 
@@ -70,6 +72,10 @@ def _is_run(found: Found) -> bool:
     content = found.content
     keys = {"recipe", "mode", "seed", "data", "commit", "hardware", "wall_seconds", "audio_to_text", "text_to_audio"}
     return found.path.name == "metrics.json" and isinstance(content, Mapping) and keys <= set(content)
+
+
+def _is_text(found: Found) -> bool:
+    return found.path.name == text.FILE and isinstance(found.content, Mapping) and "tasks" in found.content
 
 
 def _is_summary(found: Found) -> bool:
@@ -196,6 +202,21 @@ def _baselines(folder: Path, runs: Sequence[Run]) -> list[str]:
             lines += [f"{_title(run)}; [by language]({_link(folder, run.folder)}).", "", *baseline_means(baselines)]
             lines += ["", f"Command: {command}, at commit {run.metrics['commit']}."]
     return lines
+
+
+def _texts(folder: Path, files: Sequence[Found]) -> list[str]:
+    """A row for each model, text benchmark and role (``speechde evaluate-text``)."""
+    if not files:
+        return []
+    rows = []
+    for found in files:
+        metrics = found.content
+        model = f"[{found.folder.name}]({_link(folder, found.folder)})"
+        about = [str(metrics.get("sample", {}).get("queries per language", "all")), metrics["hardware"]]
+        about += [metrics["commit"], _code(metrics["command"])]
+        rows += [[model, *row, *about] for row in text.means(metrics)]
+    header = ["model", *text.MEANS, "queries a language", "hardware", "commit", "command"]
+    return ["", "## Text benchmarks", "", *markdown_table(header, rows)]
 
 
 def _summaries(folder: Path, summaries: Sequence[Found]) -> list[str]:

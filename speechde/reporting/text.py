@@ -17,6 +17,7 @@ from speechde.reporting.report import ROLE_NAMES, markdown_table, percent, recal
 FILE = "text.json"
 NAMES = {**ROLE_NAMES, UNKNOWN: "training unknown"}
 _SCORES = ["R@1 [95 % CI]", "R@5", "MRR"]
+MEANS = ["task", "role", "languages", "chance", *_SCORES]
 
 
 def write_text_report(folder: Path, metrics: Mapping) -> None:
@@ -36,13 +37,7 @@ def text_markdown(metrics: Mapping) -> str:
     lines += [f"- {key}: {_written(metrics[key])}" for key in ("sample", "noted", "licences") if metrics.get(key)]
     lines += [f"- commit {metrics['commit']}; hardware {metrics['hardware']}; {metrics['seconds']:.0f} s"]
     lines += [f"- command `{metrics['command']}`", "", "## Means over languages", ""]
-    means = [
-        [name, NAMES[role], str(task[role]["languages"]), percent(task[role]["chance"]), *_scores(task[role])]
-        for name, task in metrics["tasks"].items()
-        for role in NAMES
-        if role in task
-    ]
-    lines += markdown_table(["task", "role", "languages", "chance", *_SCORES], means)
+    lines += markdown_table(MEANS, means(metrics))
     for name, task in metrics["tasks"].items():
         rows = [
             [lang, get(lang).name, NAMES[row["role"]], str(row["queries"]), str(row["gallery"]), percent(row["chance"]),
@@ -53,6 +48,16 @@ def text_markdown(metrics: Mapping) -> str:
         header = ["code", "name", "role", "queries", "gallery", "chance", *_SCORES]
         lines += ["", f"## {name}", "", *markdown_table(header, rows)]
     return "\n".join([*lines, ""])
+
+
+def means(metrics: Mapping) -> list[list[str]]:
+    """Rows of ``MEANS``: each task and role."""
+    return [
+        [name, NAMES[role], str(task[role]["languages"]), percent(task[role]["chance"]), *_scores(task[role])]
+        for name, task in metrics["tasks"].items()
+        for role in NAMES
+        if role in task
+    ]
 
 
 def _scores(row: Mapping) -> list[str]:

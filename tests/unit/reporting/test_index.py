@@ -113,6 +113,24 @@ def test_a_report_is_a_table_of_systems(results, runs):
     )
 
 
+def test_text_benchmarks_are_a_table(results):
+    mean = {"languages": 2, "chance": 0.25, "recall@1": 0.5, "ci95": [0.4, 0.6], "recall@5": 0.75, "mrr": 0.6}
+    metrics = {
+        "tasks": {"sib200": {"per_language": {}, "seen": mean, "unknown": mean}},
+        "sample": {"queries per language": 100},
+        **{"hardware": "h", "commit": "c", "command": "speechde a|b"},
+    }
+    folder = results / "text" / "small"
+    folder.mkdir(parents=True)
+    (folder / "text.json").write_text(json.dumps(metrics), encoding="utf-8")
+    (folder / "table.md").touch()
+    page = index(results)
+    assert "## Text benchmarks" in page and "## Other measurements" not in page
+    start, scores = "[small](text/small/table.md) | sib200", "2 | 25.0 | 50.0 [40.0, 60.0] | 75.0 | 0.600 | 100 | h | c"
+    for role in ("seen", "training unknown"):
+        assert " | ".join([f"| {start}", role, scores, "`speechde a\\|b` |"]) in page
+
+
 def test_other_files_are_listed(results):
     (results / "benchmarks").mkdir()
     (results / "benchmarks/ranks.json").write_text('{"command": "python b.py | tee x", "hardware": "h"}', "utf-8")
