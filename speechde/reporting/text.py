@@ -67,4 +67,6 @@ def _scores(row: Mapping) -> list[str]:
 def _written(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {each}" for key, each in value.items())
-    return " / ".join(f"`{each}`" for each in value) if isinstance(value, list | tuple) else str(value)
+    return (
+        " / ".join(f"`{each}`" if each else "none" for each in value) if isinstance(value, list | tuple) else str(value)
+    )

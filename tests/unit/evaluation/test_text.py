@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from speechde.evaluation.text_model import evaluate_texts, open_text_model, plai
 from speechde.models.embed import embed_items
 from speechde.reporting.text import text_markdown, write_text_report
 from speechde.types import Item, Text
+
+RESULTS = Path(__file__).resolve().parents[3] / "results"
 
 
 @pytest.fixture
@@ -180,9 +183,15 @@ def test_scores_and_report(public_folder, tiny_llm, tmp_path):
     table = (tmp_path / "out/table.md").read_text()
     assert table == text_markdown(metrics)
     assert "| sib200 | seen | 1 |" in table and "| zu_za | Zulu | zero-shot | 2 | 4 | 25.0 |" in table
-    assert "prefixes `query: ` / ``" in table and "text cut at 10 tokens" in table
+    assert "prefixes `query: ` / none" in table and "text cut at 10 tokens" in table
 
 
 def test_a_plain_model_is_of_unit_length(tiny_llm):
     model = plain_model(tiny_llm())
     assert model.normalise and torch.equal(model.projection.weight, torch.eye(16))
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("text/*/text.json")), ids=lambda path: path.parent.name)
+def test_committed_tables_are_current(path):
+    table = text_markdown(json.loads(path.read_text("utf-8")))
+    assert path.with_name("table.md").read_text("utf-8") == table
