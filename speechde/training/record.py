@@ -9,6 +9,7 @@ from typing import Any
 
 from speechde.checkpoint.folder import read_settings
 from speechde.config import RunConfig
+from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.evaluation.speech import data_counts
 from speechde.training.identity import asked
 from speechde.types import Corpus, Utterance
@@ -35,6 +36,8 @@ def training_record(
     """
     first, *others = corpora
     seen = dict.fromkeys([*(before["seen"] if before else ()), *first.seen])
+    named = [task.examples for task in config.tasks.values() if task.examples not in (CLIPS, TRANSLATIONS)]
+    files = {Path(name).name: "" for name in named}  # whose licences nobody states
     further = (lang for corpus in others for lang in corpus.seen)
     synthetic = dict.fromkeys([*(before.get("seen_synthetic", ()) if before else ()), *further])
     return {
@@ -51,8 +54,8 @@ def training_record(
         "llm": before["llm"] if before and "llm" in before else _llm(config),
         "data": {
             "corpus": first.name,
-            "licences": {corpus.name: corpus.licence for corpus in (first, *others)},
-            **{split: data_counts(some) for split, some in clips.items()},
+            "licences": {corpus.name: corpus.licence for corpus in (first, *others) if corpus.utterances} | files,
+            **{split: data_counts(some) for split, some in clips.items() if some},
         },
         "config": asked(asdict(config)),
         **({"adapted_from": before} if before else {}),
