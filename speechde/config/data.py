@@ -54,7 +54,9 @@ class DataConfig:
 
     name: str = choice("stamps", "none", "stamps", "sentences", "manifest", "fleurs", "covost", "breadth")
     archive: str | None = location()  # stamps: the .deb, where apt-get does not exist
-    public: str | None = location()  # the folder that holds speech/, ntrex/ and sib200/ (docs/data.md); None fetches them
+    public: str | None = (
+        location()
+    )  # the folder that holds speech/, ntrex/ and sib200/ (docs/data.md); None fetches them
     path: str | None = location()  # manifest: .parquet, .jsonl or .tsv
     root: str | None = location()  # fleurs, covost: the folder with FLEURS' data/; None fetches it from the hub
     missing: str = choice("error", "error", "skip")  # fleurs, covost: what a language without files is
