@@ -12,7 +12,8 @@ import jinja2
 
 from speechde.languages import LANGUAGES
 from speechde.reporting import charts
-from speechde.reporting.report import ROLE_NAMES, markdown_table
+from speechde.reporting.report import ROLE_NAMES, markdown_table, recall_cell
+from speechde.reporting.summary import DEFAULT
 
 PREFACE = (
     "Shares in per cent. Intervals are 95 % bootstraps over sentences; where a system has several seeds, scores and "
@@ -98,11 +99,30 @@ def parts_of(board: Mapping) -> list[Part]:
         )
     if board["differences"]:
         parts.append(_differences(board["differences"]))
+    parts += [_sizes(system, systems) for system in systems if system.get("sizes")]
     parts += [_baselines(name, baselines) for name, baselines in board["baselines"].items()]
     parts.append(_heat_map(systems))
     if drawn := [system for system in systems if any("dev_recall@1" in row for row in system["curves"])]:
         parts.append(Part("Learning curves", svg=charts.curves(drawn), note=_curve_note(drawn)))
     return [*parts, _commands(systems)]
+
+
+def _sizes(system: Mapping, systems: Sequence[Mapping]) -> Part:
+    """Vectors of one model cut to each of its sizes, beside models of its recipe that were trained at that size."""
+    roles = [role for role in ROLE_NAMES if role in next(iter(system["sizes"].values()))]
+    own = {each["overrides"]: each for each in systems if each["recipe"] == system["recipe"] and not each["void"]}
+    header, rows = ["size"], []
+    for role in roles:
+        header += [f"{ROLE_NAMES[role]} R@1, cut [95 % CI]", f"{ROLE_NAMES[role]} R@1, trained at that size [95 % CI]"]
+    largest = max(system["sizes"], key=int)
+    for size in sorted(system["sizes"], key=int, reverse=True):
+        alone = own.get(DEFAULT if size == largest else f"model.dim:{size}", {})
+        row = [Cell(size, int(size))]
+        for role in roles:
+            for mean in (system["sizes"][size][role], alone.get(role)):
+                row.append(Cell(recall_cell(mean), mean["recall@1"]) if mean else Cell("–", -1.0))
+        rows.append(row)
+    return Part(f"Sizes of the vectors of {system['name']}", header, rows)
 
 
 def _commands(systems: Sequence[Mapping]) -> Part:

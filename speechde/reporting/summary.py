@@ -167,7 +167,21 @@ def _system(recipe: str, overrides: str, runs: Sequence[Run]) -> dict:
         rows = [metrics["audio_to_text"].get(role) for metrics in every]
         if all(row and row["languages"] for row in rows):
             system[role] = {"languages": rows[0]["languages"]} | _over_seeds(rows, ("chance", "recall@1_fixed"))
+    if all(metrics.get("sizes") for metrics in every):
+        system["sizes"] = _sizes([metrics["sizes"] for metrics in every])
     return system
+
+
+def _sizes(seeds: Sequence[Mapping[str, Mapping]]) -> dict[str, dict]:
+    """Audio→text by size of the vectors and role."""
+    shared = [size for size in seeds[0] if all(size in sizes for sizes in seeds)]
+    return {
+        size: {
+            role: _over_seeds([sizes[size]["audio_to_text"][role] for sizes in seeds], ("chance",))
+            for role in seeds[0][size]["audio_to_text"]
+        }
+        for size in shared
+    }
 
 
 def _languages(seeds: Sequence[Mapping[str, Mapping]]) -> dict[str, dict]:

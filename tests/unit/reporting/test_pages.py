@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import pytest
 
 from speechde.reporting.pages import _warm, html, markdown, parts_of
+from speechde.reporting.report import recall_cell
 from speechde.reporting.summary import find_runs, summarise
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -75,6 +76,31 @@ def test_differences_are_in_the_order_of_their_numbers(runs, write_run):
     (board,) = summarise(find_runs([runs]))["boards"]
     names = [row["name"] for row in board["differences"]]
     assert [name for name in names if "u:" in name] == ["tiny u:64", "tiny u:512", "tiny u:1024"]
+
+
+def test_sizes_stand_beside_models_trained_at_them(runs, write_run):
+    def row(recall):
+        more = {"recall@5": 1.0, "mrr": 1.0, "chance": 0.1, "languages": 2}
+        return {"recall@1": recall, "ci95": [recall - 0.1, recall + 0.1], **more}
+
+    def sizes(seed):
+        of = {"8": 0.5 + seed / 10, "4": 0.25}
+        roles = {size: {"seen": row(r), "zero_shot": row(r / 2)} for size, r in of.items()}
+        return {size: dict.fromkeys(("audio_to_text", "text_to_audio"), rows) for size, rows in roles.items()}
+
+    for seed in (0, 1):
+        write_run(runs / f"tiny/loss.dims:_8_4_-s{seed}", 0.4, seed, overrides="loss.dims:[8,4]", sizes=sizes(seed))
+    write_run(runs / "tiny/model.dim:4-s0", 0.9, overrides="model.dim:4")
+    (board,) = summarise(find_runs([runs]))["boards"]
+    (part,) = [part for part in parts_of(board) if part.title.startswith("Sizes")]
+    assert part.title == "Sizes of the vectors of tiny loss.dims:[8,4]"
+    texts = [[cell.text for cell in row] for row in part.rows]
+    assert [line[0] for line in texts] == ["8", "4"] and [line[1] for line in texts] == [
+        "55.0 [45.0, 65.0]", "25.0 [15.0, 35.0]",
+    ]  # fmt: skip
+    alone = {each["overrides"]: recall_cell(each["seen"]) for each in board["systems"]}
+    assert [line[2] for line in texts] == [alone["default"], alone["model.dim:4"]]
+    assert f"### {part.title}" in markdown(summarise(find_runs([runs])), "T")
 
 
 def test_the_heat_map_has_the_shorter_side_across(summary):
