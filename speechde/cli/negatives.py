@@ -53,7 +53,7 @@ def negatives(
 
     Beside OUT, OUT.provenance.json says what it was made from.
     """
-    from speechde.corpora.examples_file import write_examples
+    from speechde.corpora.examples_writer import write_examples
     from speechde.provenance import commit
     from speechde.search.negatives import RANKINGS, Mining, item_embedder, mine_negatives, read_scores, read_source
 

@@ -27,7 +27,7 @@ import json
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -37,7 +37,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from speechde.cache import atomic_write
 from speechde.corpora.examples import SYNTHETIC
 from speechde.corpora.leaks import LATER
 from speechde.corpora.manifest import BadRow, check_file
@@ -145,43 +144,6 @@ def names(item: Item) -> set[int | str]:
 def answers(example: Example) -> set[int | str]:
     """The ``names`` that no hard negative of an example may have."""
     return {_name(example.positive), *map(_meant, (example.query, example.positive))}
-
-
-def write_examples(examples: Iterable[Example], path: str | Path, split: str = "train") -> Path:
-    """Write JSON Lines that ``read_examples`` reads as the same examples; the file appears whole or not at all.
-
-    Audio below the file's folder is stored relative to it. What the reader fills in is left out.
-    """
-    path = Path(path)
-    folder = path.parent.absolute()
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for example in examples:
-            row = {
-                "query": _written(example.query, folder),
-                "positive": _written(example.positive, folder),
-                "negatives": [_written(negative, folder) for negative in example.negatives],
-                "stratum": example.stratum,
-                "source": example.source,
-                "split": split,
-            }
-            file.write(json.dumps({key: value for key, value in row.items() if value}, ensure_ascii=False) + "\n")
-    return path
-
-
-def _written(item: Item, folder: Path) -> dict[str, Any]:
-    parts = [
-        {"text": part.content} if isinstance(part, Text) else {"audio": _relative(part.content, folder)}
-        for part in item.parts
-    ]
-    facts = {"lang": item.lang, "meaning": item.meaning, "id": item.id, "title": item.title}
-    if item.meaning == "\n".join(part.content for part in item.parts):
-        del facts["meaning"]
-    return {"parts": parts, **{key: value for key, value in facts.items() if value}}
-
-
-def _relative(audio: str, folder: Path) -> str:
-    path = Path(audio).absolute()
-    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def is_examples_file(path: str | Path) -> bool:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from speechde.corpora.examples_file import COLUMNS, is_examples_file, read_examples, write_examples
+from speechde.corpora.examples_file import COLUMNS, is_examples_file, read_examples
+from speechde.corpora.examples_writer import write_examples
 from speechde.errors import ConfigError, DataError
 from speechde.types import Audio, Text
 

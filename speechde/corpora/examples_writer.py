@@ -1,0 +1,48 @@
+"""Training examples as a file that ``examples_file`` reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from speechde.cache import atomic_write
+from speechde.types import Example, Item, Text
+
+
+def write_examples(examples: Iterable[Example], path: str | Path, split: str = "train") -> Path:
+    """Write JSON Lines that ``read_examples`` reads as the same examples; the file appears whole or not at all.
+
+    Audio below the file's folder is stored relative to it. What the reader fills in is left out.
+    """
+    path = Path(path)
+    folder = path.parent.absolute()
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for example in examples:
+            row = {
+                "query": _written(example.query, folder),
+                "positive": _written(example.positive, folder),
+                "negatives": [_written(negative, folder) for negative in example.negatives],
+                "stratum": example.stratum,
+                "source": example.source,
+                "split": split,
+            }
+            file.write(json.dumps({key: value for key, value in row.items() if value}, ensure_ascii=False) + "\n")
+    return path
+
+
+def _written(item: Item, folder: Path) -> dict[str, Any]:
+    parts = [
+        {"text": part.content} if isinstance(part, Text) else {"audio": _relative(part.content, folder)}
+        for part in item.parts
+    ]
+    facts = {"lang": item.lang, "meaning": item.meaning, "id": item.id, "title": item.title}
+    if item.meaning == "\n".join(part.content for part in item.parts):
+        del facts["meaning"]
+    return {"parts": parts, **{key: value for key, value in facts.items() if value}}
+
+
+def _relative(audio: str, folder: Path) -> str:
+    path = Path(audio).absolute()
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
