@@ -129,18 +129,17 @@ def _refuse_another(first: TrainedModel, other: TrainedModel, first_name: str | 
 
 def _decisive(trained: TrainedModel) -> dict[str, Any]:
     """What has to be equal, by dotted name: all that decides the vectors, but for the weights that are trained."""
-    settings = asdict(trained.settings)
-    frontend, speech = settings["frontend"], settings["speech"]
-    own = {key: settings[key] for key in ("attention", "head", "prefix", "max_tokens")}
+    settings = asdict(replace(trained.settings, training={}, unstated=frozenset()))
+    frontend, speech = settings.pop("frontend"), settings.pop("speech")
     config = trained.model.backbone.config.to_dict()
     return dict(
         flat({
-            "mode": settings["training"]["mode"],
+            "mode": trained.settings.training["mode"],
             "frontend": {"kind": trained.settings.frontend.kind}
             | {key: value for key, value in frontend.items() if key not in TRAINING_ONLY},
             "speech": {key: value for key, value in speech.items() if key != "encoder"}
             | {"encoder_key": less_dtype(speech["encoder_key"])},
-            **own,
+            **settings,
             "llm": {key: value for key, value in config.items() if _shapes(key)},
             "tokenizer": _hash([trained.prompt.tokenizer.backend_tokenizer.to_str().encode()]),
             "prefixes": trained.prompt.prefixes(),

@@ -155,6 +155,14 @@ def settings(**groups):
     return change
 
 
+def prompts(trained):
+    trained.settings = replace(trained.settings, prompts={"qa-query": "{item}"})
+
+
+def sizes(trained):
+    trained.settings = replace(trained.settings, dims=(8, 4))
+
+
 def statistics(trained):
     trained.model.frontends["speech"].frame_mean += 1
 
@@ -182,6 +190,8 @@ def tokens(trained):
             settings(speech={"encoder_key": {"encoder": "x"}}),
             "speech.encoder_key.encoder is 'x' and not 'whisper'",
         ),
+        ("continuous", prompts, "prompts.qa-query is '{item}' and not None"),
+        ("continuous", sizes, "dims is (8, 4) and not ()"),
         ("continuous", statistics, "statistics.frontends.speech.frame_mean is "),
         ("discrete", quantiser, "quantiser is "),
         ("continuous", prefixes, "prefixes.fr_fr.speech is '[Other] ' and not "),
