@@ -100,10 +100,9 @@ def test_what_is_not_quoted_stays(text):
     assert unquoted(text) == text
 
 
-@pytest.mark.parametrize(
-    "text", ["", "Don't — stop!", "¿Qué?  «Straße»\t№ 5", "ﬁn…", "「日本」、𝄞", *map(chr, range(0x20, 0x3100, 7))]
-)
-def test_normalised_as_by_asking_of_each_character(text):
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    slow = " ".join("".join(c for c in folded if not unicodedata.category(c).startswith("P")).split())
-    assert normalise_text(text) == slow == normalise_text(text)
+def test_normalised_as_by_asking_of_each_character():
+    texts = ["", "Don't — stop!", "¿Qué?  «Straße»\t№ 5", "ﬁn…", "「日本」、𝄞", *map(chr, range(0x20, 0x3100, 7))]
+    for text in [*texts, *texts]:  # the second time from the table
+        folded = unicodedata.normalize("NFKC", text).casefold()
+        slow = " ".join("".join(c for c in folded if not unicodedata.category(c).startswith("P")).split())
+        assert normalise_text(text) == slow
