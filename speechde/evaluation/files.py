@@ -14,7 +14,7 @@ SCORES = ("recall@1", "ci95", "chance", "recall@5", "mrr", "queries", "gallery")
 
 
 def example_task(
-    name: str, examples: Sequence[Example], subset: str, roles: tuple[str, str] = (QUERY, DOCUMENT)
+    name: str, examples: Sequence[Example], subset: str, sides: tuple[str, str] = (QUERY, DOCUMENT)
 ) -> Retrieval:
     """One gallery of the positives, each meaning once in a language; a query is right with any item of its positive's.
 
@@ -22,7 +22,7 @@ def example_task(
         name: of the training task.
         examples: of one split; not empty.
         subset: the split.
-        roles: as in ``Retrieval``: names of the prompts of the task.
+        sides: as in ``Retrieval``: names of the prompts of the task.
     """
     gallery: dict[tuple[str | None, str], Item] = {}
     labels, queries = [], []
@@ -34,7 +34,7 @@ def example_task(
         labels.append(places[_meaning(example.positive)])
     asked = np.array(labels, np.int64)
     relevance = Labels(asked, np.arange(len(gallery)))
-    return Retrieval(name, subset, ROLE, queries, list(gallery.values()), relevance, asked, roles=roles)
+    return Retrieval(name, subset, ROLE, queries, list(gallery.values()), relevance, asked, sides=sides)
 
 
 def _meaning(item: Item) -> tuple[str | None, str]:

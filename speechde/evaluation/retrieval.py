@@ -106,7 +106,7 @@ class Retrieval:
         relevance: labels, or pairs one by one.
         resample: ``(n,)`` label of what the bootstrap draws: the sentence of each query.
         scores: further columns of the row beside recall@1, its chance and its interval.
-        roles: what queries and gallery are embedded as: these, or names of prompts of the model.
+        sides: what queries and gallery are embedded as: these, or names of prompts of the model.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Retrieval:
     relevance: Labels | Qrels
     resample: np.ndarray
     scores: Mapping[str, Score] = field(default_factory=lambda: COMMON)
-    roles: tuple[str, str] = (QUERY, DOCUMENT)
+    sides: tuple[str, str] = (QUERY, DOCUMENT)
 
     @property
     def chance(self) -> float:
@@ -212,7 +212,7 @@ class Remembered:
 
     def rank(self, task: Retrieval) -> Ranking:
         """The order by dot product of embeddings."""
-        query, document = task.roles
+        query, document = task.sides
         return task.rank(self(task.queries, query), self(task.gallery, document))
 
 
@@ -221,7 +221,7 @@ def evaluate(tasks: Sequence[Retrieval], embed: Embed, *, seed: int = 0, label: 
     embed = embed if isinstance(embed, Remembered) else Remembered(embed)
     together: dict[str, list[Item]] = {}  # so that they are sorted by length
     for task in tasks:
-        for role, items in zip(task.roles, (task.queries, task.gallery), strict=True):
+        for role, items in zip(task.sides, (task.queries, task.gallery), strict=True):
             together.setdefault(role, []).extend(items)
     for role, items in together.items():
         if items:

@@ -95,8 +95,8 @@ def held_out_tasks(config: RunConfig, files: Mapping[str, FileExamples], split: 
     tasks = []
     for name, file in files.items():
         named = (prompt_name(name, role) for role in (QUERY, DOCUMENT))
-        roles = tuple(own if own in prompts else role for own, role in zip(named, (QUERY, DOCUMENT), strict=True))
-        tasks.append(example_task(name, file, split, roles))
+        sides = tuple(own if own in prompts else role for own, role in zip(named, (QUERY, DOCUMENT), strict=True))
+        tasks.append(example_task(name, file, split, sides))
     return tasks
 
 
