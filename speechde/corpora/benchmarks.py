@@ -1,5 +1,5 @@
 """Texts that models are evaluated on: SIB-200, XQuAD, BANKING77. None of them is training data, and nothing here makes
-training examples; only ``evaluation/`` may import this module (``tests/unit/test_architecture.py``).
+training examples; ``tests/unit/test_architecture.py`` lists who may import this module.
 
 SIB-200 (Adelani et al. 2024, arXiv 2309.07445) above all: its 1,004 sentences are of FLORES-200, and FLEURS is FLORES
 read aloud, so whoever trains on them has seen the test sentences of FLEURS in every language.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,17 +65,22 @@ def check_split(config: DataConfig, record: Mapping[str, Any]) -> None:
     """
     if config.name not in SEEDED:
         return
-    trained = record.get("config", {})
-    for own in (trained.get("data"), trained.get("adapt", {}).get("old")):
-        if own and own["name"] == config.name and own["split_seed"] != config.split_seed:
-            raise ConfigError(
-                f"data.split_seed={config.split_seed}: the model was trained on {config.name} with data.split_seed="
-                f"{own['split_seed']}, so that it would be scored on sentences that it was trained on; set "
-                f"data.split_seed={own['split_seed']} (adapt.old.split_seed, where that is meant)"
-            )
+    for trained in (each.get("config", {}) for each in histories(record)):
+        for own in (trained.get("data"), trained.get("adapt", {}).get("old")):
+            if own and own["name"] == config.name and own["split_seed"] != config.split_seed:
+                raise ConfigError(
+                    f"data.split_seed={config.split_seed}: the model was trained on {config.name} with data.split_seed="
+                    f"{own['split_seed']}, so that it would be scored on sentences that it was trained on; set "
+                    f"data.split_seed={own['split_seed']} (adapt.old.split_seed, where that is meant)"
+                )
+
+
+def histories(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A record of training, and those of all models that it started from or is a soup of."""
+    yield record
     for before in (record.get("adapted_from"), *(one["record"] for one in record.get("soup", ()))):
         if before:
-            check_split(config, before)
+            yield from histories(before)
 
 
 def _position(sentence: str) -> float:

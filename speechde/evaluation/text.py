@@ -23,6 +23,7 @@ import numpy as np
 from speechde.corpora import benchmarks, ntrex
 from speechde.corpora.bitext import ENGLISH
 from speechde.corpora.examples import SYNTHETIC
+from speechde.corpora.load import histories
 from speechde.errors import ConfigError, unknown_value
 from speechde.evaluation.retrieval import COMMON, Labels, Results, Retrieval
 from speechde.text import normalise_text
@@ -101,18 +102,20 @@ def refuse_trained_on(record: Mapping | None, names: Iterable[str]) -> None:
     Raises:
         ConfigError: FLEURS reads the sentences of SIB-200; NTREX may have been read by a synthesiser.
     """
-    while record:
-        config = record.get("config", {})
-        data, tasks = config.get("data", {}), config.get("tasks", {}).values()
-        spoken = any(task and task.get("shares", {}).get(SYNTHETIC, 0) > 0 for task in tasks)
-        read = spoken and "sentences" in data.get("synthetic", {}).get("texts", "").split("+")
+    for config in (each.get("config", {}) for each in histories(record or {})):
+        corpora = [own for own in (config.get("data"), (config.get("adapt") or {}).get("old")) if own]
+        spoken = any(task and task.get("shares", {}).get(SYNTHETIC, 0) > 0 for task in config.get("tasks", {}).values())
+        read = [own for own in corpora if "sentences" in own.get("synthetic", {}).get("texts", "").split("+")]
         for trained, family, why in (
-            (data.get("name") == "fleurs", "sib200", "FLEURS, whose readers read these sentences"),
-            (read, "ntrex", "readings of these very sentences"),
+            (
+                any(own.get("name") == "fleurs" for own in corpora),
+                "sib200",
+                "FLEURS, whose readers read these sentences",
+            ),
+            (spoken and read, "ntrex", "readings of these very sentences"),
         ):
             if own := [name for name in names if trained and name.startswith(family)]:
                 raise ConfigError(f"{', '.join(own)}: the model was trained on {why}; leave {own[0]} out")
-        record = record.get("adapted_from")
 
 
 def _sib200(names: Sequence[str], asked: Asked) -> list[Retrieval]:

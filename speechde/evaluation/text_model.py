@@ -18,6 +18,7 @@ from transformers import AutoTokenizer
 
 from speechde.checkpoint.folder import TrainedModel, find_model
 from speechde.config.tasks import CLIPS, TRANSLATIONS
+from speechde.corpora.load import histories
 from speechde.errors import ConfigError, unknown_value
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Remembered, evaluate
 from speechde.evaluation.text import LICENCES, UNKNOWN, Asked, refuse_trained_on, text_metrics, text_tasks
@@ -115,11 +116,9 @@ def open_text_model(
 
 
 def _has_files(record: Mapping[str, Any]) -> bool:
-    """Whether a model, or one that it was adapted from, was trained on files of examples."""
-    tasks = record.get("config", {}).get("tasks", {}).values()
-    own = any(task and task.get("examples", CLIPS) not in (CLIPS, TRANSLATIONS) for task in tasks)
-    before = record.get("adapted_from")
-    return own or (before is not None and _has_files(before))
+    """Whether a model, or one that it comes from, was trained on files of examples."""
+    tasks = (task for each in histories(record) for task in each.get("config", {}).get("tasks", {}).values())
+    return any(task and task.get("examples", CLIPS) not in (CLIPS, TRANSLATIONS) for task in tasks)
 
 
 def task_prompts(prompt: Prompt, task: str | None) -> dict[str, str | None]:

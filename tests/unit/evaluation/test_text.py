@@ -116,7 +116,10 @@ READ = {"name": "sentences", "synthetic": {"texts": "names+sentences"}}
 )
 def test_who_was_trained_on_a_benchmark_is_refused(data, tasks, refused):
     record = {"config": {"data": data, "tasks": tasks}}
-    for own in (record, {"config": {"data": {"name": "stamps"}}, "adapted_from": record}):
+    other = {"config": {"data": {"name": "stamps"}}}
+    soup = {"soup": [{"record": other}, {"record": {**other, "adapted_from": record}}]}
+    adapted = {"config": {"data": {"name": "stamps"}, "adapt": {"old": data}, "tasks": tasks}}
+    for own in (record, {**other, "adapted_from": record}, soup, adapted):
         for name in TASKS:
             if name in refused:
                 with pytest.raises(ConfigError, match=f"{name}: the model was trained on"):
