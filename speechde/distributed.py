@@ -71,3 +71,12 @@ def from_first(value: float) -> float:
     held = [value]
     dist.broadcast_object_list(held)
     return held[0]
+
+
+def alike(value: object) -> bool:
+    """Whether all ranks have an equal value; every rank has to ask."""
+    if not active():
+        return True
+    held: list[object] = [None] * world_size()
+    dist.all_gather_object(held, value)
+    return all(other == value for other in held)

@@ -201,16 +201,18 @@ class ExampleDataModule(pl.LightningDataModule):
     """Serves the training batches of one epoch at a time, to each process its part of them.
 
     The loader is rebuilt each epoch (``reload_dataloaders_every_n_epochs=1``) so that the mixture starts from the
-    trainer's step also after a resume, in whichever step and with however many processes.
+    trainer's step also after a resume, in whichever step and with however many processes. ``equal`` as in
+    ``Mixture.start``: sharded models need it.
     """
 
-    def __init__(self, dataset: ExampleDataset, mixture: Mixture, workers: int = 0) -> None:
+    def __init__(self, dataset: ExampleDataset, mixture: Mixture, workers: int = 0, equal: bool = False) -> None:
         super().__init__()
-        self.dataset, self.mixture, self.workers = dataset, mixture, workers
+        self.dataset, self.mixture, self.workers, self.equal = dataset, mixture, workers, equal
 
     def train_dataloader(self) -> DataLoader:
         """What is left of the current epoch."""
-        self.mixture.start(self.trainer.global_step, self.trainer.global_rank, self.trainer.world_size)
+        trainer = self.trainer
+        self.mixture.start(trainer.global_step, trainer.global_rank, trainer.world_size, self.equal)
         return DataLoader(
             self.dataset, batch_sampler=self.mixture, collate_fn=self.dataset.collate, num_workers=self.workers
         )

@@ -110,7 +110,10 @@ def fit(session: Session, features: Features, built: TrainedModel, data: Trainin
     warnings.filterwarnings("ignore", r"You're resuming from a checkpoint that ended before")  # the sampler knows
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
     trainer.fit(
-        module, datamodule=ExampleDataModule(dataset, batches), ckpt_path=before and str(before), weights_only=True
+        module,
+        datamodule=ExampleDataModule(dataset, batches, equal=t.strategy == "fsdp"),
+        ckpt_path=before and str(before),
+        weights_only=True,
     )
     launch.disconnect()
     if trainer.global_rank:

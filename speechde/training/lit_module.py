@@ -21,7 +21,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
-from speechde.distributed import from_first, gather, rank
+from speechde.distributed import alike, from_first, gather, rank
 from speechde.errors import ConfigError, DataError
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.losses.gradcache import cached
@@ -122,6 +122,9 @@ class LitDualEncoder(pl.LightningModule):
             self.model.backbone.eval()  # a frozen LLM has no dropout, on either side
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        computed = [rows.query for rows in batch.rows]
+        computed += [items for rows in batch.rows for items, known in rows.answers if not self._looked_up(known)]
+        self._check_alike(computed)
         query = torch.cat([self._encode(rows.query) for rows in batch.rows])
         # of each part of the batch its positives and, where its task has any, hard negatives
         answers = zip(*([self._answer(*side) for side in rows.answers] for rows in batch.rows), strict=True)
@@ -130,14 +133,27 @@ class LitDualEncoder(pl.LightningModule):
         losses = self.loss(*gather(query, positive, batch.meaning, *negatives))
         if not torch.isfinite(losses["loss"]):
             raise DataError(f"the loss became {losses['loss'].item()} at step {self.global_step}; lower optim.lr")
-        computed = [rows.query for rows in batch.rows]
-        computed += [items for rows in batch.rows for items, known in rows.answers if not self._looked_up(known)]
         logged = losses | {"scale": self.loss.scale.detach()}
         logged["padding_share"] = padding_share([(one, self._parts(len(one))) for one in computed])
         if (share := self.waiting.share) is not None:
             logged["wait_share"] = share
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch.meaning))
         return losses["loss"]
+
+    def _check_alike(self, computed: list[Inputs]) -> None:
+        """Refuse a batch for which processes would run a sharded model differently, and wait for each other for ever.
+
+        Raises:
+            DataError: their parts of it are not made up alike.
+        """
+        if not sharding.is_sharded(self.model):
+            return
+        own = [({name for name, _ in one.columns} - {"text"}, len(one)) for one in computed]
+        if not alike(own):
+            raise DataError(
+                f"step {self.global_step}: the examples of one process are made up otherwise than those of another, "
+                "and a sharded model needs all alike; use trainer.strategy=ddp, or give each kind a task of its own"
+            )
 
     def _looked_up(self, known: torch.Tensor | None) -> bool:
         return self._text_states is not None and known is not None

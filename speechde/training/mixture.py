@@ -227,11 +227,15 @@ class Mixture(Sampler[list[Row]]):
         self.tasks, self.steps, self.seed = list(tasks), steps, seed
         rates = np.array([task.rate for task in tasks], float)
         self.probabilities = rates / rates.sum()
-        self.first, self.rank, self.ranks = 0, 0, 1
+        self.first, self.rank, self.ranks, self.equal = 0, 0, 1, False
 
-    def start(self, step: int, rank: int = 0, ranks: int = 1) -> None:
-        """Choose what the next iteration draws: from global ``step`` to the end of its epoch, the part of a rank."""
-        self.first, self.rank, self.ranks = step, rank, ranks
+    def start(self, step: int, rank: int = 0, ranks: int = 1, equal: bool = False) -> None:
+        """Choose what the next iteration draws: from global ``step`` to the end of its epoch, the part of a rank.
+
+        With ``equal`` all ranks have as many examples as each other, which costs a batch at most ``ranks - 1`` of those
+        of its strata, and as many of those from elsewhere.
+        """
+        self.first, self.rank, self.ranks, self.equal = step, rank, ranks, equal
 
     def __len__(self) -> int:
         return self.steps
@@ -239,10 +243,12 @@ class Mixture(Sampler[list[Row]]):
     def __iter__(self) -> Iterator[list[Row]]:
         end = (self.first // self.steps + 1) * self.steps
         for step in range(self.first, end):
-            yield self.batch(step, self.rank, self.ranks)
+            yield self.batch(step, self.rank, self.ranks, self.equal)
 
-    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> list[Row]:
+    def batch(self, step: int, rank: int = 0, ranks: int = 1, equal: bool = False) -> list[Row]:
         """The part of a rank of the batch of one global step: together the ranks have each example once.
+
+        ``equal`` as in ``start``.
 
         Raises:
             DataError: a rank would have no example of the batch's stratum.
@@ -259,6 +265,8 @@ class Mixture(Sampler[list[Row]]):
         rows = [[Row(number, *key) for key in part] for part in (first, *others)]
         if bare := self.tasks[number].bare:
             rows = [[row._replace(bare=bool(rng.random() < bare)) for row in part] for part in rows]
+        if equal:
+            rows = [part[: len(part) - len(part) % ranks] for part in rows]
         return [row for part in rows for row in part[rank::ranks]]
 
     def effective_epochs(self, total_steps: int, source: str = "") -> list[dict[str, float]]:

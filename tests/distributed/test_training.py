@@ -148,6 +148,14 @@ def test_processes_keep_the_average_of_one(tiny_run, tmp_path, start, kind):
     check_same_run(config, whole, [2, 4, 6])
 
 
+@pytest.mark.parametrize("size", [5, 4])
+def test_processes_of_a_sharded_model_have_equally_many_rows(tiny_run, tmp_path, start, size):
+    """One that had more would run the layers once more, and wait for weights that no other gathers."""
+    options = OPTIONS | {"trainer__steps": 2, "trainer__batch_size": size, "runs_dir": str(tmp_path / "runs")}
+    output, status = start(LAUNCHER, tiny_run("quickstart", trainer__strategy="fsdp", **options))
+    assert status == 0 and "own and all rows: (2, 4)\n" in output, output
+
+
 @pytest.fixture
 def hard(clips, tmp_path):
     """``hard(negatives)``: a task of clips whose transcripts are among up to two others, none for some rows."""

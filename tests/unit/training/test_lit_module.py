@@ -19,6 +19,7 @@ from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import text_states
 from speechde.models.frontends.base import pad_items
 from speechde.models.frontends.units import UnitFrontend
+from speechde.training import lit_module
 from speechde.training.lit_module import LitDualEncoder
 from speechde.types import Batch, Rows
 
@@ -214,6 +215,20 @@ def test_a_loss_that_is_not_finite_stops_the_run(make):
     module.model.projection.weight.data.fill_(float("nan"))
     with pytest.raises(DataError, match=r"the loss became nan at step 0; lower optim\.lr"):
         fit(module)
+
+
+def test_a_sharded_model_needs_all_processes_to_be_alike(make, monkeypatch):
+    """Else one would wait for a layer that another never runs."""
+    module, asked = make(), []
+    module.log_dict = lambda *a, **k: None
+    monkeypatch.setattr(lit_module, "alike", lambda value: asked.append(value) or len(asked) > 1)
+    module.training_step(with_negatives(), 0)
+    assert not asked, "a model that is not sharded does not ask"
+    monkeypatch.setattr(lit_module.sharding, "is_sharded", lambda model: True)
+    with pytest.raises(DataError, match="step 0: the examples of one process are made up otherwise"):
+        module.training_step(with_negatives(), 0)
+    module.training_step(with_negatives(), 0)
+    assert asked == [[({"speech"}, 4), (set(), 4), (set(), 8)]] * 2
 
 
 @pytest.mark.parametrize("clip", [None, 0.01])

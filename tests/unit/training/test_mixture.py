@@ -78,6 +78,20 @@ def test_ranks_share_the_batch_of_one_process(ranks):
             assert max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_ranks_have_equally_many_where_they_must(ranks):
+    """Of what comes of the strata and of what comes from elsewhere, each, and of a small language too."""
+    batches = sampler(batch_size=14, translations=PAIRS, translation_share=0.4)
+    for step in range(20):
+        whole = batches.batch(step)
+        drawn = [batches.batch(step, rank, ranks, equal=True) for rank in range(ranks)]
+        parts = [[len(part) for part in split(rows)] for rows in drawn]
+        assert all(part == parts[0] for part in parts)
+        assert set().union(*drawn) <= set(whole) and sum(map(len, drawn)) > len(whole) - 2 * ranks
+    batches.start(3, 0, ranks, equal=True)
+    assert next(iter(batches)) == batches.batch(3, 0, ranks, equal=True)
+
+
 def test_more_ranks_than_clips():
     one = sampler()
     one.start(0, 4, 5)
