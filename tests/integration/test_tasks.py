@@ -26,6 +26,11 @@ def test_the_plan_counts_the_epochs_of_the_speech_task(tiny_run, two_tasks):
     assert two == pytest.approx({lang: value / 1.75 for lang, value in one.items()})
 
 
+def test_a_run_on_a_file_alone_is_planned(tiny_run, two_tasks):
+    plan = run.train(tiny_run(plan_only=True, tasks={"aloud": two_tasks["tasks__aloud"]}))["plan"]
+    assert plan["epochs"] == {} and [task["name"] for task in plan["tasks"]] == ["aloud"]
+
+
 @pytest.mark.parametrize("recipe", ["stamps", "quickstart"])  # a text side that is trained, and one that is looked up
 def test_examples_of_both_tasks_are_drawn_as_often_as_expected(tiny_run, two_tasks, monkeypatch, recipe):
     mixtures, rows = [], []

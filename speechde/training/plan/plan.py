@@ -136,7 +136,10 @@ def epochs_by_language(
 ) -> dict[str, float]:
     """How often each recorded clip of a language is expected to be drawn; see ``Task.effective_epochs``."""
     steps = config.trainer.steps
-    spoken = replace(config, tasks={name: task for name, task in config.tasks.items() if task.examples == CLIPS})
+    tasks = {name: task for name, task in config.tasks.items() if task.examples == CLIPS}
+    if not tasks:  # of files alone, whose clips are drawn by their own strata
+        return {}
+    spoken = replace(config, tasks=tasks)
     every = sum(task.rate for task in config.tasks.values())
     epochs: Counter[str] = Counter()
     for task in mixture(spoken, task_examples(spoken, training, pairs), steps=steps).tasks:
