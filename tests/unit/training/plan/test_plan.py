@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from speechde.config import build
@@ -172,7 +173,7 @@ def test_no_archive_is_opened_for_a_plan(tiny_run, clips, tmp_path, monkeypatch,
 
 
 def test_the_first_process_alone_plans(tiny_run, monkeypatch, capsys):
-    monkeypatch.setattr(run.rank_zero_only, "rank", 1)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
     monkeypatch.setattr(data, "durations", lambda *_: pytest.fail("headers were read"))
     monkeypatch.setattr(plan, "duration", lambda *_: pytest.fail("headers were read"))
     assert run.train(tiny_run(plan_only=True)) == {} and not capsys.readouterr().out
