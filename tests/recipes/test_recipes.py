@@ -83,6 +83,11 @@ def test_fleurs21_needs_nothing_and_takes_each_corpus(recipe_values, name, overr
     assert found == {"root": None, "covost": None, "seen": [], "zero_shot": None} | settings
 
 
+def test_sentences_are_read_aloud(recipe_values):
+    """Not names alone, as a recipe below it once had it."""
+    assert build(recipe_values("sentences")).data.synthetic.texts == "names+sentences"
+
+
 def test_breadth_is_fleurs21_on_other_data(recipe_values):
     breadth, fleurs21 = (recipe_values(name) for name in ("breadth", "fleurs21"))
     assert {key for key in fleurs21 if breadth[key] != fleurs21[key]} == {"data", "recipe_name"}
