@@ -88,6 +88,7 @@ class Joined(Sequence[Example]):
         self.strata = [stratum for stream in streams for stratum in stream.strata]
         self.sources = [source for stream in streams for source in stream.sources]
 
+    @property
     def lengths(self) -> list[int]:
         """Of each example; of clips and translations, whose texts are at hand."""
         return [length for stream in self.streams for length in stream.lengths]
