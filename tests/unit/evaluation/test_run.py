@@ -31,7 +31,7 @@ def utterances():
 def oracle(monkeypatch):
     """A model that embeds an item by the number in it; texts and their translations agree."""
 
-    def embed_items(model, prompt, items, read, *, label, cut):
+    def embed_items(model, prompt, items, read, *, label, cut, name):
         clips = iter(read([(item, part) for item in items for part in item.parts if isinstance(part, Audio)]))
         numbers = [
             next(clips)[0][0] if isinstance(part, Audio) else int(part.content.split()[1])
@@ -42,7 +42,7 @@ def oracle(monkeypatch):
     monkeypatch.setattr(embed, "embed_items", embed_items)
     return SimpleNamespace(
         model=SimpleNamespace(dim=4, normalise=True),
-        prompt=SimpleNamespace(max_tokens=256),
+        prompt=SimpleNamespace(max_tokens=256, named={}),
         settings=SimpleNamespace(dims=()),
     )
 
