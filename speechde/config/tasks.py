@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from speechde.errors import ConfigError
@@ -41,6 +42,7 @@ class TaskConfig:
         for source in self.apart:
             if source not in self.shares:
                 raise ConfigError(f"tasks.{name}.apart names {source!r}, which has no share; set shares.{source}")
+        self._check_sums(name)
         allowed = {CLIPS: SOURCES, TRANSLATIONS: ()}.get(self.examples)
         if allowed is not None and (unknown := [source for source in self.shares if source not in allowed]):
             raise ConfigError(
@@ -56,6 +58,16 @@ class TaskConfig:
             raise ConfigError(f"tasks.{name} has a prompt; clips and transcripts have those of model.prefix: set these")
         if self.examples in (CLIPS, TRANSLATIONS) and self.negatives:
             raise ConfigError(f"tasks.{name}.negatives={self.negatives}: {self.examples} have none; name a file")
+
+    def _check_sums(self, name: str) -> None:
+        """Refuse shares that add up to more than there is: of a batch, or of the batches where sources are apart."""
+        for apart, whole in ((False, "a batch"), (True, "the batches")):
+            shares = {source: share for source, share in self.shares.items() if (source in self.apart) == apart}
+            if (total := math.fsum(shares.values())) > 1 + 1e-9:
+                listed = ", ".join(f"{source}={share:g}" for source, share in shares.items())
+                raise ConfigError(
+                    f"tasks.{name}.shares of {whole} are {listed}, {total:g} together; lower them to 1 at most"
+                )
 
 
 def speech_task() -> dict[str, TaskConfig | None]:

@@ -37,6 +37,7 @@ UNKNOWN = "unknown"  # row of the prefix table for a language that is not known
 MAX_TOKENS = 256  # of a text, prefix included, where a model states no other limit
 Words = tuple[str | None, str]  # language and text
 ITEM, FIELDS = "{item}", ("language", "title")  # what a template ends with, and what else may stand in it
+MALFORMED = (KeyError, IndexError, ValueError, AttributeError, TypeError)  # what a template that is none raises
 UNTITLED = "none"  # title of an item that has none, as Gemini Embedding and EmbeddingGemma call it
 
 
@@ -69,7 +70,7 @@ class Prompt:
         for name, template in (("speech", speech), ("text", text)):
             try:
                 template.format(language="Unknown")
-            except (KeyError, IndexError, ValueError) as error:
+            except MALFORMED as error:
                 raise ConfigError(f"model.prefix.{name}={template!r}: the only placeholder is {{language}}") from error
         self.tokenizer = tokenizer
         self.templates = {"speech": speech, "text": text}
@@ -224,7 +225,7 @@ def check_template(what: str, template: str) -> None:
         raise ConfigError(f"{what}={template!r} does not end with {ITEM}; write 'task: {{task}} | query: {ITEM}', say")
     try:
         template.removesuffix(ITEM).format(**dict.fromkeys(FIELDS, ""))
-    except (KeyError, IndexError, ValueError) as error:
+    except MALFORMED as error:
         fields = ", ".join(f"{{{field}}}" for field in FIELDS)
         raise ConfigError(f"{what}={template!r}: placeholders before {ITEM} are {fields}; {error} is none") from error
 

@@ -157,14 +157,16 @@ class Task:
 
     def _fractions(self, rng: np.random.Generator) -> dict[str, float]:
         """Of this batch: as configured, or all or nothing of the sources that are kept apart."""
-        fractions = {source: share.fraction for source, share in self._shares.items() if not share.apart}
-        below = 0.0
+        mixed = {source: share.fraction for source, share in self._shares.items() if not share.apart}
+        fractions, below = dict(mixed), 0.0
         if apart := [source for source, share in self._shares.items() if share.apart]:
             point = rng.random()
             for source in apart:
                 fraction = self._shares[source].fraction
                 fractions[source] = float(below <= point < below + fraction)
                 below += fraction
+            if point < below:  # of that source alone
+                fractions |= dict.fromkeys(mixed, 0.0)
         return fractions
 
     def _from_elsewhere(
@@ -222,9 +224,7 @@ class Task:
         """``_counts`` on average over the kinds of batch."""
         mixed = {name: share.fraction for name, share in self._shares.items() if not share.apart}
         apart = {name: share.fraction for name, share in self._shares.items() if share.apart}
-        kinds = [
-            (fraction, {**mixed, **{each: float(each == name) for each in apart}}) for name, fraction in apart.items()
-        ]
+        kinds = [(fraction, {each: float(each == name) for each in self._shares}) for name, fraction in apart.items()]
         kinds.append((1 - sum(apart.values()), {**mixed, **dict.fromkeys(apart, 0.0)}))
         return sum(weight * self._counts(stratum, size, fractions)[source] for weight, fractions in kinds)
 

@@ -313,6 +313,8 @@ def test_a_role_is_a_name_where_one_task_has_a_prompt_for_it(closing):
         ("{item} is asked", r"does not end with \{item\}"),
         ("{lang}: {item}", r"placeholders before \{item\} are \{language\}, \{title\}; 'lang' is none"),
         ("{: {item}", r"placeholders before"),
+        ("{language.code} {item}", r"placeholders before"),
+        ("{title[a]} {item}", r"placeholders before"),
         (3, r"does not end with"),
     ],
 )

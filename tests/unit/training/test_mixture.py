@@ -307,6 +307,22 @@ def test_several_sources_have_shares():
     assert Counter(examples[row.example][1] for row in batch) == {RECORDED: 2, SYNTHETIC: 2, "noisy": 4}
 
 
+def test_a_source_that_is_apart_is_alone_beside_shares_of_a_batch():
+    examples = [("fr_fr", source) for source in (RECORDED, SYNTHETIC, "noisy") for _ in range(20)]
+    shares = {SYNTHETIC: Share(0.5), "noisy": Share(0.6, apart=True)}
+    one = Task("speech", *zip(*examples, strict=True), batch_size=8, shares=shares)
+    batches = [
+        Counter(examples[row.example][1] for row in Mixture([one], steps=1, seed=0).batch(n)) for n in range(200)
+    ]
+    kinds = Counter(tuple(sorted(batch.items())) for batch in batches)
+    assert set(kinds) == {(("noisy", 8),), ((RECORDED, 4), (SYNTHETIC, 4))}
+    assert kinds[(("noisy", 8),)] == pytest.approx(120, abs=20)
+    drawn = sum((batch for batch in batches), Counter())
+    for source in (SYNTHETIC, "noisy", RECORDED):
+        expected = one.effective_epochs(200, "" if source == RECORDED else source)["fr_fr"]
+        assert drawn[source] / 20 == pytest.approx(expected, rel=0.2)
+
+
 @pytest.mark.parametrize("tasks", [[], [task(rate=0.0)]])
 def test_there_must_be_a_task_to_draw(tasks):
     with pytest.raises(ConfigError, match="every rate above 0"):

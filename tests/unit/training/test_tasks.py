@@ -60,6 +60,14 @@ def test_a_task_is_dropped_by_null_and_one_must_be_left():
         ({"t": {"examples": "translations", "shares": {"translation": 0.5}}}, "have one source alone"),
         ({"speech": {"examples": "clips", "query": "q: {item}"}}, r"have those of model\.prefix"),
         ({"speech": {"examples": "clips", "negatives": 2}}, r"negatives=2: clips have none; name a file"),
+        (
+            {"qa": {"examples": "a.jsonl", "shares": {"web": 0.7, "wiki": 0.6}}},
+            r"tasks\.qa\.shares of a batch are web=0\.7, wiki=0\.6, 1\.3 together; lower them to 1 at most",
+        ),
+        (
+            {"qa": {"examples": "a.jsonl", "shares": {"web": 0.7, "wiki": 0.6}, "apart": ["web", "wiki"]}},
+            r"shares of the batches are web=0\.7, wiki=0\.6, 1\.3 together",
+        ),
         ({"speech": 3}, r"tasks\.speech=3 is not a group of settings"),
     ],
 )
