@@ -76,6 +76,11 @@ class Item:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def make_up(self) -> tuple[str, ...]:
+        """Modality of each part: what items have to share to be read as rows of one tensor."""
+        return tuple(part.modality for part in self.parts)
+
     def in_language(self, lang: str) -> Item:
         """The same item in a language."""
         return Item(*self.parts, id=self.id, lang=lang, meaning=self.meaning, title=self.title)

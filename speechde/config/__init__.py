@@ -325,6 +325,10 @@ class RunConfig:
             raise ConfigError(f"{named}: there is no speech for tasks.{spoken[0]}; set tasks.{spoken[0]}=null")
         if sum(without.values()) == 1:
             raise ConfigError("data=none and frontend=none belong together: a model of text alone; set both, or none")
+        if self.text_alone and self.frontend.shard:
+            raise ConfigError(
+                f"frontend.shard={self.frontend.shard}: a model of text alone has no clips to encode; drop it"
+            )
 
     @property
     def text_alone(self) -> bool:

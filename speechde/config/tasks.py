@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from speechde.errors import ConfigError
@@ -58,6 +59,18 @@ class TaskConfig:
             raise ConfigError(f"tasks.{name} has a prompt; clips and transcripts have those of model.prefix: set these")
         if self.examples in (CLIPS, TRANSLATIONS) and self.negatives:
             raise ConfigError(f"tasks.{name}.negatives={self.negatives}: {self.examples} have none; name a file")
+
+    def check_sources(self, name: str, sources: Collection[str]) -> None:
+        """Refuse a share of a source that the file of examples does not have.
+
+        Raises:
+            ConfigError: the first such.
+        """
+        if unknown := [source for source, share in self.shares.items() if share and source not in sources]:
+            raise ConfigError(
+                f"tasks.{name}.shares names {unknown[0]!r}, of which {self.examples} has no example; its sources are "
+                f"{', '.join(map(repr, sorted(sources))) or 'none'}; drop it: tasks.{name}.shares.{unknown[0]}=0"
+            )
 
     def _check_sums(self, name: str) -> None:
         """Refuse shares that add up to more than there is: of a batch, or of the batches where sources are apart."""

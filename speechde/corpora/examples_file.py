@@ -84,9 +84,14 @@ class FileExamples(Sequence[Example]):
                 found.setdefault(audio, _clip(audio, lang, split, source))
         return list(found.values())
 
+    def held_out_names(self) -> np.ndarray:
+        """What each example must not share with another split ``(n, 2)``: query and positive, or the query alone."""
+        found = [_held_out(self._rows[int(row)], self.path.parent) for row in self._index]
+        return np.array(found, np.uint64).reshape(-1, 2)
+
     def without_leaks(self) -> FileExamples:
         """The examples less those of train (of dev) that are in dev or test (in test), which ``dropped`` lists then."""
-        names = np.array([_held_out(self._rows[int(row)], self.path.parent) for row in self._index], np.uint64)
+        names = self.held_out_names()
         splits, kept = np.array(self.splits, dtype=str), np.ones(len(self), bool)
         for split, laters in LATER.items():
             for later in laters:

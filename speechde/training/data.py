@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from speechde.config import RunConfig
 from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.corpora.bitext import Bitext, TextPair
 from speechde.corpora.examples import SYNTHETIC, TRANSLATION
-from speechde.corpora.examples_file import FileExamples, read_examples
+from speechde.corpora.examples_file import FileExamples, clips_of, read_examples
 from speechde.corpora.load import held_out_texts, load_corpus, load_synthetic, load_translations
 from speechde.corpora.statistics import corpus_statistics, durations, format_statistics
 from speechde.errors import ConfigError, DataError
@@ -91,35 +93,62 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
 def read_files(config: RunConfig, corpus: Corpus) -> tuple[dict[str, FileExamples], dict[str, dict[str, FileExamples]]]:
     """The training examples of every task that names a file, by its name; and by split those of dev and test.
 
-    What a corpus holds out stays out: an example with a transcript of dev or test is dropped.
+    What is held out stays out: an example with a transcript or clip of dev or test of the corpus is dropped, and one
+    whose query or positive another file has in dev or test. So is one whose hard negatives cannot be one tensor.
 
     Raises:
-        ConfigError: a file has speech in a language that is evaluated as never heard.
+        ConfigError: a file has speech in a language that is evaluated as never heard, or no example of a source that a
+            share is of.
         DataError: a file has no usable example of the split train.
     """
     held_out = {normalise_text(text) for text in held_out_texts(corpus)}
-    evaluated = {*corpus.zero_shot, *corpus.proxy}
+    held_out |= {os.path.abspath(u.audio) for u in corpus.utterances if u.split != "train"}
+    wholes = {
+        name: read_examples(task.examples)
+        for name, task in config.tasks.items()
+        if task.examples not in (CLIPS, TRANSLATIONS)
+    }
+    later = {split: {name: whole.select(split) for name, whole in wholes.items()} for split in ("dev", "test")}
+    asked = {name: np.concatenate([some[name].held_out_names() for some in later.values()]) for name in wholes}
     found: dict[str, FileExamples] = {}
-    later: dict[str, dict[str, FileExamples]] = {"dev": {}, "test": {}}
-    for name, task in config.tasks.items():
-        if task.examples in (CLIPS, TRANSLATIONS):
-            continue
-        whole = read_examples(task.examples)
-        later |= {split: some | {name: whole.select(split)} for split, some in later.items()}
-        file = whole.select("train")
-        if heard := sorted({clip.lang for clip in file.clips()} & evaluated):
-            raise ConfigError(
-                f"tasks.{name}: {task.examples} has speech in {', '.join(heard)}, which would be evaluated as never "
-                "heard; leave it out there, or out of data.zero_shot"
-            )
-        kept = [row for row, one in enumerate(file) if held_out.isdisjoint(map(normalise_text, _texts(one)))]
+    for name, whole in wholes.items():
+        task, file = config.tasks[name], whole.select("train")
+        _refuse_heard(f"tasks.{name}: {task.examples}", (file, later["dev"][name]), {*corpus.zero_shot, *corpus.proxy})
+        task.check_sources(name, {*file.sources})
+        elsewhere = [np.empty((0, 2), np.uint64), *(names for other, names in asked.items() if other != name)]
+        leaks = np.isin(file.held_out_names(), np.concatenate(elsewhere)).any(axis=1)
+        reasons = [_unfit(one, held_out, leaked, task.negatives) for one, leaked in zip(file, leaks, strict=True)]
+        kept = [row for row, reason in enumerate(reasons) if not reason]
         if not kept:
+            why = ", ".join(f"{reason}: {count}" for reason, count in Counter(reasons).items())
             raise DataError(
-                f"tasks.{name}: {task.examples} has no example to train on that {corpus.name} does not test"
+                f"tasks.{name}: {task.examples} has no example to train on ({why or 'none is of the split train'})"
             )
-        file.dropped += [Dropped("", "a text of dev or test")] * (len(file) - len(kept))
+        file.dropped += [Dropped("", reason) for reason in reasons if reason]
         found[name] = file.subset(np.array(kept, np.int64))
     return found, {split: {name: file for name, file in some.items() if len(file)} for split, some in later.items()}
+
+
+def _refuse_heard(what: str, files: Iterable[FileExamples], evaluated: Collection[str]) -> None:
+    """Refuse speech, to train on or to choose a checkpoint by, in languages that are evaluated as never heard."""
+    if heard := sorted({clip.lang for file in files for clip in file.clips()} & set(evaluated)):
+        raise ConfigError(
+            f"{what} has speech in {', '.join(heard)}, which would be evaluated as never heard; leave it out there, "
+            "or out of data.zero_shot"
+        )
+
+
+def _unfit(example: Example, held_out: Collection[str], leaked: bool, negatives: int) -> str:
+    """Why an example is not trained on; empty where it is. ``leaked``: another file has it in dev or test."""
+    if any(normalise_text(text) in held_out for text in _texts(example)):
+        return "a text of dev or test"
+    if any(os.path.abspath(audio) in held_out for audio, _ in clips_of(example)):
+        return "a clip of dev or test"
+    if leaked:
+        return "in dev or test of another file"
+    if len({item.make_up for item in example.negatives[:negatives]}) > 1:
+        return "hard negatives of several make-ups"
+    return ""
 
 
 def _texts(example: Example) -> Iterator[str]:

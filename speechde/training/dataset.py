@@ -98,7 +98,7 @@ class ExampleDataset(Dataset):
         for row in rows:
             example = self.tasks[row.task][row.example]
             items = (example.query, example.positive, *_negatives(example, hard))
-            alike[tuple(map(_make_up, items))].append((example, row))
+            alike[tuple(item.make_up for item in items)].append((example, row))
         every = [pair for group in alike.values() for pair in group]
         meaning = [meaning_ids(*pair) + negative_ids(*pair, hard) for pair in every]
         return Batch([self._rows(group, hard) for group in alike.values()], torch.tensor(meaning))
@@ -140,10 +140,6 @@ class ExampleDataset(Dataset):
         ]
 
 
-def _make_up(item: Item) -> tuple[str, ...]:
-    return tuple(part.modality for part in item.parts)
-
-
 def _written(item: Item) -> tuple[str | None, str] | None:
     """Language and words of an item that is one text."""
     first, *others = item.parts
@@ -157,8 +153,8 @@ def _negatives(example: Example, count: int) -> list[Item]:
         DataError: they are not made up alike.
     """
     own = list(example.negatives[:count])
-    if len({_make_up(item) for item in own}) > 1:
-        kinds = ", ".join("+".join(_make_up(item)) for item in own)
+    if len({item.make_up for item in own}) > 1:
+        kinds = ", ".join("+".join(item.make_up) for item in own)
         raise DataError(
             f"example {example.query.id!r}: its hard negatives are of {kinds}; give it those of one kind, and make "
             "another example of the rest"

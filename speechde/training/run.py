@@ -25,6 +25,7 @@ from speechde.training.plan.plan import make_plan, save_plan, stated_sets
 from speechde.training.plan.shown import answer, planned, shown
 from speechde.training.prepare import encode_share, read_features, usable_data
 from speechde.training.session import Session
+from speechde.training.tasks import task_prompts
 
 
 def train(config: RunConfig) -> dict:
@@ -36,6 +37,7 @@ def train(config: RunConfig) -> dict:
     """
     set_numerics(config)
     quiet_libraries()
+    task_prompts(config)  # one that is none is refused before anything is read
     directory = run_directory(config)
     identity.refuse_started(config, directory)
     if done := finished(config, directory):

@@ -9,7 +9,6 @@ from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.corpora.bitext import TextPair
 from speechde.corpora.examples import RECORDED, TRANSLATION, Joined, SpeechExamples, TranslationExamples
 from speechde.corpora.examples_file import FileExamples
-from speechde.errors import ConfigError
 from speechde.evaluation.files import example_task
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Retrieval
 from speechde.languages import resolve
@@ -57,12 +56,8 @@ def mixture(config: RunConfig, examples: Sequence[Joined], *, steps: int, views:
     tasks = []
     for (name, task), own in zip(config.tasks.items(), examples, strict=True):
         clips = task.examples == CLIPS
-        sources = set(own.sources)
-        if unknown := [] if clips else [source for source in task.shares if source not in sources]:
-            raise ConfigError(
-                f"tasks.{name}.shares names {unknown[0]!r}, of which {task.examples} has no example; "
-                f"its sources are {', '.join(map(repr, sorted(sources)))}"
-            )
+        if not clips and task.examples != TRANSLATIONS:
+            task.check_sources(name, set(own.sources))
         group, share = _group(config, own) if clips else (set(), 0.0)
         shares = {
             source: Share(fraction, apart=source in task.apart, elsewhere=clips and source == TRANSLATION)

@@ -15,7 +15,7 @@ from speechde.errors import ConfigError, DataError
 from speechde.features import sets
 from speechde.features.store import FeatureStore
 from speechde.models.prompt import Prompt
-from speechde.training import features, fit, run
+from speechde.training import data, features, fit, run
 from speechde.training.dataset import ExampleDataset
 from speechde.training.recall import DevRecall
 from speechde.types import Item, Text
@@ -165,8 +165,35 @@ def test_a_file_has_no_speech_of_a_zero_shot_language_and_no_text_that_is_held_o
     with pytest.raises(ConfigError, match=r"tasks\.aloud: .* has speech in ro_ro, which would be evaluated as never"):
         run.train(tiny_run(**task))
     read_aloud.write_text(line(held_out))
-    with pytest.raises(DataError, match=r"tasks\.aloud: .* has no example to train on that clips does not test"):
+    with pytest.raises(DataError, match=r"tasks\.aloud: .* has no example to train on \(a text of dev or test: 1\)"):
         run.train(tiny_run(**task))
+    late = line(next(u for u in clips if u.lang == "ro_ro")).replace("}\n", ', "split": "dev"}\n')
+    read_aloud.write_text(before + late)  # it would choose the checkpoint
+    with pytest.raises(ConfigError, match=r"tasks\.aloud: .* has speech in ro_ro, which would be evaluated as never"):
+        run.train(tiny_run(**task))
+
+
+def test_what_a_file_or_the_corpus_holds_out_no_file_trains_on(tiny_run, clips, read_aloud):
+    asked = read_aloud.with_name("asked.jsonl")
+    held_out = next(u for u in clips if u.split == "test" and u.lang == "fr_fr")
+    asked.write_text(
+        json.dumps({"query": "Who wrote it?", "positive": "Ann did.", "split": "test"})
+        + "\n" + json.dumps({"query": "One more", "positive": "Nobody knows."}) + "\n"
+    )  # fmt: skip
+    leaks = [
+        {"query": "who wrote it", "positive": "Somebody."},
+        {"query": "Listen", "positive": {"parts": [{"audio": held_out.audio}], "lang": "fr_fr"}},
+        {"query": "Any", "positive": "thing", "negatives": ["a", {"parts": ["b", "c"]}, {"parts": ["d", "e"]}]},
+    ]
+    read_aloud.write_text(read_aloud.read_text() + "".join(json.dumps(line) + "\n" for line in leaks))
+    tasks = {"aloud": {"examples": str(read_aloud), "negatives": 2}, "asked": {"examples": str(asked)}}
+    config = tiny_run(**{f"tasks__{name}": task for name, task in tasks.items()})
+    files, later = data.read_files(config, data.read_data(config, read_aloud.parent).corpus)
+    assert {name: len(file) for name, file in files.items()} == {"aloud": 10, "asked": 1} and not later["dev"]
+    reasons = ["in dev or test of another file", "a clip of dev or test", "hard negatives of several make-ups"]
+    assert [dropped.reason for dropped in files["aloud"].dropped] == reasons
+    config.tasks["aloud"].negatives = 1  # the first is of one make-up
+    assert len(data.read_files(config, data.read_data(config, read_aloud.parent).corpus)[0]["aloud"]) == 11
 
 
 def test_examples_whose_clips_cannot_be_used_are_counted(tiny_run, clips, read_aloud, make_wav):

@@ -66,6 +66,29 @@ def test_a_run_on_text_alone(texts, tmp_path, capsys):
     np.testing.assert_allclose(vectors, named, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("qa", "message"),
+    [
+        ({"query": "ask: it"}, r"tasks\.qa\.query='ask: it' does not end with"),
+        ({"shares": {"web": 0.5}}, r"shares names 'web', of which .* has no example; its sources are ''; drop it"),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_work_begins(texts, qa, message, capsys):
+    config = texts()
+    for key, value in qa.items():
+        setattr(config.tasks["qa"], key, value)
+    with pytest.raises(ConfigError, match=message):
+        run.train(config)
+    assert "plan:" not in capsys.readouterr().out
+
+
+def test_the_plan_has_the_batches_of_each_task(texts, capsys):
+    config = texts(plan_only=True)
+    config.tasks["qa"].batch_size = 7
+    assert run.train(config) == {}
+    assert "steps × 7 pairs, of examples: 30 of qa" in capsys.readouterr().out
+
+
 def test_it_resumes_and_is_a_stage_for_another(texts, tmp_path):
     first = texts(runs_dir=str(tmp_path / "a"), model__freeze=["embedding.text.*"])
     run.train(first)
@@ -83,6 +106,7 @@ def test_it_resumes_and_is_a_stage_for_another(texts, tmp_path):
     ("overrides", "message"),
     [
         ({"tasks__speech": {"examples": "clips"}}, r"data\.name=none and frontend\.kind=none: there is no speech for"),
+        ({"frontend__shard": "1/2"}, r"frontend\.shard=1/2: a model of text alone has no clips to encode"),
         ({"frontend__kind": "continuous"}, "data=none and frontend=none belong together"),
     ],
 )
