@@ -224,7 +224,7 @@ class Example:
     ``negatives`` are items that look like answers and are none, the hardest first, all made up alike. ``stratum`` is
     what a batch has one of (the language); ``source`` is what shares within a batch speak of: recorded, synthetic,
     translation. ``also`` lists what query and positive mean beside their own ``meaning``, as (language, meaning), or
-    (None, meaning) of what is the same in every language.
+    (None, meaning) of what is the same in every language. ``shared``: the positive is of all splits (a label).
     """
 
     query: Item
@@ -233,6 +233,7 @@ class Example:
     stratum: str = ""
     source: str = ""
     also: tuple[tuple[str | None, str], ...] = ()
+    shared: bool = False
 
 
 @dataclass

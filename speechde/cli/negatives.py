@@ -51,7 +51,7 @@ def negatives(
     minimal-pairs, those one letter or one word apart from the answer. What means the same is never taken. Several
     rankings are fused by reciprocal ranks, and the candidate at --rank is written behind the negatives that are there.
 
-    Beside OUT, OUT.provenance.json says what it was made from.
+    Examples of dev and test are written as they are. Beside OUT, OUT.provenance.json says what it was made from.
     """
     from speechde.corpora.examples_writer import write_examples
     from speechde.provenance import commit
@@ -69,14 +69,14 @@ def negatives(
         if name not in RANKINGS:
             tables[name], bad = read_scores(Path(name))
             dropped += bad
-    found, bad = read_source(examples)
+    found, bad, later = read_source(examples)
     encoder = open_model(model, device, dtype) if how.needs_model else None
     mined = mine_negatives(found, how, encoder and item_embedder(encoder, prompt), tables)
     dropped += [*bad, *mined.dropped]
     origin = _provenance(examples, how, encoder, prompt, mined) | {
         "dropped": dict(Counter(one.reason for one in dropped)), "commit": commit()
     }  # fmt: skip
-    write_examples(mined.examples, out)
+    write_examples(mined.examples, out, others=later)
     _write_provenance(out, origin)
     list_dropped(dropped)
     print(f"{out}: {len(mined.examples)} examples, {mined.without} of them without a mined negative")

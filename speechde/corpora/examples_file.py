@@ -125,7 +125,6 @@ def read_examples(path: str | Path) -> FileExamples:
                 raise row
             example = _example(row, rows.path.parent)
             split = _split(row)
-            _is_shared(row)
             _check(example)
         except BadRow as bad:
             dropped.append(Dropped(place, bad.reason, bad.detail))
@@ -254,6 +253,7 @@ def _example(row: Mapping[str, Any], folder: Path) -> Example:
         source=_string(row, "source"),
         also=tuple((None, meaning) for meaning in stated if meaning),
         negatives=negatives,
+        shared=_is_shared(row),
     )
 
 
@@ -351,8 +351,9 @@ def pair_name(example: Example) -> tuple[int, int]:
 
 def _held_out(row: Mapping[str, Any], folder: Path) -> tuple[int, int]:
     """What an example must not share with another split: query and positive, or the query alone."""
-    query, positive = pair_name(_example(row, folder))
-    return query, query if _is_shared(row) else positive
+    example = _example(row, folder)
+    query, positive = pair_name(example)
+    return query, query if example.shared else positive
 
 
 def _is_shared(row: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +11,30 @@ from speechde.cache import atomic_write
 from speechde.types import Example, Item, Text
 
 
-def write_examples(examples: Iterable[Example], path: str | Path, split: str = "train") -> Path:
+def write_examples(
+    examples: Iterable[Example],
+    path: str | Path,
+    split: str = "train",
+    others: Mapping[str, Iterable[Example]] | None = None,
+) -> Path:
     """Write JSON Lines that ``read_examples`` reads as the same examples; the file appears whole or not at all.
 
-    Audio below the file's folder is stored relative to it. What the reader fills in is left out.
+    Audio below the file's folder is stored relative to it. What the reader fills in is left out. ``others`` are
+    examples of further splits, which follow.
     """
     path = Path(path)
     folder = path.parent.absolute()
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for example in examples:
+        splits = [(split, examples), *(others or {}).items()]
+        for name, example in ((name, example) for name, some in splits for example in some):
+            shared = {"shared": True} if example.shared else {}
             row = {
                 "query": _written(example.query, folder),
-                "positive": _written(example.positive, folder),
+                "positive": _written(example.positive, folder) | shared,
                 "negatives": [_written(negative, folder) for negative in example.negatives],
                 "stratum": example.stratum,
                 "source": example.source,
-                "split": split,
+                "split": name,
             }
             file.write(json.dumps({key: value for key, value in row.items() if value}, ensure_ascii=False) + "\n")
     return path

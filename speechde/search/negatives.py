@@ -87,8 +87,10 @@ class Mined:
     without: int  # examples for which nothing was found
 
 
-def read_source(path: Path) -> tuple[list[Example], list[Dropped]]:
+def read_source(path: Path) -> tuple[list[Example], list[Dropped], dict[str, list[Example]]]:
     """The training examples of an examples file, or clips of a manifest that ask for their transcripts.
+
+    Then what was left out, and the examples of a file that are held out, by split.
 
     Raises:
         DataError: there are none.
@@ -96,12 +98,14 @@ def read_source(path: Path) -> tuple[list[Example], list[Dropped]]:
     if is_examples_file(path):
         file = read_examples(path)
         examples, dropped = list(file.select("train")), file.dropped
+        later = {split: list(file.select(split)) for split in ("dev", "test")}
     else:
         corpus = read_manifest(path, split="train")
         examples, dropped = list(SpeechExamples(corpus.select("train"))), corpus.dropped
+        later = {}
     if not examples:
         raise DataError(f"{path} has no example of the split train; negatives are for training alone")
-    return examples, dropped
+    return examples, dropped, later
 
 
 def read_scores(path: Path) -> tuple[Scores, list[Dropped]]:
@@ -137,7 +141,7 @@ def mine_negatives(
     embed: EmbedItems | None = None,
     tables: Mapping[str, Scores] | None = None,
 ) -> Mined:
-    """Add hard negatives to examples, from the documents of all of them.
+    """Add hard negatives to examples, from the documents of all of them, made up as those that an example has.
 
     Args:
         embed: of the model; None where ``how`` needs none.
@@ -152,11 +156,12 @@ def mine_negatives(
         if name not in RANKINGS and name not in tables:
             raise unknown_value("rankings", name, [*RANKINGS, *tables], "A file of scores is named by its path.")
     documents = _distinct(document for one in examples for document in (one.positive, *one.negatives))
-    groups: dict[str | None, tuple[list[Example], list[Item]]] = defaultdict(lambda: ([], []))
+    groups: dict[tuple, tuple[list[Example], list[Item]]] = defaultdict(lambda: ([], []))
     for one in examples:
-        groups[one.positive.lang][0].append(one)
+        like = (*one.negatives, one.positive)[0]
+        groups[one.positive.lang, like.make_up][0].append(one)
     for document in documents:
-        groups[document.lang][1].append(document)
+        groups[document.lang, document.make_up][1].append(document)
     mined: dict[int, Example] = {}
     dropped: list[Dropped] = []
     for own, gallery in groups.values():
@@ -227,7 +232,7 @@ def minimal_pairs(texts: Sequence[str]) -> list[list[int]]:
 
 
 class _Group:
-    """Examples whose answers are in one language, and the documents of that language."""
+    """Examples whose answers are in one language, and the documents of that language and one make-up."""
 
     def __init__(
         self, examples: list[Example], gallery: list[Item], how: Mining, embed: EmbedItems | None,
@@ -285,8 +290,13 @@ class _Group:
         found = []
         for one, excluded in zip(self.examples, self.excluded, strict=True):
             own = _text(one.positive)
-            row = min(set.intersection(*(self.known[name] for name in names(one.positive))))
-            there = [other for other in pairs[row] if other not in excluded and self._is_there(other)]
+            rows = set.intersection(*(self.known[name] for name in names(one.positive)))  # none: made up otherwise
+            there = [
+                other
+                for row in sorted(rows)[:1]
+                for other in pairs[row]
+                if other not in excluded and self._is_there(other)
+            ]
             there.sort(key=lambda other: -fuzz.ratio(own, texts[other]))
             found.append(there[: self.how.k])
         return found

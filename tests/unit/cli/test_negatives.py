@@ -43,7 +43,12 @@ def test_negatives_of_texts_by_a_model(run, models, qa, tmp_path):
     done = run("negatives", qa, "-m", models.continuous, "-k", 3, "--count", 2, *options, "-o", out)
     assert done.code == 0 and f"{out}: 5 examples, 0 of them without a mined negative" in done.out
     assert "left out: line 6: missing field (positive)" in done.err
-    examples = read_examples(out)
+    whole = read_examples(out)
+    examples = whole.select("train")
+    held_out = whole.select("test")
+    assert [(one.query.meaning, one.positive.meaning, one.negatives) for one in held_out] == [
+        ("și asta?", "un test", ())
+    ]
     assert [one.query.parts[0].content for one in examples] == [f"unde este {text}?" for text in TEXTS]
     assert set(examples.sources) == {"web"} and set(examples.splits) == {"train"} and not examples.dropped
     assert all(len(one.negatives) == 2 for one in examples), "and none of them is of the test split"
@@ -58,6 +63,23 @@ def test_negatives_of_texts_by_a_model(run, models, qa, tmp_path):
     assert origin["dropped"] == {"missing field": 1} and str(tmp_path) not in json.dumps(origin)
     assert run("negatives", qa, "-m", models.continuous, "-o", out).code == 1, "it is there"
     assert run("negatives", qa, "-m", models.continuous, "-o", out, "--overwrite").code == 0
+
+
+def test_negatives_are_made_up_alike_and_labels_stay_shared(run, models, tmp_path):
+    rows = [{"query": f"a {n}", "positive": {"parts": [f"text {n}"], "shared": True}} for n in range(4)]
+    rows += [{"query": f"b {n}", "positive": {"parts": [f"title {n}", "body"]}} for n in range(4)]
+    rows += [{"query": "c 0", "positive": "text", "negatives": [{"parts": ["x", "y"]}]}]
+    rows += [{"query": "d 0", "positive": {"parts": ["text 0"], "shared": True}, "split": "test"}]
+    (tmp_path / "qa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    for options in (["-m", models.continuous, "-k", 4, "--count", 3], ["--candidates", "minimal-pairs"]):
+        out = tmp_path / f"{options[0]}.jsonl"
+        assert run("negatives", tmp_path / "qa.jsonl", *options, "-o", out).code == 0
+        found = read_examples(out)
+        assert not found.dropped and len(found) == 10 and sum(one.shared for one in found) == 5
+        for one in found.select("train"):
+            kinds = {negative.make_up for negative in one.negatives}
+            assert kinds <= {("text", "text") if one.query.meaning[0] in "bc" else ("text",)}
+        assert sum(len(one.negatives) for one in found) > 4
 
 
 def test_negatives_of_clips(run, models, manifest, tmp_path):
