@@ -130,15 +130,16 @@ def _refuse_another(first: TrainedModel, other: TrainedModel, first_name: str | 
 def _decisive(trained: TrainedModel) -> dict[str, Any]:
     """What has to be equal, by dotted name: all that decides the vectors, but for the weights that are trained."""
     settings = asdict(replace(trained.settings, training={}, unstated=frozenset()))
-    frontend, speech = settings.pop("frontend"), settings.pop("speech")
+    frontend, speech = settings.pop("frontend"), settings.pop("speech")  # a model of text alone has none
+    kind = trained.settings.frontend.kind if frontend else "none"
+    encoder = {"encoder_key": less_dtype(speech["encoder_key"])} if speech else {}
     config = trained.model.backbone.config.to_dict()
     return dict(
         flat({
             "mode": trained.settings.training["mode"],
-            "frontend": {"kind": trained.settings.frontend.kind}
-            | {key: value for key, value in frontend.items() if key not in TRAINING_ONLY},
-            "speech": {key: value for key, value in speech.items() if key != "encoder"}
-            | {"encoder_key": less_dtype(speech["encoder_key"])},
+            "frontend": {"kind": kind}
+            | {key: value for key, value in (frontend or {}).items() if key not in TRAINING_ONLY},
+            "speech": {key: value for key, value in (speech or {}).items() if key != "encoder"} | encoder,
             **settings,
             "llm": {key: value for key, value in config.items() if _shapes(key)},
             "tokenizer": _hash([trained.prompt.tokenizer.backend_tokenizer.to_str().encode()]),

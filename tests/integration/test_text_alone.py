@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from speechde import Audio, Item, SpeechTextEncoder, Text
 from speechde.checkpoint.folder import TrainedModel
+from speechde.checkpoint.soup import make_soup
 from speechde.errors import ConfigError
 from speechde.features import sets
 from speechde.training import run
@@ -89,7 +90,7 @@ def test_the_plan_has_the_batches_of_each_task(texts, capsys):
     assert "steps × 7 pairs, of examples: 30 of qa" in capsys.readouterr().out
 
 
-def test_it_resumes_and_is_a_stage_for_another(texts, tmp_path):
+def test_it_resumes_is_a_stage_for_another_and_is_averaged(texts, tmp_path):
     first = texts(runs_dir=str(tmp_path / "a"), model__freeze=["embedding.text.*"])
     run.train(first)
     folder = run_directory(first) / "model"
@@ -100,6 +101,13 @@ def test_it_resumes_and_is_a_stage_for_another(texts, tmp_path):
     assert after.prompt.named == before.prompt.named and after.settings.frontend is None
     for name, weights in before.model.state_dict().items():
         np.testing.assert_allclose(after.model.state_dict()[name], weights, atol=1e-6)
+    mean = make_soup([folder, run_directory(stage) / "model"])
+    mean.save(tmp_path / "soup")
+    assert "it reads no speech" in (tmp_path / "soup" / "README.md").read_text()
+    vectors = [
+        SpeechTextEncoder.from_pretrained(each, device="cpu").encode_text("a") for each in (folder, tmp_path / "soup")
+    ]
+    np.testing.assert_allclose(*vectors, atol=1e-5)
 
 
 @pytest.mark.parametrize(
