@@ -36,6 +36,14 @@ def test_tasks_have_their_rates_and_batches(clips):
     assert drawn[150:] == [again.batch(step) for step in range(150, 200)]
 
 
+def test_batches_of_one_length_know_how_long_texts_are():
+    pairs = [TextPair("fr_fr", "x" * n, f"sentence {n}", None, str(n)) for n in range(1, 17)]
+    config = config_of({"texts": {"examples": "translations", "length_bins": 4}, "speech": None})
+    batches = mixture(config, task_examples(config, (), pairs), steps=10)
+    drawn = [sorted(row.example // 4 for row in batches.batch(step)) for step in range(40)]
+    assert all(len(set(bins)) == 1 for bins in drawn) and {bins[0] for bins in drawn} == {0, 1, 2, 3}
+
+
 def test_a_task_is_dropped_by_null_and_one_must_be_left():
     config = config_of({"texts": {"examples": "translations"}, "speech": None})
     assert list(config.tasks) == ["texts"] and config.uses("translation") and not config.uses("synthetic")
@@ -68,6 +76,7 @@ def test_a_task_is_dropped_by_null_and_one_must_be_left():
             {"qa": {"examples": "a.jsonl", "shares": {"web": 0.7, "wiki": 0.6}, "apart": ["web", "wiki"]}},
             r"shares of the batches are web=0\.7, wiki=0\.6, 1\.3 together",
         ),
+        ({"t": {"examples": "qa.jsonl", "length_bins": 2}}, r"t\.length_bins=2: .*lengths are not known before; use 1"),
         ({"speech": 3}, r"tasks\.speech=3 is not a group of settings"),
     ],
 )
