@@ -231,7 +231,9 @@ def test_killed_and_resumed(embed, folder, tmp_path, monkeypatch):
     assert not (tmp_path / "out.parquet").exists()
     assert len(list((tmp_path / "out.parquet.parts").iterdir())) == 2, "a whole part and a half-written one"
     encoded, real = [], module.embed_blocks
-    monkeypatch.setattr(module, "embed_blocks", lambda e, items, *rest: encoded.append(len(items)) or real(e, items, *rest))
+    monkeypatch.setattr(
+        module, "embed_blocks", lambda e, items, *rest: encoded.append(len(items)) or real(e, items, *rest)
+    )
     done = embed(folder, "--json")
     assert encoded == [2] and done.json["reused"] == 2 and "2 of 4 items are there" in done.err
     assert embed(folder, out="whole.parquet").code == 0
