@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections import ChainMap
 from dataclasses import asdict, replace
@@ -83,9 +84,9 @@ def fit(session: Session, features: Features, built: TrainedModel, data: Trainin
         **{key: value for key, value in asdict(config.optim).items() if key != "clip"},
     )
     checkpoints = directory / "checkpoints"
-    keeper = ModelCheckpoint(
-        checkpoints, filename="best", monitor="dev/recall@1", mode="max", save_on_train_epoch_end=True,
-        enable_version_counter=False,
+    keeper = ModelCheckpoint(  # without dev there is nothing to choose by, and the last weights are the best
+        checkpoints, filename="best", monitor="dev/recall@1" if recall.tasks else None, mode="max",
+        save_on_train_epoch_end=True, enable_version_counter=False,
     )  # fmt: skip
     # save_last of the first would only be written when the best one is
     latest = ModelCheckpoint(checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
@@ -127,4 +128,5 @@ def fit(session: Session, features: Features, built: TrainedModel, data: Trainin
         raise ConfigError(f"{checkpoints / BEST} is of another model ({', '.join(other[:2])} …); delete {directory}")
     merge_lora(built.model.backbone)  # whether the model folder is still to be written or is there
     built.model.cpu().eval()
-    return float(state["callbacks"][keeper.state_key]["best_model_score"])
+    score = state["callbacks"][keeper.state_key]["best_model_score"]
+    return math.nan if score is None else float(score)

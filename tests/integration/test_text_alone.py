@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from speechde import Audio, Item, SpeechTextEncoder, Text
@@ -65,6 +66,18 @@ def test_a_run_on_text_alone(texts, tmp_path, capsys):
         encoder.embed([Item(Audio("a.ogg"))])
     vectors = SentenceTransformer(str(folder), device="cpu").encode(["question 4"], prompt_name="qa-query")
     np.testing.assert_allclose(vectors, named, atol=1e-6)
+
+
+def test_without_dev_the_last_weights_are_kept(texts, examples):
+    lines = examples.read_text(encoding="utf-8").splitlines(keepends=True)
+    examples.write_text("".join(line for line in lines if '"dev"' not in line), encoding="utf-8")
+    config = texts(trainer__steps=4, trainer__eval_every=1)
+    run.train(config)
+    found = [
+        torch.load(run_directory(config) / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        for name in ("best", "last")
+    ]
+    assert [each["global_step"] for each in found] == [4, 4]
 
 
 @pytest.mark.parametrize(
