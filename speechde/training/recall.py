@@ -6,6 +6,7 @@ them count alike.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -57,7 +58,9 @@ class DevRecall:
         self.tasks = [*(task for task in spoken if task.name == "audio_to_text"), *tasks]
 
     def __call__(self, model: DualEncoder) -> float:
-        """See the class."""
+        """See the class; NaN where there is nothing to ask."""
+        if not self.tasks:
+            return math.nan
         shown = rank() == 0 and not on_terminal()  # there the bar of the training stands
         embed = stored_embed(model, self.prompt, self.items, "dev recall" if shown else None, self.cut)
         results = evaluate(self.tasks, embed, label=None)
