@@ -44,7 +44,8 @@ def train_model(session: Session, data: TrainingData, features: Features, built:
         if best is None:
             return None
         before = built.settings.training  # of the model that it started from
-        record = training_record(config, data.corpora, clips, session.facts, best, before)
+        chosen = None if math.isnan(best) else best  # nothing was held out
+        record = training_record(config, data.corpora, clips, session.facts, chosen, before)
         built.settings = replace(built.settings, training=stored_record(folder) or record)
         built.card = None  # a model that was started from came with its own
         if not folder.exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -43,7 +44,7 @@ def evaluate_run(
         "overrides": config.run_name,
         "mode": config.mode,
         "seed": config.seed,
-        "dev_recall@1": best,
+        "dev_recall@1": None if math.isnan(best) else best,
         **session.facts,
         **_task_metrics(session, data, features, model),
     }

@@ -21,7 +21,7 @@ def training_record(
     corpora: Iterable[Corpus],
     clips: Mapping[str, Sequence[Utterance]],
     facts: Mapping[str, Any],
-    dev_recall: float,
+    dev_recall: float | None,
     before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The record of a run whose training is done.
@@ -31,7 +31,7 @@ def training_record(
             only the latter have were heard as synthetic speech alone.
         clips: by split; the training clips are those that were used.
         facts: ``commit`` and ``hardware``.
-        dev_recall: recall@1 of the chosen checkpoint on the dev split of seen languages.
+        dev_recall: recall@1 of the chosen checkpoint on dev; None where nothing was held out.
         before: the record of the model that the run started from (``init``); what it had seen counts as seen.
     """
     first, *others = corpora

@@ -72,7 +72,9 @@ def test_without_dev_the_last_weights_are_kept(texts, examples):
     lines = examples.read_text(encoding="utf-8").splitlines(keepends=True)
     examples.write_text("".join(line for line in lines if '"dev"' not in line), encoding="utf-8")
     config = texts(trainer__steps=4, trainer__eval_every=1)
-    run.train(config)
+    assert run.train(config)["dev_recall@1"] is None
+    kept = [(run_directory(config) / name).read_text("utf-8") for name in ("results/tasks.json", "model/speechde.json")]
+    assert not any("NaN" in text for text in kept), "which is no JSON"
     found = [
         torch.load(run_directory(config) / "checkpoints" / f"{name}.ckpt", weights_only=True)
         for name in ("best", "last")
