@@ -91,7 +91,7 @@ def learning_curve(folder: Path) -> list[dict]:
             for row in csv.DictReader(file):
                 step = int(row["step"]) + 1
                 for name, column in (("train_loss", "train/contrastive"), ("dev_recall@1", "dev/recall@1")):
-                    if row.get(column):
+                    if row.get(column) not in (None, "", "nan"):  # dev of a run that holds nothing out
                         points.setdefault(step, {"step": step})[name] = float(row[column])
     return [points[step] for step in sorted(points)]
 
