@@ -23,6 +23,7 @@ class TaskConfig:
     apart: list[str] = field(default_factory=list)  # sources with that share of the batches, instead of each batch
     one_language: bool = True  # a batch is of one language
     language_exponent: float = bounded(0.5, "[0, 1]")  # 0: languages drawn alike, 1: by their number of examples
+    length_bins: int = bounded(1, "[1, ∞)")  # a batch is of one of so many parts of its language, by length of the text
     query: str = ""  # prompt of what asks, "task: question answering | query: {item}"; none: that of model.prefix
     document: str = ""  # prompt of what answers, "title: {title} | text: {item}"
     prompt_dropout: float = bounded(0.0, "[0, 1)")  # share of the examples that are read without their prompts
@@ -45,6 +46,11 @@ class TaskConfig:
             raise ConfigError(
                 f"tasks.{name}.shares names {unknown[0]!r}; {self.examples} have "
                 + (f"shares of {' and '.join(allowed)}" if allowed else "one source alone, without a share")
+            )
+        if self.examples not in (CLIPS, TRANSLATIONS) and self.length_bins > 1:
+            raise ConfigError(
+                f"tasks.{name}.length_bins={self.length_bins}: a file of examples is read when it is drawn, and its "
+                f"lengths are not known before; use 1, or examples={CLIPS} or {TRANSLATIONS}"
             )
         if self.examples == CLIPS and (self.query or self.document or self.prompt_dropout):
             raise ConfigError(f"tasks.{name} has a prompt; clips and transcripts have those of model.prefix: set these")

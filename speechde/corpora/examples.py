@@ -29,6 +29,11 @@ class SpeechExamples(Sequence[Example]):
     def __len__(self) -> int:
         return len(self.utterances)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Characters of each transcript."""
+        return [len(u.text) for u in self.utterances]
+
     def __getitem__(self, index: int) -> Example:
         u = self.utterances[index]
         query = Item(Audio(u.audio), id=u.id, lang=u.lang, meaning=u.text)
@@ -51,6 +56,11 @@ class TranslationExamples(Sequence[Example]):
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Characters of each text."""
+        return [len(pair.text) for pair in self.pairs]
 
     def __getitem__(self, index: int) -> Example:
         pair = self.pairs[index]
@@ -77,6 +87,10 @@ class Joined(Sequence[Example]):
         self._ends = list(accumulate(map(len, streams)))
         self.strata = [stratum for stream in streams for stratum in stream.strata]
         self.sources = [source for stream in streams for source in stream.sources]
+
+    def lengths(self) -> list[int]:
+        """Of each example; of clips and translations, whose texts are at hand."""
+        return [length for stream in self.streams for length in stream.lengths]
 
     def __len__(self) -> int:
         return self._ends[-1]

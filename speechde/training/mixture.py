@@ -63,6 +63,9 @@ class Task:
         views: number of versions of each example that has no share (speeds of recorded clips), drawn alike.
         group: strata that together are drawn with probability ``group_share``, all others with the rest.
         bare: the share of the examples that are read without the prompts of the task.
+        lengths: of each example, in any unit; None: not known.
+        length_bins: parts of each stratum and source by length, of equal size, as many as leave enough for a batch; a
+            batch is of one of them. Among sentences of 1 to 20 s the length alone gives most negatives away.
 
     Raises:
         ConfigError: a fraction is impossible, or a batch would be too small to compare anything.
@@ -84,6 +87,8 @@ class Task:
         group: Collection[str] = (),
         group_share: float = 0.0,
         bare: float = 0.0,
+        lengths: Sequence[int] | None = None,
+        length_bins: int = 1,
     ) -> None:
         shares = dict(shares or {})
         if batch_size < 2:
@@ -93,6 +98,8 @@ class Task:
                 raise ConfigError(f"{name}: the share of {source} is {share.fraction}; it must be from 0 to 1")
         self.name, self.rate, self.views, self.one_stratum, self.bare = name, rate, views, one_stratum, bare
         strata, sources = np.asarray(strata, str), np.asarray(sources, str)
+        self.length_bins = length_bins if lengths is not None else 1
+        self._lengths = np.asarray(lengths if self.length_bins > 1 else (), np.int64)
         present = [str(source) for source in np.unique(sources)]
         beside = {source: shares.get(source, Share(0)).elsewhere for source in present}
         self._beside = {
@@ -131,12 +138,22 @@ class Task:
         fractions = self._fractions(rng)
         chosen: list[tuple[int, int]] = []
         for stratum, size in sizes.items():
+            point = rng.random() if self.length_bins > 1 else 0.0  # one for all sources: they are about as long
             for source, count in self._counts(stratum, size, fractions).items():
-                picked = rng.choice(self._pools[source].get(stratum, _NONE), count, replace=False)
+                pool = self._of_a_length(self._pools[source].get(stratum, _NONE), count, point)
+                picked = rng.choice(pool, count, replace=False)
                 views = 1 if source else self.views
                 chosen += [(int(index), int(rng.integers(views))) for index in picked]
         beside = (self._from_elsewhere(rng, *part, list(sizes)) for part in self._beside.values())
         return [chosen, *beside]
+
+    def _of_a_length(self, pool: np.ndarray, count: int, point: float) -> np.ndarray:
+        """The bin of a pool at ``point``, from 0 for its shortest examples to 1, with ``count`` of them at least."""
+        bins = min(self.length_bins, len(pool) // max(1, count))
+        if bins < 2:
+            return pool
+        ordered = pool[np.argsort(self._lengths[pool], kind="stable")]
+        return np.array_split(ordered, bins)[int(point * bins)]
 
     def _fractions(self, rng: np.random.Generator) -> dict[str, float]:
         """Of this batch: as configured, or all or nothing of the sources that are kept apart."""

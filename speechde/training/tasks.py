@@ -72,6 +72,7 @@ def mixture(config: RunConfig, examples: Sequence[Joined], *, steps: int, views:
             name, own.strata, own.sources, batch_size=task.batch_size or config.trainer.batch_size, rate=task.rate,
             one_stratum=task.one_language, exponent=task.language_exponent, shares=shares,
             views=views if clips else 1, group=group, group_share=share, bare=task.prompt_dropout,
+            lengths=own.lengths() if task.length_bins > 1 else None, length_bins=task.length_bins,
         )  # fmt: skip
         tasks.append(made)
     return Mixture(tasks, steps=steps, seed=config.seed)

@@ -346,3 +346,29 @@ GOLDEN = [  # (example, view) of steps 0 and 7, as runs drew them before there w
 def test_batches_of_earlier_runs_are_drawn_again(options, expected):
     one = sampler(make(synthetic=10), batch_size=6, seed=3, **options)
     assert [[(row.example, row.view) for row in one.batch(step)] for step in (0, 7)] == expected
+
+
+def test_a_batch_is_of_one_length():
+    """Of each source; all bins are drawn, each example as often as the others; too few for two bins are one."""
+    examples = [("fr_fr", RECORDED)] * 40 + [("fr_fr", SYNTHETIC)] * 24 + [("es_419", RECORDED)] * 5
+    lengths = [*np.random.default_rng(0).permutation(40), *range(0, 48, 2), *range(5)]
+    options = {"batch_size": 8, "synthetic_share": 0.5, "length_bins": 4, "exponent": 1.0}
+    batches = sampler(examples, lengths=lengths, steps=3000, **options)
+    drawn = Counter()
+    for batch in batches:
+        drawn.update(row.example for row in batch)
+        of = {source: [lengths[row.example] for row in batch if examples[row.example] == ("fr_fr", source)]
+              for source in (RECORDED, SYNTHETIC)}  # fmt: skip
+        for source, widest in ((RECORDED, 10), (SYNTHETIC, 12)):
+            if of[source]:
+                assert len(of[source]) == 4 and max(of[source]) // widest == min(of[source]) // widest
+        if of[RECORDED]:
+            assert of[RECORDED][0] // 10 == of[SYNTHETIC][0] // 12
+    (epochs,) = batches.effective_epochs(3000)
+    assert np.array([drawn[i] for i in range(40)]).mean() == pytest.approx(epochs["fr_fr"], rel=0.05)
+    assert min(drawn[i] for i in range(40)) > 0.8 * epochs["fr_fr"] and all(drawn[i] for i in range(64, 69))
+
+
+def test_without_bins_batches_are_those_of_before():
+    lengths = [*range(84)]
+    assert list(sampler(lengths=lengths)) == list(sampler()) == list(sampler(length_bins=4))
