@@ -21,7 +21,7 @@ from speechde.schema import bounded, built, choice, location
 class SyntheticConfig:
     """Synthetic extra training speech; ``share`` of each batch, 0 for none."""
 
-    texts: str = choice("names", "names", "names+keywords")
+    texts: str = choice("names", "names", "names+keywords", "sentences", "names+sentences")
     share: float = bounded(0.0, "[0, 1]")
     apart: bool = False  # that share of the batches, instead of a share of each batch
     limit: int | None = bounded(None, "[1, ∞)")  # texts per language
@@ -63,8 +63,9 @@ class BreadthConfig:
 class DataConfig:
     """Where utterances come from, and the role of each language: any tag is given, FLEURS codes are kept."""
 
-    name: str = choice("stamps", "stamps", "manifest", "fleurs", "covost", "breadth")
+    name: str = choice("stamps", "stamps", "sentences", "manifest", "fleurs", "covost", "breadth")
     archive: str | None = location()  # stamps: the .deb, where apt-get does not exist
+    public: str | None = location()  # the folder that holds speech/ and ntrex/ (docs/data.md); None fetches them
     path: str | None = location()  # manifest: .parquet, .jsonl or .tsv
     root: str | None = location()  # fleurs, covost: the folder with FLEURS' data/; None fetches it from the hub
     missing: str = choice("error", "error", "skip")  # fleurs, covost: what a language without files is

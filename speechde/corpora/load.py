@@ -6,11 +6,12 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from speechde.config import DataConfig
-from speechde.corpora import breadth, covost, fleurs, stamps, synthetic
+from speechde.corpora import breadth, covost, fleurs, sentences, stamps, synthetic
 from speechde.corpora.bitext import ENGLISH, Bitext, TextPair, find_bitext, read_bitext
 from speechde.corpora.espeak import reading_version
 from speechde.corpora.leaks import without_leaks
@@ -20,7 +21,7 @@ from speechde.languages import LANGUAGES
 from speechde.text import normalise_text
 from speechde.types import Corpus
 
-SEEDED = ("stamps", "breadth")  # corpora whose splits data.split_seed draws
+SEEDED = ("stamps", "sentences", "breadth")  # corpora whose splits data.split_seed draws
 # leading articles of the seen languages and English (Russian has none)
 ARTICLE = re.compile(r"^(?:(?:an?|the|une?|una|un[oea]s|uns|des|el|els|la|las|le|les|los)\s+|l['’])", re.IGNORECASE)
 
@@ -85,6 +86,26 @@ def _stamps(config: DataConfig, cache: Path) -> Corpus:
     root = stamps.unpack(archive, cache / "corpora" / f"{stamps.PACKAGE}-{stamps.VERSION}")
     zero_shot = stamps.ZERO_SHOT if config.zero_shot is None else config.zero_shot
     return stamps.read_stamps(root, config.seen or stamps.SEEN, zero_shot, seed=config.split_seed)
+
+
+def _sentences(config: DataConfig, cache: Path) -> Corpus:
+    """Recorded phrases and sentences: the stamps, and those who read sentences."""
+    seen = config.seen or [*stamps.SEEN, "de_de"]
+    zero_shot = ["nl_nl", *stamps.ZERO_SHOT] if config.zero_shot is None else config.zero_shot
+    readers = {name: reader.lang for name, reader in sentences.READERS.items() if reader.lang in {*seen, *zero_shot}}
+    rest = [[lang for lang in langs if lang not in readers.values()] for langs in (seen, zero_shot)]
+    parts = [_stamps(replace(config, seen=rest[0], zero_shot=rest[1]), cache)] if any(rest) else []
+    for name, lang in readers.items():
+        folder = sentences.find_reader(name, config.public, cache)
+        parts.append(sentences.read_reader(name, folder, lang in seen, config.split_seed))
+    return Corpus(
+        "sentences",
+        [u for part in parts for u in part.utterances],
+        tuple(seen),
+        tuple(zero_shot),
+        [item for part in parts for item in part.dropped],
+        ", ".join(f"{part.licence} ({part.name})" for part in parts),
+    )
 
 
 def _manifest(config: DataConfig, cache: Path) -> Corpus:
@@ -156,7 +177,7 @@ def _read_fleurs(
     return fleurs.read_fleurs(root, seen, zero_shot, cache_dir=cache, splits=splits, missing=config.missing)
 
 
-_READERS = {"stamps": _stamps, "manifest": _manifest, "fleurs": _fleurs, "covost": _covost, "breadth": _breadth}
+_READERS = {"stamps": _stamps, "sentences": _sentences, "manifest": _manifest, "fleurs": _fleurs, "covost": _covost, "breadth": _breadth}
 
 
 def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | None:
@@ -180,16 +201,14 @@ def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | 
             "leave it out there, or out of data.zero_shot"
         )
     reading_version()  # before anything is fetched for it
+    langs, kinds, sets = [*corpus.seen, *further], s.texts.split("+"), []
+    if named := [kind for kind in kinds if kind in synthetic.KINDS]:
+        sets.append(synthetic.names(synthetic.find_texts(s.archive, cache), langs, named))
+    if "sentences" in kinds:
+        sets.append(sentences.news(config.public, cache, langs))
     held_out = _held_out(corpus)
     bare = [ARTICLE.sub("", text) for text in held_out]  # a name has no article where a description has one
-    return synthetic.synthetic_corpus(
-        synthetic.find_texts(s.archive, cache),
-        cache,
-        [*corpus.seen, *further],
-        exclude=held_out + bare,
-        kinds=tuple(s.texts.split("+")),
-        limit=s.limit,
-    )
+    return synthetic.synthetic_corpus(sets, cache, langs, exclude=held_out + bare, limit=s.limit)
 
 
 def load_translations(config: DataConfig, corpus: Corpus) -> Bitext | None:

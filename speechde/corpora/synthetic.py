@@ -1,9 +1,10 @@
-"""Extra training text, read aloud by a synthesiser: emoji names and keywords of Unicode CLDR.
+"""Extra training text, read aloud by a synthesiser: emoji names and keywords of Unicode CLDR, or any other texts.
 
 The Debian package unicode-cldr-core (Unicode-DFS-2016) holds ``annotations/LOCALE.xml``: for every emoji and many
 symbols a name (``<annotation cp="🐻" type="tts">ours</annotation>``) and, in the element without a type, keywords
 separated by ``|``. Names are parallel across languages and close to picture descriptions in length and vocabulary.
-They are read by espeak-ng (:mod:`speechde.corpora.espeak`), each text by a speaker of its own.
+They are read by espeak-ng (:mod:`speechde.corpora.espeak`), each text by a speaker of its own, and so are the texts of
+other sources (``TextSet``; sentences are those of :mod:`speechde.corpora.sentences`).
 
 Every language with a voice of its own but Oromo can be read. Held-out texts are given by the caller and compared after
 ``normalise_text``, whole text against whole text: "ours" may be read although "Un ours." is held out.
@@ -17,6 +18,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import soundfile
@@ -44,6 +46,15 @@ _COPYRIGHT = PurePosixPath("usr/share/doc") / PACKAGE / "copyright"
 _LOCALES = {"cmn_hans_cn": "zh", "nb_no": "no"}
 _WORD = re.compile(r"[^\W\d_]{2}")
 _log = logging.getLogger(__name__)
+
+
+class TextSet(NamedTuple):
+    """Texts to read aloud: ``(lang, sentence_id, text)``, and what they are."""
+
+    name: str
+    licence: str
+    source: str
+    texts: list[tuple[str, str, str]]
 
 
 def find_texts(archive: str | Path | None, cache_dir: str | Path, sha256: str | None = SHA256) -> Path:
@@ -87,40 +98,52 @@ def read_names(root: str | Path, langs: Sequence[str], kind: str = "names") -> l
     return entries
 
 
+def names(root: str | Path, langs: Sequence[str], kinds: Sequence[str] = ("names",)) -> TextSet:
+    """The texts of ``read_names`` of some kinds.
+
+    A name's ``sentence_id`` is that of its character and so shared across languages, a keyword's is its text.
+    """
+    texts = [
+        (lang, f"cldr:{cp if kind == 'names' else normalise_text(text)}:{kind}", text)
+        for kind in kinds
+        for lang, cp, text in read_names(root, langs, kind)
+    ]
+    return TextSet("cldr", LICENCE, "CLDR names", texts)
+
+
 def synthetic_corpus(
-    root: str | Path,
+    sets: Sequence[TextSet],
     cache_dir: str | Path,
     langs: Sequence[str],
     exclude: Iterable[str] = (),
-    kinds: Sequence[str] = ("names",),
     limit: int | None = None,
     seed: int = 0,
     workers: int = 2,
 ) -> Corpus:
-    """Read the texts of an unpacked package aloud, once; all are of the split ``train``.
+    """Read texts in ``langs`` aloud, once; all are of the split ``train``.
 
     ``exclude`` are the texts, of any language, that must not occur: every transcript and translation of dev and
     test. ``limit`` is per language; which texts it keeps depends on ``seed`` and ``sentence_id`` alone, so all
     languages keep the same names. The audio is 16 kHz 16-bit FLAC below ``cache_dir/espeak``, a folder per language,
-    named by texts, speakers and synthesiser; a call that was interrupted goes on at the language it was at. A name's
-    ``sentence_id`` is that of its character and so shared across languages, a keyword's is its text. ``workers=1``
-    reads in this process.
+    named by texts, speakers and synthesiser; a call that was interrupted goes on at the language it was at.
+    ``workers=1`` reads in this process.
 
     Raises:
-        ConfigError: a language not in ``LANGS``, an unknown kind, or a number below 1.
-        DataError: the annotations are missing or damaged, or no text is left.
+        ConfigError: a number below 1.
+        DataError: no text is left.
         AssetError: espeak-ng, or what a language needs beside it, is not installed; its processes cannot be started.
     """
     for name, value in (("limit", limit), ("workers", workers)):
         if value is not None and value < 1:
             raise ConfigError(f"synthetic {name}={value} must be at least 1")
     langs = tuple(dict.fromkeys(map(resolve, langs)))
-    chosen, dropped = _choose(root, langs, {normalise_text(text) for text in exclude}, kinds, limit, seed)
+    chosen, dropped = _choose(sets, langs, {normalise_text(text) for text in exclude}, limit, seed)
     if not chosen:
         raise DataError(f"no text of {', '.join(langs) or 'no language'} is left to read: {len(dropped)} were dropped")
     texts: dict[str, list[tuple[str, str, Speaker]]] = {}
     for lang, sentence_id, text in chosen:
         texts.setdefault(lang, []).append((sentence_id, text, Speaker.draw(f"{seed}:{lang}:{text}")))
+    sources = {sentence_id: part.source for part in sets for _, sentence_id, _ in part.texts}
     utterances = []
     for lang, folder in _read_all(texts, Path(cache_dir) / "espeak", workers).items():
         spoken = {path.name for path in folder.iterdir()}
@@ -138,7 +161,7 @@ def synthetic_corpus(
                     sentence_id=sentence_id,
                     split="train",
                     speaker=NATIVE[lang] + who.variant,
-                    source="espeak-ng reading of CLDR names",
+                    source=f"espeak-ng reading of {sources[sentence_id]}",
                     synthetic=True,
                 )
             )
@@ -146,7 +169,8 @@ def synthetic_corpus(
         raise DataError(
             f"espeak-ng spoke none of {len(chosen)} texts; reinstall espeakng-loader, remove {cache_dir}/espeak"
         )
-    return Corpus("cldr", utterances, langs, (), dropped, LICENCE)
+    name, licence = "+".join(part.name for part in sets), ", ".join(f"{part.licence} ({part.name})" for part in sets)
+    return Corpus(name, utterances, langs, (), dropped, licence if len(sets) > 1 else sets[0].licence)
 
 
 def _file(lang: str) -> PurePosixPath:
@@ -169,21 +193,21 @@ def _read_annotations(root: Path, lang: str) -> list[tuple[str, bool, str]]:
 
 
 def _choose(
-    root: str | Path, langs: Sequence[str], held_out: set[str], kinds: Sequence[str], limit: int | None, seed: int
+    sets: Sequence[TextSet], langs: Sequence[str], held_out: set[str], limit: int | None, seed: int
 ) -> tuple[list[tuple[str, str, str]], list[Dropped]]:
     """``(lang, sentence_id, text)`` of the texts to read, each once a language, and what was dropped."""
     chosen: dict[tuple[str, str], tuple[str, str, str]] = {}
     dropped = []
-    for kind in kinds:
-        for lang, cp, text in read_names(root, langs, kind):
-            key = normalise_text(text)
-            sentence_id = f"cldr:{cp if kind == 'names' else key}:{kind}"
-            if key in held_out:
-                dropped.append(Dropped(f"{sentence_id}.{lang}", "held out", text))
-            elif (lang, key) in chosen:
-                dropped.append(Dropped(f"{sentence_id}.{lang}", "both name and keyword", text))
-            else:
-                chosen[lang, key] = (lang, sentence_id, text)
+    for lang, sentence_id, text in (entry for part in sets for entry in part.texts):
+        key = normalise_text(text)
+        if lang not in langs:
+            continue
+        if key in held_out:
+            dropped.append(Dropped(f"{sentence_id}.{lang}", "held out", text))
+        elif (lang, key) in chosen:
+            dropped.append(Dropped(f"{sentence_id}.{lang}", "repeats another text", text))
+        else:
+            chosen[lang, key] = (lang, sentence_id, text)
     if limit is None:
         return list(chosen.values()), dropped
     kept = []

@@ -137,6 +137,22 @@ def read_messages(root: str | Path, langs: Sequence[str], max_words: int) -> dic
     return found
 
 
+def cut(text: str, lang: str, limit: float) -> list[str]:
+    """A text in pieces of at most ``limit`` characters: sentences, runs of clauses of those that are longer, runs of
+    words of a clause that is.
+
+    A word, or a clause of a script without spaces, may be longer than that.
+    """
+    pieces = []
+    for sentence in _sentences(text):
+        if len(sentence) <= limit:
+            pieces.append(sentence.strip())
+            continue
+        for run in _merge(_clause_end(lang).split(sentence), limit):
+            pieces += [run] if len(run) <= limit else _merge(_SPACED_CLAUSE.split(run), limit)
+    return [piece for piece in pieces if piece]
+
+
 class _Page(HTMLParser):
     """Collects the paragraphs of each section; headings are no part of it."""
 
@@ -193,7 +209,7 @@ def _split(
     def piece(place: str, text: str, translation: str = "") -> Sentence:
         return Sentence(f"udhr:{place}" if translation else f"udhr:{place}:{lang}", text, translation)
 
-    clause = _SPACED_CLAUSE if LANGUAGES[lang].script in _SPACED_SCRIPTS else _CLAUSE
+    clause = _clause_end(lang)
     for section, paragraphs in sections.items():
         for p, (paragraph, translation) in enumerate(align(paragraphs, english.get(section, []))):
             if fits(paragraph, translation):
@@ -206,6 +222,10 @@ def _split(
                 for c, run in enumerate(_merge(clause.split(part), max_words / per_character)):
                     if fits(run):
                         yield piece(f"{section}.{p}.{s}.{c}", run)
+
+
+def _clause_end(lang: str) -> re.Pattern:
+    return _SPACED_CLAUSE if LANGUAGES[lang].script in _SPACED_SCRIPTS else _CLAUSE
 
 
 def _sentences(paragraph: str) -> list[str]:

@@ -46,6 +46,7 @@ def test_synthetic_speech_excludes_the_texts_of_dev_and_test(tiny_run, clips, tm
     config = tiny_run(utterances=utterances, data__synthetic={"share": 0.5}).data
     given = {}
     monkeypatch.setattr(corpora.synthetic, "find_texts", lambda *a: None)
+    monkeypatch.setattr(corpora.synthetic, "names", lambda *a: None)
     monkeypatch.setattr(corpora.synthetic, "synthetic_corpus", lambda *a, **options: given.update(options, langs=a[2]))
     corpora.load_synthetic(config, corpora.load_corpus(config, tmp_path), tmp_path)
     assert set(given["exclude"]) == {
@@ -64,6 +65,7 @@ def test_synthetic_speech_excludes_the_texts_of_dev_and_test(tiny_run, clips, tm
 def test_languages_of_synthetic_speech_alone(tiny_run, tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(corpora.synthetic, "find_texts", lambda *a: None)
+    monkeypatch.setattr(corpora.synthetic, "names", lambda *a: None)
     monkeypatch.setattr(corpora.synthetic, "synthetic_corpus", lambda *a, **options: asked.extend(a[2]))
     config = tiny_run(data__synthetic={"share": 0.5, "langs": ["de", "fr_fr", "it_it"]}).data
     corpora.load_synthetic(config, corpora.load_corpus(config, tmp_path), tmp_path)

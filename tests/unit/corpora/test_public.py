@@ -80,5 +80,5 @@ def test_ntrex_names_its_languages_and_refuses_what_is_no_text(table, tmp_path):
     raw = b"\xff\xfe\xff"
     (tmp_path / "host/us/repo/0abc/ntrex/de_de.txt").write_bytes(raw)
     table["ntrex/de_de.txt"] = public.Pinned("us/repo", "0abc", "ntrex/de_de.txt", "CC0-1.0", sha256(raw).hexdigest())
-    with pytest.raises(DataError, match=r"line 1: not UTF-8"):
+    with pytest.raises(DataError, match=r"line 1: not UTF-16"):
         ntrex.read_ntrex(None, tmp_path / "cache", ["de_de"])

@@ -55,9 +55,9 @@ def fake(monkeypatch):
 
 
 def read(root, **options):
-    return synthetic.synthetic_corpus(
-        root, root / "cache", options.pop("langs", ("ca_es", "fr_fr")), workers=1, **options
-    )
+    langs = options.pop("langs", ("ca_es", "fr_fr"))
+    sets = [synthetic.names(root, langs, options.pop("kinds", ("names",))), *options.pop("more", ())]
+    return synthetic.synthetic_corpus(sets, root / "cache", langs, workers=1, **options)
 
 
 def test_names_are_cleaned_and_unique_and_hold_a_word(tmp_path, caplog):
@@ -130,7 +130,7 @@ def test_held_out_texts_never_appear(tmp_path, fake):
 def test_a_keyword_that_is_a_name_is_read_once(tmp_path, fake):
     write_tree(tmp_path, {"fr": annotations(NAMES["fr"], [("🐻", "Ours | animal")])})
     corpus = read(tmp_path, langs=["fr_fr"], kinds=("names", "keywords"))
-    assert corpus.dropped_counts() == {"both name and keyword": 1}
+    assert corpus.dropped_counts() == {"repeats another text": 1}
     assert [u.sentence_id for u in corpus.utterances if u.text == "animal"] == ["cldr:animal:keywords"]
 
 
@@ -191,7 +191,7 @@ def test_bad_arguments(tmp_path, fake):
     with pytest.raises(ConfigError, match="limit=0"):
         read(tmp_path, limit=0)
     with pytest.raises(ConfigError, match="workers=0"):
-        synthetic.synthetic_corpus(tmp_path, tmp_path / "cache", ["fr_fr"], workers=0)
+        synthetic.synthetic_corpus([], tmp_path / "cache", ["fr_fr"], workers=0)
     assert not (tmp_path / "cache").exists()
 
 
@@ -199,10 +199,23 @@ def test_two_processes_read_what_one_reads(tmp_path):
     pytest.importorskip("espeakng_loader", reason="reads with espeak-ng, which espeakng-loader brings")
     write_tree(tmp_path)
     langs = ("ca_es", "fr_fr")
-    one = synthetic.synthetic_corpus(tmp_path, tmp_path / "one", langs, workers=1)
-    two = synthetic.synthetic_corpus(tmp_path, tmp_path / "two", langs, workers=2)
+    sets = [synthetic.names(tmp_path, langs)]
+    one = synthetic.synthetic_corpus(sets, tmp_path / "one", langs, workers=1)
+    two = synthetic.synthetic_corpus(sets, tmp_path / "two", langs, workers=2)
     assert [u.id for u in one.utterances] == [u.id for u in two.utterances] and len(one.utterances) == 8
     for a, b in zip(one.utterances, two.utterances, strict=True):
         assert Path(a.audio).read_bytes() == Path(b.audio).read_bytes()
         waveform, rate = soundfile.read(a.audio)
         assert rate == 16_000 and 0.2 < len(waveform) / rate < 4 and np.abs(waveform).max() > 0.05
+
+
+def test_texts_of_several_sources(tmp_path, fake):
+    """A text that two of them have is read once; each says what it is, and languages that are not asked for are not."""
+    lines = [("fr_fr", "news:1.0", "Un ours dort."), ("fr_fr", "news:2.0", "Ours !"), ("de_de", "news:1.0", "Ein Bär.")]
+    more = synthetic.TextSet("news", "CC0-1.0", "news", lines)
+    corpus = read(write_tree(tmp_path), more=[more], exclude=["un ours dort"])
+    assert (corpus.name, corpus.licence) == ("cldr+news", "Unicode-DFS-2016 (cldr), CC0-1.0 (news)")
+    assert corpus.dropped_counts() == {"held out": 1, "repeats another text": 1} and len(corpus.utterances) == 8
+    corpus = read(tmp_path, more=[more], langs=["fr_fr"])
+    assert {u.source for u in corpus.utterances if u.text == "Un ours dort."} == {"espeak-ng reading of news"}
+    assert {u.source for u in corpus.utterances if u.text == "ours"} == {"espeak-ng reading of CLDR names"}
