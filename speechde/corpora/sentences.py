@@ -13,6 +13,7 @@ manifest ``clips.tsv``. It is fetched by ``git``, which checks every file agains
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import shutil
 import subprocess
@@ -148,6 +149,8 @@ def _git(arguments: list[str], fix: str) -> None:
     git = shutil.which("git")
     if git is None:
         raise AssetError(f"this system has no git to fetch a repository with; install it, or {fix}")
-    done = subprocess.run([git, *arguments], capture_output=True, text=True, check=False)
+    quiet = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}  # a repository that is gone would have it ask for a password
+    done = subprocess.run([git, *arguments], capture_output=True, text=True, check=False, env=quiet)
     if done.returncode:
-        raise AssetError(f"git could not fetch ({done.stderr.strip() or f'exit status {done.returncode}'}); {fix}")
+        reason = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        raise AssetError(f"git could not fetch ({reason}); {fix}")
