@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from speechde.cache import cache_root
 from speechde.checkpoint.folder import TrainedModel, languages_heard, model_folder
@@ -17,13 +19,15 @@ from speechde.progress import quiet_libraries
 from speechde.provenance import Clock, check_writable, facts, set_numerics
 from speechde.reporting.archive import METRICS, read_metrics
 from speechde.reporting.results import finish_report
+from speechde.types import Corpus
 
 
 def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     """Evaluate a trained model folder on ``config.data``; returns ``metrics.json`` as a dict.
 
     Results are written to ``report_dir``, or to a folder beside the model that is named by corpus, split and clips.
-    Languages the model was trained on count as seen, whatever the data configuration says; the others as zero-shot.
+    Languages the model was trained on count as seen, or as heard as synthetic speech alone, whatever the data
+    configuration says; the others as zero-shot.
     With ``frontend.shard`` only that share of the clips is encoded, and the dict is empty.
     """
     set_numerics(config)
@@ -53,13 +57,10 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     with clock("frames"):
         items = sets_of.evaluation_items(speech, encoder, trained.quantiser, utterances, cache, encode)
         utterances = [u for u in utterances if u.id in items]
-    seen = sorted({u.lang for u in utterances} & set(heard))
-    proxy = sorted({u.lang for u in utterances} & set(corpus.proxy) - set(seen))
-    zero_shot = sorted({u.lang for u in utterances} - {*seen, *proxy})
+    roles = _roles({u.lang for u in utterances}, record, corpus)
     with clock("evaluate"):
         asked = baseline_request(config, trained, encoder, utterances, cache, _model_config(folder))
-        results, records = evaluate_model(trained, items, utterances, seen=seen, zero_shot=zero_shot, proxy=proxy,
-                                          seed=config.seed, baselines=asked)  # fmt: skip
+        results, records = evaluate_model(trained, items, utterances, roles=roles, seed=config.seed, baselines=asked)
     metrics = {
         "recipe": record["recipe"],
         "overrides": record.get("overrides", "default"),
@@ -77,6 +78,16 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
     }
     finish_report(metrics, records, None, target)
     return metrics
+
+
+def _roles(langs: set[str], record: Mapping[str, Any], corpus: Corpus) -> dict[str, list[str]]:
+    """The languages of each role, by what the model was trained on."""
+    roles = {"seen": record["seen"], "synthetic_only": record.get("seen_synthetic", ()), "proxy": corpus.proxy}
+    found, left = {}, set(langs)
+    for role, own in roles.items():
+        found[role] = sorted(left & {*own})
+        left -= {*own}
+    return {**found, "zero_shot": sorted(left)}
 
 
 def _model_config(folder: Path) -> dict | None:

@@ -132,6 +132,11 @@ class Corpus:
     proxy: tuple[str, ...] = ()
     noted: list[Dropped] = field(default_factory=list)
 
+    @property
+    def roles(self) -> dict[str, tuple[str, ...]]:
+        """Languages by role; a corpus that is read knows nothing of those that a model heard elsewhere."""
+        return {"seen": self.seen, "zero_shot": self.zero_shot, "proxy": self.proxy}
+
     def select(self, split: str | None = None, langs: Iterable[str] | None = None) -> list[Utterance]:
         """Utterances of one split and/or of some languages, in corpus order."""
         wanted = None if langs is None else set(langs)

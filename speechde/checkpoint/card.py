@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from speechde.checkpoint.folder import TrainedModel
 
 FILE = "README.md"
-ROLES = {"seen": "seen", "zero_shot": "zero-shot", "proxy": "zero-shot, proxy voice"}
+ROLES = {
+    "seen": "seen",
+    "synthetic_only": "heard as synthetic speech alone",
+    "zero_shot": "zero-shot",
+    "proxy": "zero-shot, proxy voice",
+}
 COUNTS = ("languages", "recordings", "synthetic", "transcripts")  # of a split, as from speech.data_counts
 NOT_STATED = "not stated here"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -177,7 +177,14 @@ def _read_fleurs(
     return fleurs.read_fleurs(root, seen, zero_shot, cache_dir=cache, splits=splits, missing=config.missing)
 
 
-_READERS = {"stamps": _stamps, "sentences": _sentences, "manifest": _manifest, "fleurs": _fleurs, "covost": _covost, "breadth": _breadth}
+_READERS = {
+    "stamps": _stamps,
+    "sentences": _sentences,
+    "manifest": _manifest,
+    "fleurs": _fleurs,
+    "covost": _covost,
+    "breadth": _breadth,
+}
 
 
 def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus | None:

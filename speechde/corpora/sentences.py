@@ -118,8 +118,9 @@ def news(
     for lang in langs:
         for number, (text, english) in enumerate(zip(texts[lang], texts[_ENGLISH], strict=True)):
             if text and english:
+                # a length whose logarithm is uniform: as many lines are cut short as are left long
                 rng = random.Random(hashlib.sha256(f"{seed}:{number}".encode()).digest())
-                words = _SHORTEST * (_LONGEST / _SHORTEST) ** rng.random()  # as many lines are cut short as are left long
+                words = _SHORTEST * (_LONGEST / _SHORTEST) ** rng.random()
                 limit = words * len(text) / len(english.split())
                 found = [piece for piece in cut(text, lang, limit) if len(piece) >= min(limit, len(text)) * _SCRAP]
                 chosen = sorted(rng.sample(range(len(found)), min(_OF_A_LINE, len(found))))

@@ -37,7 +37,7 @@ def corpus_statistics(corpus: Corpus, seconds: Mapping[str, float] | None = None
     for utterance in corpus.utterances:
         parts.setdefault((utterance.lang, utterance.split), []).append(utterance)
     languages: dict[str, dict] = {}
-    roles = {lang: role for role in ("seen", "zero_shot", "proxy") for lang in getattr(corpus, role)}
+    roles = {lang: role for role, langs in corpus.roles.items() for lang in langs}
     for lang in dict.fromkeys([*roles, *sorted(lang for lang, _ in parts)]):
         languages[lang] = {"role": roles.get(lang, "none")}
         languages[lang] |= {split: _row(parts.get((lang, split), ()), seconds) for split in SPLITS}

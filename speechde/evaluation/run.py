@@ -35,9 +35,7 @@ def evaluate_model(
     items: Mapping[str, np.ndarray],
     utterances: Sequence[Utterance],
     *,
-    seen: Sequence[str],
-    zero_shot: Sequence[str],
-    proxy: Sequence[str] = (),
+    roles: Mapping[str, Sequence[str]],
     seed: int = 0,
     baselines: Request | None = None,
 ) -> tuple[dict, list[dict]]:
@@ -47,11 +45,11 @@ def evaluate_model(
     ``noted``, what is unusual about clips and texts and how many it concerns, which it puts with ``data``.
 
     Args:
+        roles: languages of each of ``speech.ROLES``; those without an utterance are passed over.
         items: stored speech items by utterance id; a store that knows the ``seconds`` of its clips has them used.
         baselines: what else answers the same queries; the metrics then have ``baselines``.
     """
     present = {u.lang for u in utterances}
-    roles = {"seen": seen, "zero_shot": zero_shot, "proxy": proxy}
     roles = {role: [lang for lang in langs if lang in present] for role, langs in roles.items()}
     tasks, size = scored(speech_tasks(utterances, roles), seed)
     model, prompt = trained.model, trained.prompt

@@ -34,7 +34,8 @@ from speechde.types import Audio, Item, Text, Utterance
 DIRECTIONS = ("audio_to_text", "text_to_audio", "audio_to_english_text")
 # in the output only where they can be scored
 MORE_DIRECTIONS = ("audio_to_audio", "text_to_english_text")
-ROLES = ("seen", "zero_shot", "proxy")  # the last is in the output only when there are such languages
+ROLES = ("seen", "synthetic_only", "zero_shot", "proxy")
+ALWAYS = ("seen", "zero_shot")  # the others are in the output only when there are such languages
 ENGLISH = "en_us"
 # The smallest FLEURS test gallery (om_et): the largest size that every one of its languages can be scored at.
 FIXED_GALLERY_SIZE = 36
@@ -114,6 +115,7 @@ def evaluate_speech(
     embed: Embed,
     *,
     seen: Sequence[str],
+    synthetic_only: Sequence[str] = (),
     zero_shot: Sequence[str] = (),
     proxy: Sequence[str] = (),
     seed: int = 0,
@@ -123,6 +125,7 @@ def evaluate_speech(
     Args:
         embed: items and their role → vectors; recordings go by the id of their utterance.
         seen: languages that were trained on.
+        synthetic_only: languages that were trained on as synthetic speech alone; averaged apart.
         zero_shot: languages that were not.
         proxy: languages that were not, whose synthetic speech another language's voice reads; averaged apart.
         seed: of the bootstrap and of the fixed galleries.
@@ -135,7 +138,8 @@ def evaluate_speech(
     Raises:
         DataError: languages, splits or ids do not fit together.
     """
-    tasks = speech_tasks(utterances, {"seen": seen, "zero_shot": zero_shot, "proxy": proxy})
+    roles = {"seen": seen, "synthetic_only": synthetic_only, "zero_shot": zero_shot, "proxy": proxy}
+    tasks = speech_tasks(utterances, roles)
     tasks, size = scored(tasks, seed)
     results = evaluate(tasks, embed, seed=seed)
     return speech_metrics(tasks, results, size, seed), results.records
@@ -160,7 +164,7 @@ def scored(tasks: Sequence[Retrieval], seed: int) -> tuple[list[Retrieval], int]
 def speech_metrics(tasks: Sequence[Retrieval], results: Results, size: int, seed: int) -> dict:
     """The evaluation's part of ``metrics.json``: a key for each direction, ``fixed_gallery``, ``bleu_signature``."""
     roles = {task.role for task in tasks}
-    used = [role for role in ROLES if role != "proxy" or role in roles]
+    used = [role for role in ROLES if role in ALWAYS or role in roles]
     output: dict = {
         "fixed_gallery": {"size": size, "draws": FIXED_GALLERY_DRAWS, "seed": seed},
         "bleu_signature": m.bleu_signature(),

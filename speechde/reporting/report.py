@@ -25,9 +25,14 @@ from speechde.types import SPLITS
 
 STAGES = ("fetch", "frames", "kmeans", "train", "evaluate", "total")
 RUN_KEYS = ("recipe", "mode", "seed", "commit", "hardware", "data", "wall_seconds")
-ROLE_NAMES = {"seen": "seen", "zero_shot": "zero-shot", "proxy": "zero-shot, proxy voice"}
+ROLE_NAMES = {
+    "seen": "seen",
+    "synthetic_only": "heard as synthetic speech alone",
+    "zero_shot": "zero-shot",
+    "proxy": "zero-shot, proxy voice",
+}
 # apart for colour-blind readers too (Okabe and Ito)
-ROLE_COLOURS = {"seen": "#0072b2", "zero_shot": "#e69f00", "proxy": "#56b4e9"}
+ROLE_COLOURS = {"seen": "#0072b2", "synthetic_only": "#009e73", "zero_shot": "#e69f00", "proxy": "#56b4e9"}
 CHANCE_COLOUR = "#cc0000"
 BARS_PER_COLUMN = 51
 

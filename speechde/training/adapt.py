@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from safetensors import safe_open
 from transformers import AutoConfig
 
 from speechde.cache import atomic_write
-from speechde.checkpoint.folder import TrainedModel, assemble, check_encoder, find_model, read_settings
+from speechde.checkpoint.folder import TrainedModel, assemble, check_encoder, find_model, languages_heard, read_settings
 from speechde.checkpoint.settings import Settings
 from speechde.config import FrontendConfig, RunConfig
 from speechde.corpora.leaks import without_leaks
@@ -43,7 +43,14 @@ SHAPE = ("hidden", "stride", "layers", "heads", "downsample")  # of a continuous
 FREE = ("dropout", "drop", "drop_span", "noise", "mask_features")  # read by training alone, and may be changed
 NAMES = ("after", "before")
 # of a comparison, by the roles after and before
-ROLE_NAMES = {"seen/zero_shot": "new", "seen": "old", "zero_shot": "zero-shot", "proxy": "zero-shot, proxy voice"}
+ROLE_NAMES = {
+    "seen/zero_shot": "new",
+    "seen/synthetic_only": "new, heard before as synthetic speech alone",
+    "seen": "old",
+    "synthetic_only": "heard as synthetic speech alone",
+    "zero_shot": "zero-shot",
+    "proxy": "zero-shot, proxy voice",
+}
 BEFORE = "before"  # folder of a run that holds the results of the model it started from
 
 
@@ -138,15 +145,16 @@ def adapted_corpus(config: RunConfig, cache: Path) -> Corpus:
     seen = old.seen or known
     if unknown := set(seen) - set(known):
         raise ConfigError(f"adapt.old.seen: {', '.join(sorted(unknown))} is new to the model; put it into data.seen")
-    rest = old.zero_shot and [lang for lang in old.zero_shot if lang not in {*known, *new.seen}]
-    return _joined(new, load_corpus(replace(old, seen=seen, zero_shot=rest), cache), known, config.adapt.replay > 0)
+    heard = languages_heard(record)
+    rest = old.zero_shot and [lang for lang in old.zero_shot if lang not in {*heard, *new.seen}]
+    return _joined(new, load_corpus(replace(old, seen=seen, zero_shot=rest), cache), heard, config.adapt.replay > 0)
 
 
-def _joined(new: Corpus, old: Corpus, known: list[str], replay: bool) -> Corpus:
+def _joined(new: Corpus, old: Corpus, heard: Collection[str], replay: bool) -> Corpus:
     """Two corpora as one, each language in its role."""
     seen = (*old.seen, *new.seen)
-    rest = {*new.zero_shot, *old.zero_shot} - {*known, *seen}
-    proxy = {*new.proxy, *old.proxy} - {*known, *seen}
+    rest = {*new.zero_shot, *old.zero_shot} - {*heard, *seen}
+    proxy = {*new.proxy, *old.proxy} - {*heard, *seen}
     kept = [u for u in old.utterances if u.lang in {*old.seen, *rest, *proxy} and (replay or u.split != "train")]
     utterances = [*kept, *(u for u in new.utterances if u.lang in {*new.seen, *rest, *proxy})]
     ids = Counter(u.id for u in utterances)
@@ -195,11 +203,11 @@ def report_change(
     trained = TrainedModel.load(config.model.source)
     record = trained.settings.training
     after = {lang: row["role"] for lang, row in metrics["audio_to_text"]["per_language"].items()}
-    roles = {
-        lang: "zero_shot" if role == "seen" and lang not in record["seen"] else role for lang, role in after.items()
-    }
+    synthetic = record.get("seen_synthetic", ())
+    learnt = {lang for lang, role in after.items() if role == "seen" and lang not in record["seen"]}
+    roles = after | {lang: "synthetic_only" if lang in synthetic else "zero_shot" for lang in learnt}
     members = {role: [lang for lang in roles if roles[lang] == role] for role in ROLES}
-    results, records = evaluate_model(trained, items, test, seed=config.seed, **members)
+    results, records = evaluate_model(trained, items, test, roles=members, seed=config.seed)
     facts = {key: metrics[key] for key in ("data", "commit", "hardware", "command", "config", "wall_seconds")}
     whose = {key: record[key] for key in ("recipe", "overrides", "mode", "seed")}
     write_results(facts | whose | results, records, directory / BEFORE)

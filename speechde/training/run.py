@@ -166,8 +166,7 @@ class _Run:
             test = [u for u in data.test if u.id in items]
             initial = None if self.adapting else asdict(config.model)
             asked = baseline_request(config, built, encoder, test, self.cache, initial)
-            results, records = evaluate_model(built, items, test, seen=corpus.seen, zero_shot=corpus.zero_shot,
-                                              proxy=corpus.proxy, seed=config.seed, baselines=asked)  # fmt: skip
+            results, records = evaluate_model(built, items, test, roles=corpus.roles, seed=config.seed, baselines=asked)
         metrics = {
             "recipe": config.recipe_name,
             "overrides": config.run_name,

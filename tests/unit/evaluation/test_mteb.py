@@ -73,7 +73,7 @@ def own_scores(config, folder, utterances):
     encoder = build_encoder(config.frontend)
     items = evaluation_items(model.settings.speech, encoder, model.quantiser, utterances, folder / "cache")
     langs = sorted({u.lang for u in utterances})
-    return evaluate_model(model, items, utterances, seen=langs, zero_shot=())[0]
+    return evaluate_model(model, items, utterances, roles={"seen": langs, "zero_shot": ()})[0]
 
 
 def test_fleurs_task_gives_our_recall(run, clips, fleurs, capsys):

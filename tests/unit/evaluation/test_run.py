@@ -45,7 +45,9 @@ def oracle(monkeypatch):
 
 def scored(oracle, utterances, **options):
     items = {u.id: np.array([int(u.sentence_id)]) for u in utterances}
-    return run.evaluate_model(oracle, items, utterances, **{"seen": LANGS[:1], "zero_shot": LANGS[1:]} | options)
+    return run.evaluate_model(
+        oracle, items, utterances, **{"roles": {"seen": LANGS[:1], "zero_shot": LANGS[1:]}} | options
+    )
 
 
 def test_evaluate_model(oracle, utterances):
@@ -61,7 +63,7 @@ def test_evaluate_model(oracle, utterances):
 
 def test_languages_without_recordings_and_translations_are_left_out(oracle, utterances):
     bare = [replace(u, translation="") for u in utterances]
-    metrics, _ = scored(oracle, bare, seen=("fr_fr", "ca_es"), zero_shot=("ro_ro", "el_gr"))
+    metrics, _ = scored(oracle, bare, roles={"seen": ("fr_fr", "ca_es"), "zero_shot": ("ro_ro", "el_gr")})
     assert set(metrics["audio_to_text"]["per_language"]) == {"fr_fr", "ro_ro"}
     assert metrics["audio_to_english_text"]["per_language"] == {}
 
@@ -71,7 +73,7 @@ def test_a_store_that_knows_seconds_has_recall_by_length(oracle, utterances):
         seconds = {u.id: float(i) for i, u in enumerate(utterances)}  # noqa: RUF012
 
     items = Store({u.id: np.array([int(u.sentence_id)]) for u in utterances})
-    metrics, _ = run.evaluate_model(oracle, items, utterances, seen=LANGS, zero_shot=())
+    metrics, _ = run.evaluate_model(oracle, items, utterances, roles={"seen": LANGS})
     assert metrics["diagnostics"]["seen"]["recall_by_length"] == [1.0] * 4
 
 

@@ -282,9 +282,9 @@ def test_data_counts():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seen": ["ca_es", "sw_ke"]}, "in several of seen, zero_shot, proxy"),
-        ({"proxy": ["sw_ke"]}, "in several of seen, zero_shot, proxy"),
-        ({"zero_shot": []}, "in none of seen, zero_shot, proxy"),
+        ({"seen": ["ca_es", "sw_ke"]}, "in several of seen, synthetic_only, zero_shot, proxy"),
+        ({"proxy": ["sw_ke"]}, "in several of seen, synthetic_only, zero_shot, proxy"),
+        ({"zero_shot": []}, "in none of seen, synthetic_only, zero_shot, proxy"),
         ({"zero_shot": ["sw_ke", "de_de"]}, "have no recordings"),
         ({"utterances": [*UTTERANCES[:4], utterance("sw_ke", 1, "mbwa", split="dev")]}, "one split at a time"),
         ({"utterances": [*UTTERANCES[:4], utterance("sw_ke", 0, "mbwa")]}, "occur more than once"),

@@ -206,7 +206,7 @@ def test_every_way_to_a_vector_takes_a_long_clip_and_says_so(encoder, long_clip,
     trained = encoder.trained
     utterances = [Utterance(path, "fr_fr", f"text {i}", path, str(i), "test") for i, path in enumerate(paths)]
     store = dict(zip(paths, encoder.speech_items([encoder.waveform(path) for path in paths]), strict=True))
-    metrics, _ = evaluate_model(trained, store, utterances, seen=["fr_fr"], zero_shot=[])
+    metrics, _ = evaluate_model(trained, store, utterances, roles={"seen": ["fr_fr"], "zero_shot": []})
     assert metrics["noted"] == {IN_PARTS: 1}
 
 
@@ -226,7 +226,7 @@ def test_evaluation_counts_texts_that_are_cut(tiny_model, clips):
     test = [u for u in clips if u.split == "test"]
     test = [Utterance(u.id, u.lang, u.text + "a" * 200 * i, u.audio, u.sentence_id, "test") for i, u in enumerate(test)]
     items = {u.id: np.array([1, 2, 3], np.int32) for u in test}
-    metrics, _ = evaluate_model(trained, items, test, seen=["fr_fr"], zero_shot=["es_419", "ro_ro"])
+    metrics, _ = evaluate_model(trained, items, test, roles={"seen": ["fr_fr"], "zero_shot": ["es_419", "ro_ro"]})
     assert metrics["noted"] == {"text cut at 128 tokens": len(test) - 1}
 
 
