@@ -54,7 +54,7 @@ def training_record(
         "llm": before["llm"] if before and "llm" in before else _llm(config),
         "data": {
             "corpus": first.name,
-            "licences": {corpus.name: corpus.licence for corpus in (first, *others) if corpus.utterances} | files,
+            "licences": {corpus.name: corpus.licence for corpus in (first, *others) if corpus.seen} | files,
             **{split: data_counts(some) for split, some in clips.items() if some},
         },
         "config": asked(asdict(config)),
