@@ -235,6 +235,11 @@ class Example:
     also: tuple[tuple[str | None, str], ...] = ()
     shared: bool = False
 
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """Query, positive and hard negatives."""
+        return (self.query, self.positive, *self.negatives)
+
 
 @dataclass
 class Rows:

@@ -54,14 +54,15 @@ _INVALID = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")  # tabs and line
 class FileExamples(Sequence[Example]):
     """Examples of a file, each parsed when it is asked for; :func:`read_examples` makes them.
 
-    ``strata``, ``sources`` and ``splits`` are those of each example; ``dropped`` lists what was left out of the file.
+    ``strata``, ``sources`` and ``splits`` are those of each example, ``spoken`` whether it has a clip, so that nobody
+    parses text to look for clips; ``dropped`` lists what was left out of the file.
     """
 
     def __init__(
-        self, rows: _Lines | _Table, index: np.ndarray, labels: Sequence[Sequence[str]], dropped: list[Dropped]
+        self, rows: _Lines | _Table, index: np.ndarray, labels: Sequence[Sequence], dropped: list[Dropped]
     ) -> None:
         self._rows, self._index, self._labels, self.dropped = rows, index, labels, dropped
-        self.strata, self.sources, self.splits = labels
+        self.strata, self.sources, self.splits, self.spoken = labels
         self.path = rows.path
 
     def __len__(self) -> int:
@@ -79,9 +80,9 @@ class FileExamples(Sequence[Example]):
     def clips(self) -> list[Utterance]:
         """Every clip once, as what features are extracted of; its ``id`` is its locator, ``Audio.content``."""
         found: dict[str, Utterance] = {}
-        for example, split, source in zip(self, self.splits, self.sources, strict=True):
-            for audio, lang in clips_of(example):
-                found.setdefault(audio, _clip(audio, lang, split, source))
+        for row in (row for row, spoken in enumerate(self.spoken) if spoken):
+            for audio, lang in clips_of(self[row]):
+                found.setdefault(audio, _clip(audio, lang, self.splits[row], self.sources[row]))
         return list(found.values())
 
     def held_out_names(self) -> np.ndarray:
@@ -116,7 +117,7 @@ def read_examples(path: str | Path) -> FileExamples:
         DataError: the file is missing, unreadable, or has no usable example.
     """
     rows = _open(Path(path))
-    index, labels = array("q"), ([], [], [])
+    index, labels = array("q"), ([], [], [], [])
     known: dict[str, str] = {}  # one string for each label, however many examples have it
     dropped: list[Dropped] = []
     for number, (place, row) in enumerate(rows.scan()):
@@ -130,8 +131,9 @@ def read_examples(path: str | Path) -> FileExamples:
             dropped.append(Dropped(place, bad.reason, bad.detail))
             continue
         index.append(number)
-        for values, label in zip(labels, (example.stratum, example.source, split), strict=True):
+        for values, label in zip(labels[:3], (example.stratum, example.source, split), strict=True):
             values.append(known.setdefault(label, label))
+        labels[3].append(any(True for _ in clips_of(example)))
     found = FileExamples(rows, np.array(index, np.int64), labels, dropped)
     kept = found.without_leaks() if set(labels[2]) - {"train"} else found
     if not len(kept):
@@ -336,7 +338,7 @@ def _meant(item: Item) -> str:
 
 def clips_of(example: Example) -> Iterator[tuple[str, str | None]]:
     """Locator and language of every clip of an example, hard negatives included."""
-    for item in (example.query, example.positive, *example.negatives):
+    for item in example.items:
         yield from ((part.content, item.lang) for part in item.parts if isinstance(part, Audio))
 
 

@@ -24,21 +24,17 @@ def example_task(
         subset: the split.
         sides: as in ``Retrieval``: names of the prompts of the task.
     """
-    gallery: dict[tuple[str | None, str], Item] = {}
+    places: dict[tuple[str | None, str], int] = {}
+    gallery: list[Item] = []
     labels, queries = [], []
-    for example in examples:
-        gallery.setdefault(_meaning(example.positive), example.positive)
-    places = {meaning: place for place, meaning in enumerate(gallery)}
-    for example in examples:
-        queries.append(example.query)
-        labels.append(places[_meaning(example.positive)])
+    for query, positive in ((one.query, one.positive) for one in examples):
+        if (meaning := (positive.lang, positive.meaning)) not in places:
+            places[meaning] = len(gallery)
+            gallery.append(positive)
+        queries.append(query)
+        labels.append(places[meaning])
     asked = np.array(labels, np.int64)
-    relevance = Labels(asked, np.arange(len(gallery)))
-    return Retrieval(name, subset, ROLE, queries, list(gallery.values()), relevance, asked, sides=sides)
-
-
-def _meaning(item: Item) -> tuple[str | None, str]:
-    return item.lang, item.meaning
+    return Retrieval(name, subset, ROLE, queries, gallery, Labels(asked, np.arange(len(gallery))), asked, sides=sides)
 
 
 def example_metrics(results: Results) -> dict[str, dict]:

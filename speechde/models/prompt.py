@@ -116,7 +116,7 @@ class Prompt:
 
     def find(self, name: str) -> str | None:
         """The template of a name, or of a role alone (``query``) where one task of the model has a prompt for it."""
-        roles = [own for own in self.named if own.endswith(f"-{name}")]
+        roles = [own for own in self.named if own.rpartition("-")[2] == name]
         return self.named.get(name) or (self.named[roles[0]] if len(roles) == 1 else None)
 
     def before(self, item: Item, name: str | None = None) -> str:

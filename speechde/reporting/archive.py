@@ -22,12 +22,16 @@ from speechde.cache import atomic_directory, atomic_write
 from speechde.errors import DataError
 
 METRICS, QUERIES, HITS = "metrics.json", "queries.jsonl", "hits.parquet"
+TASKS = "tasks.json"  # of a run on text alone, in the place of METRICS
 SCHEMA = pa.schema([(name, pa.string()) for name in ("direction", "lang", "id", "sentence")] + [("rank", pa.int32())])
 
 
 def archive_run(results: Path, target: Path, directions: tuple[str, ...] = ("audio_to_text",)) -> None:
     """Keep what ``results/`` of a run says of some directions in the folder ``target``, replacing what is there."""
     with atomic_directory(target, replace=True) as temporary:
+        if (results / TASKS).is_file():
+            shutil.copyfile(results / TASKS, temporary / TASKS)
+            return
         shutil.copyfile(results / METRICS, temporary / METRICS)
         write_hits(read_queries(results), temporary, directions)
 

@@ -10,14 +10,13 @@ from pathlib import Path
 from speechde.cache import atomic_write
 from speechde.errors import DataError
 from speechde.evaluation.diagnostics import errors_markdown
-from speechde.reporting.archive import read_metrics, write_hits
+from speechde.reporting.archive import TASKS, read_metrics, write_hits
 from speechde.reporting.report import markdown, task_markdown, write_report
 from speechde.reporting.terminal import show_markdown
 
 log = logging.getLogger(__name__)
 
 
-TASKS = "tasks.json"  # of a run on text alone, in the place of metrics.json
 RANDOM = "model.init:random"  # the override that makes a control run
 
 

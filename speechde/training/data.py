@@ -26,6 +26,7 @@ from speechde.training.adapt import adapted_corpus
 from speechde.training.stage import without_known
 from speechde.types import Corpus, Dropped, Example, Text, Utterance
 
+_NONE = np.empty((0, 2), np.uint64)
 HEADERS = 20_000  # clips whose headers are read to know the hours of a corpus: some seconds
 
 
@@ -109,14 +110,18 @@ def read_files(config: RunConfig, corpus: Corpus) -> tuple[dict[str, FileExample
         if task.examples not in (CLIPS, TRANSLATIONS)
     }
     later = {split: {name: whole.select(split) for name, whole in wholes.items()} for split in ("dev", "test")}
-    asked = {name: np.concatenate([some[name].held_out_names() for some in later.values()]) for name in wholes}
+    asked = {}
+    if len(wholes) > 1:  # what a file holds out itself is out of it already
+        asked = {name: np.concatenate([some[name].held_out_names() for some in later.values()]) for name in wholes}
     found: dict[str, FileExamples] = {}
     for name, whole in wholes.items():
         task, file = config.tasks[name], whole.select("train")
         _refuse_heard(f"tasks.{name}: {task.examples}", (file, later["dev"][name]), {*corpus.zero_shot, *corpus.proxy})
         task.check_sources(name, {*file.sources})
-        elsewhere = [np.empty((0, 2), np.uint64), *(names for other, names in asked.items() if other != name)]
-        leaks = np.isin(file.held_out_names(), np.concatenate(elsewhere)).any(axis=1)
+        elsewhere = np.concatenate([_NONE, *(names for other, names in asked.items() if other != name)])
+        leaks = np.zeros(len(file), bool)
+        if len(elsewhere):
+            leaks = np.isin(file.held_out_names(), elsewhere).any(axis=1)
         reasons = [_unfit(one, held_out, leaked, task.negatives) for one, leaked in zip(file, leaks, strict=True)]
         kept = [row for row, reason in enumerate(reasons) if not reason]
         if not kept:
@@ -152,7 +157,7 @@ def _unfit(example: Example, held_out: Collection[str], leaked: bool, negatives:
 
 
 def _texts(example: Example) -> Iterator[str]:
-    for item in (example.query, example.positive, *example.negatives):
+    for item in example.items:
         yield from (part.content for part in item.parts if isinstance(part, Text))
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from speechde.config import RunConfig
 from speechde.corpora.fingerprint import sources
-from speechde.reporting.archive import METRICS, read_metrics
+from speechde.reporting.archive import METRICS, TASKS, read_metrics
 from speechde.reporting.report import task_markdown
-from speechde.reporting.results import TASKS, control_runs, show_report
+from speechde.reporting.results import control_runs, show_report
 from speechde.reporting.terminal import show_markdown
 from speechde.training.identity import asked, asked_before
 from speechde.versions import void_metrics

@@ -54,6 +54,8 @@ def evaluate_run(
         finish_text_report(metrics, directory, Path(config.report_dir) if config.report_dir else None)
     else:
         _evaluate_speech(session, data, features, model, encoder, metrics)
+    if config.archive_dir:
+        archive_run(directory / "results", archived(config, directory))
     write_card(directory / "model", model, metrics)
     log_results(session.loggers, metrics, directory, config.logger.log_model)
     return metrics
@@ -81,8 +83,6 @@ def _evaluate_speech(
     metrics |= {"data": _data(session, data, features, model, test, dropped), **results}
     metrics["wall_seconds"] = remember_seconds(directory, session.clock.seconds)
     finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
-    if config.archive_dir:
-        archive_run(directory / "results", archived(config, directory))
     if config.adapt.enabled:
         adapt.show_change(adapt.report_change(config, directory, metrics, items, test))
 

@@ -20,7 +20,7 @@ from speechde.models.embed import pieces_needed, positions_needed
 from speechde.training.data import TrainingData
 from speechde.training.features import Features, training_features, training_frames
 from speechde.training.session import Session
-from speechde.types import Example, Item, Part, Text, Utterance
+from speechde.types import Item, Part, Text, Utterance
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def read_features(
 
 def usable_data(data: TrainingData, features: Features, max_seconds: float, built: TrainedModel) -> TrainingData:
     """The data with what can be trained on, and in ``left_out`` what cannot, by the reason."""
-    kept, left_out = usable(data.training, features, max_seconds, built)
+    kept, left_out = usable(data.training, features, max_seconds, built) if data.training else ([], {})
     files, held_out = {}, {split: {} for split in data.held_out}
     for task, file in data.files.items():
         files[task], reasons = usable_examples(file, features, max_seconds, built)
@@ -92,17 +92,12 @@ def usable_examples(
 ) -> tuple[FileExamples, Counter[str]]:
     """Examples whose clips may be trained on, as ``usable`` has it, and how many may not, by the reason."""
     left_out: Counter[str] = Counter()
-    kept = []
-    for row, example in enumerate(file):
-        reasons = {_unusable(item, features, max_seconds, built) for item in _items(example)} - {""}
+    kept = np.ones(len(file), bool)
+    for row in np.flatnonzero(file.spoken):
+        reasons = {_unusable(item, features, max_seconds, built) for item in file[row].items} - {""}
         left_out.update(sorted(reasons)[:1])
-        if not reasons:
-            kept.append(row)
-    return file.subset(np.array(kept, np.int64)), left_out
-
-
-def _items(example: Example) -> tuple[Item, ...]:
-    return (example.query, example.positive, *example.negatives)
+        kept[row] = not reasons
+    return file.subset(np.flatnonzero(kept)), left_out
 
 
 def _unusable(item: Item, features: Features, max_seconds: float, built: TrainedModel) -> str:

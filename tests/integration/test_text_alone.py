@@ -68,6 +68,15 @@ def test_a_run_on_text_alone(texts, tmp_path, capsys):
     np.testing.assert_allclose(vectors, named, atol=1e-6)
 
 
+def test_a_finished_run_is_archived_and_answers_from_there(texts, tmp_path, monkeypatch):
+    archive = {"archive_dir": str(tmp_path / "archive")}
+    first = run.train(texts(**archive))
+    (kept,) = (tmp_path / "archive").rglob("*.*")
+    assert kept.name == "tasks.json" and "longer than trainer.max_seconds" not in first["data"]["dropped"]
+    monkeypatch.setattr(run, "read_data", lambda *_: pytest.fail("the files were read"))
+    assert run.train(texts(runs_dir=str(tmp_path / "elsewhere"), **archive))["tasks"] == first["tasks"]
+
+
 def test_without_dev_the_last_weights_are_kept(texts, examples):
     lines = examples.read_text(encoding="utf-8").splitlines(keepends=True)
     examples.write_text("".join(line for line in lines if '"dev"' not in line), encoding="utf-8")

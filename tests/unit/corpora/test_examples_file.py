@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from speechde.corpora.examples_file import COLUMNS, is_examples_file, read_examples
+from speechde.corpora.examples_file import COLUMNS, FileExamples, is_examples_file, read_examples
 from speechde.corpora.examples_writer import write_examples
 from speechde.errors import ConfigError, DataError
 from speechde.types import Audio, Text
@@ -235,3 +236,16 @@ def test_what_is_written_is_read_back(folder, tmp_path_factory):
     assert lines[0]["positive"]["parts"][1] == {"audio": "ann.wav"} and lines[0]["positive"]["meaning"] == "doc"
     assert "meaning" not in lines[0]["query"] and "title" not in lines[0]["query"]
     assert write_examples(train, folder / "dev.jsonl", "dev") and read_examples(folder / "dev.jsonl").splits[0] == "dev"
+
+
+def test_text_is_not_parsed_to_look_for_clips(tmp_path, make_wav, monkeypatch):
+    clip = str(make_wav("a.wav", 0.3))
+    lines = [{"query": f"q {n}", "positive": f"p {n}"} for n in range(5)]
+    lines[3]["negatives"] = [{"parts": [{"audio": clip}], "lang": "fr"}]
+    path = tmp_path / "examples.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    found = read_examples(path).subset(np.array([1, 3, 4]))
+    assert list(found.spoken) == [False, True, False]
+    parsed, real = [], FileExamples.__getitem__
+    monkeypatch.setattr(FileExamples, "__getitem__", lambda self, row: parsed.append(row) or real(self, row))
+    assert [(u.audio, u.lang) for u in found.clips()] == [(clip, "fr_fr")] and parsed == [1]

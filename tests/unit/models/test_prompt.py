@@ -297,6 +297,8 @@ def test_a_named_prompt_stands_in_the_place_of_the_prefix(closing):
 def test_a_role_is_a_name_where_one_task_has_a_prompt_for_it(closing):
     prompt = Prompt(closing, named=NAMED)
     assert prompt.find("query") == NAMED["qa-query"] and prompt.find("ranking") is None
+    two = Prompt(closing, named={"fact-check-query": "check: {item}"})
+    assert two.find("query") == "check: {item}" and two.find("check-query") is None, "a role, and no ending of a name"
     assert prompt.openings()["document"] == "title: {title} | text: "
     both = Prompt(closing, named=NAMED | {"sts-query": "task: similarity | query: {item}"})
     assert both.find("query") is None and set(both.openings()) == {"qa-query", "qa-document", "sts-query", "document"}
