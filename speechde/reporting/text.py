@@ -31,14 +31,15 @@ def write_text_report(folder: Path, metrics: Mapping) -> None:
 
 
 def text_markdown(metrics: Mapping) -> str:
-    """The text of ``table.md``; percentages but for MRR."""
-    facts = ", ".join(f"{key} {_written(value)}" for key, value in metrics["model"].items() if key != "name")
+    """The text of ``table.md``; percentages but for MRR. The same for ``metrics`` and for what ``text.json`` kept of
+    them: the file sorts its keys, so the order of a dictionary decides nothing here."""
+    facts = ", ".join(f"{key} {_written(value)}" for key, value in sorted(metrics["model"].items()) if key != "name")
     lines = [f"# Text retrieval: {metrics['model']['name']}", "", f"- model: {facts}"]
     lines += [f"- {key}: {_written(metrics[key])}" for key in ("sample", "noted", "licences") if metrics.get(key)]
     lines += [f"- commit {metrics['commit']}; hardware {metrics['hardware']}; {metrics['seconds']:.0f} s"]
     lines += [f"- command `{metrics['command']}`", "", "## Means over languages", ""]
     lines += markdown_table(MEANS, means(metrics))
-    for name, task in metrics["tasks"].items():
+    for name, task in sorted(metrics["tasks"].items()):
         rows = [
             [lang, get(lang).name, NAMES[row["role"]], str(row["queries"]), str(row["gallery"]), percent(row["chance"]),
              *_scores(row)]
@@ -54,7 +55,7 @@ def means(metrics: Mapping) -> list[list[str]]:
     """Rows of ``MEANS``: each task and role."""
     return [
         [name, NAMES[role], str(task[role]["languages"]), percent(task[role]["chance"]), *_scores(task[role])]
-        for name, task in metrics["tasks"].items()
+        for name, task in sorted(metrics["tasks"].items())
         for role in NAMES
         if role in task
     ]
@@ -66,7 +67,7 @@ def _scores(row: Mapping) -> list[str]:
 
 def _written(value: object) -> str:
     if isinstance(value, Mapping):
-        return ", ".join(f"{key}: {each}" for key, each in value.items())
+        return ", ".join(f"{key}: {each}" for key, each in sorted(value.items()))
     return (
         " / ".join(f"`{each}`" if each else "none" for each in value) if isinstance(value, list | tuple) else str(value)
     )

@@ -184,7 +184,7 @@ def test_scores_and_report(public_folder, tiny_llm, tmp_path):
     write_text_report(tmp_path / "out", metrics)
     assert json.loads((tmp_path / "out/text.json").read_text()) == json.loads(json.dumps(metrics))
     table = (tmp_path / "out/table.md").read_text()
-    assert table == text_markdown(metrics)
+    assert table == text_markdown(metrics) == text_markdown(json.loads((tmp_path / "out/text.json").read_text()))
     assert "| sib200 | seen | 1 |" in table and "| zu_za | Zulu | zero-shot | 2 | 4 | 25.0 |" in table
     assert "prefixes `query: ` / none" in table and "text cut at 10 tokens" in table
 
