@@ -247,7 +247,8 @@ class Rows:
 
     ``known`` is ``(rows,)`` int64: where the state of each positive is found among those computed before training.
     ``negatives`` are ``rows · n`` items, n of each row in turn, and ``known_negatives`` where theirs are found; in the
-    place of one that is absent stands another item of the row.
+    place of one that is absent stands another item of the row. ``letters`` are those spoken in each query, where they
+    are learned too; a row may have none.
     """
 
     query: Inputs
@@ -255,6 +256,7 @@ class Rows:
     known: Tensor | None = None
     negatives: Inputs | None = None
     known_negatives: Tensor | None = None
+    letters: Sequences | None = None
 
     @property
     def answers(self) -> list[tuple[Inputs, Tensor | None]]:
@@ -264,7 +266,7 @@ class Rows:
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows on another device."""
-        every = self.query, self.positive, self.known, self.negatives, self.known_negatives
+        every = self.query, self.positive, self.known, self.negatives, self.known_negatives, self.letters
         return Rows(*(part if part is None else part.to(device) for part in every))
 
 

@@ -173,6 +173,15 @@ def _listed(values: list[int]) -> str:
 
 
 @dataclass
+class CtcConfig:
+    """Letters of transcripts, learned beside the contrastive loss; see ``speechde.training.letters``."""
+
+    weight: float = bounded(0.0, "[0, ∞)")  # of their loss; 0: they are not learned
+    layer: int = bounded(1, "[1, ∞)")  # of the speech adapter, whose output they are read from
+    upsample: int = bounded(3, "[1, ∞)")  # letters read of each position of the adapter
+
+
+@dataclass
 class OptimConfig:
     """AdamW, warm-up and cosine."""
 
@@ -299,6 +308,7 @@ class RunConfig:
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    ctc: CtcConfig = field(default_factory=CtcConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
@@ -313,6 +323,7 @@ class RunConfig:
         for name, task in self.tasks.items():
             task.check(name)
         self._check_modalities()
+        self._check_letters()
         if self.adapt.enabled and self.init is None:
             raise ConfigError("adapt.enabled=true adapts a trained model; name it: init=runs/quickstart/default-s0")
 
@@ -328,6 +339,21 @@ class RunConfig:
         if self.text_alone and self.frontend.shard:
             raise ConfigError(
                 f"frontend.shard={self.frontend.shard}: a model of text alone has no clips to encode; drop it"
+            )
+
+    def _check_letters(self) -> None:
+        """Letters are learned from clips, in one pass over whole batches."""
+        if not self.ctc.weight:
+            return
+        reasons = {
+            f"trainer.micro_batch={self.trainer.micro_batch}": self.trainer.micro_batch is not None,
+            f"trainer.strategy={self.trainer.strategy}": self.trainer.strategy == "fsdp",
+            f"frontend.kind={self.frontend.kind}": self.frontend.kind in ("none", "discrete"),
+        }
+        if against := [name for name, holds in reasons.items() if holds]:
+            raise ConfigError(
+                f"ctc.weight={self.ctc.weight} reads letters from the layers of an adapter over frames, in one pass "
+                f"over a batch that each process has whole, and {against[0]} is set; change that, or set ctc.weight=0"
             )
 
     @property

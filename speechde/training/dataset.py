@@ -27,8 +27,9 @@ from speechde.losses.meaning import ABSENT
 from speechde.models.embed import Cut, stored_key
 from speechde.models.frontends.base import pad_items
 from speechde.models.prompt import Prompt
+from speechde.training.letters import Alphabet
 from speechde.training.mixture import Mixture, Row
-from speechde.types import Batch, Example, Inputs, Item, Part, Rows, Text
+from speechde.types import Batch, Example, Inputs, Item, Part, Rows, Sequences, Text
 
 Side = tuple[Item, Row, str]  # an item, its row, and which side of it the item is
 IDS = 4  # columns of ``Batch.meaning`` before those of the hard negatives
@@ -58,6 +59,7 @@ class ExampleDataset(Dataset):
         views: feature stores, one per version of the recorded clips; synthetic clips are in the first only.
         cut: told each text that is cut.
         readings: of each task; () reads no negatives, and items with their prefixes.
+        alphabet: of the transcripts whose letters are learned too.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class ExampleDataset(Dataset):
         prompt: Prompt,
         cut: Cut | None = None,
         readings: Sequence[Reading] = (),
+        alphabet: Alphabet | None = None,
     ) -> None:
         self.tasks, self.views, self.prompt, self.cut = tasks, views, prompt, cut
+        self.alphabet = alphabet
         self.readings = list(readings) or [Reading()] * len(tasks)
         spoken = [stream for task in tasks for stream in task.streams if isinstance(stream, SpeechExamples)]
         for store in views:
@@ -112,12 +116,19 @@ class ExampleDataset(Dataset):
             known=self._places(positives),
             negatives=self._inputs(negatives) if negatives else None,
             known_negatives=self._places(negatives) if negatives else None,
+            letters=self._letters([example.query for example, _ in group]),
         )
 
     def _places(self, sides: Sequence[Side]) -> torch.Tensor | None:
         """Of texts that are all transcripts, the rows of their states; None where one is not."""
         found = [self._place(*side) for side in sides]
         return None if None in found else torch.tensor(found)
+
+    def _letters(self, queries: Sequence[Item]) -> Sequences | None:
+        """Letters spoken in clips; None where they are not learned, or the queries are no clips."""
+        if self.alphabet is None or set(queries[0].make_up) != {"speech"}:
+            return None
+        return self.alphabet.batch(item.id for item in queries)
 
     def _place(self, item: Item, row: Row, role: str) -> int | None:
         return None if self._prompt(row, role) else self._known.get(_written(item))

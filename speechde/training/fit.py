@@ -24,6 +24,7 @@ from speechde.training.checkpoints import BEST, LAST, SaveEvery, read_checkpoint
 from speechde.training.data import TrainingData
 from speechde.training.dataset import ExampleDataModule, ExampleDataset
 from speechde.training.features import Features, frozen_text_states
+from speechde.training.letters import Alphabet, LetterReader
 from speechde.training.lit_module import LitDualEncoder, frozen_names
 from speechde.training.recall import DevRecall
 from speechde.training.record import stored_record, training_record
@@ -65,7 +66,8 @@ def fit(session: Session, features: Features, built: TrainedModel, data: Trainin
     prompt = built.prompt
     examples = task_examples(config, data.training, data.pairs, data.files)
     batches = mixture(config, examples, steps=t.eval_every, views=len(features.train))
-    dataset = ExampleDataset(examples, features.train, prompt, cut.training.add, readings(config))
+    alphabet = Alphabet.of(data.training) if config.ctc.weight else None
+    dataset = ExampleDataset(examples, features.train, prompt, cut.training.add, readings(config), alphabet)
     recall = DevRecall(
         prompt,
         [u for u in data.dev if u.id in features.dev],
@@ -81,6 +83,7 @@ def fit(session: Session, features: Features, built: TrainedModel, data: Trainin
         text_states=lambda model: frozen_text_states(model, dataset.known_ids, session.cache),
         dev_recall=recall,
         micro_batch=t.micro_batch,
+        reader=None if alphabet is None else LetterReader(built.model, len(alphabet), **asdict(config.ctc)),
         average=None if t.average.kind == "none" else WeightAverage(t.average, t.steps // t.eval_every),
         **{key: value for key, value in asdict(config.optim).items() if key != "clip"},
     )

@@ -30,9 +30,10 @@ from speechde.training import sharding
 from speechde.training.averaging import KEY as AVERAGE
 from speechde.training.averaging import WeightAverage
 from speechde.training.launch import first_rank_first
+from speechde.training.letters import LetterReader
 from speechde.training.optim import build_optimiser, parameter_groups
 from speechde.training.shares import WaitClock, padding_share
-from speechde.types import Batch, Inputs
+from speechde.types import Batch, Inputs, Rows
 
 BUCKETS = 4  # parts of a batch by length: clips of 1 to 4 s padded together would double the work
 
@@ -47,6 +48,7 @@ class LitDualEncoder(pl.LightningModule):
             by all where the model is sharded.
         micro_batch: rows that are encoded at once, on each rank; ``None`` for all of them.
         average: of the weights, which dev recall is that of; ``None`` for the weights themselves.
+        reader: learns to read the letters that are spoken, beside the contrastive loss; ``None`` for that alone.
     """
 
     def __init__(
@@ -64,9 +66,10 @@ class LitDualEncoder(pl.LightningModule):
         dev_recall: Callable[[DualEncoder], float] | None = None,
         micro_batch: int | None = None,
         average: WeightAverage | None = None,
+        reader: LetterReader | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.reader = model, loss, reader
         self.seed, self.steps = seed, steps
         self.rates = {"lr": lr, "backbone_lr": backbone_lr, "weight_decay": weight_decay}
         self.warmup = max(1, round(warmup_share * steps))
@@ -125,7 +128,8 @@ class LitDualEncoder(pl.LightningModule):
         computed = [rows.query for rows in batch.rows]
         computed += [items for rows in batch.rows for items, known in rows.answers if not self._looked_up(known)]
         self._check_alike(computed)
-        query = torch.cat([self._encode(rows.query) for rows in batch.rows])
+        queries, read = zip(*map(self._query, batch.rows), strict=True)
+        query = torch.cat(queries)
         # of each part of the batch its positives and, where its task has any, hard negatives
         answers = zip(*([self._answer(*side) for side in rows.answers] for rows in batch.rows), strict=True)
         positive, *negatives = map(torch.cat, answers)
@@ -133,6 +137,7 @@ class LitDualEncoder(pl.LightningModule):
         losses = self.loss(*gather(query, positive, batch.meaning, *negatives))
         if not torch.isfinite(losses["loss"]):
             raise DataError(f"the loss became {losses['loss'].item()} at step {self.global_step}; lower optim.lr")
+        losses = self._with_letters(losses, [loss for loss in read if loss is not None])
         logged = losses | {"scale": self.loss.scale.detach()}
         logged["padding_share"] = padding_share([(one, self._parts(len(one))) for one in computed])
         if (share := self.waiting.share) is not None:
@@ -160,6 +165,19 @@ class LitDualEncoder(pl.LightningModule):
 
     def _answer(self, items: Inputs, known: torch.Tensor | None) -> torch.Tensor:
         return self.model.project(self._text_states[known]) if self._looked_up(known) else self._encode(items)
+
+    def _query(self, rows: Rows) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Embeddings of the queries and, where their letters are learned, the loss of these."""
+        if self.reader is None or rows.letters is None:
+            return self._encode(rows.query), None
+        return self.reader.encode(self.model.encode, self._parts(len(rows.query)), rows.query, rows.letters)
+
+    def _with_letters(self, losses: dict, read: list[torch.Tensor]) -> dict:
+        """The losses with that of letters, which is a process's own: DDP takes the mean of the gradients."""
+        if not read:
+            return losses
+        ctc = sum(read) / len(read)
+        return losses | {"loss": losses["loss"] + self.reader.weight * ctc, "ctc": ctc.detach()}
 
     def _parts(self, rows: int) -> int:
         return max(BUCKETS, math.ceil(rows / (self.micro_batch or rows)))
