@@ -52,9 +52,12 @@ def assert_same(first, second):
         assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-@pytest.mark.parametrize(("recipe", "tasks"), [("stamps", 1), ("stamps_continuous", 1), ("stamps", 2)])
-def test_interrupted_run_resumes_to_the_same_weights(tiny_run, mixed, tmp_path, monkeypatch, recipe, tasks):
-    options = DROPOUT | LENGTH | mixed(tasks)
+@pytest.mark.parametrize(
+    ("recipe", "tasks", "ctc"),
+    [("stamps", 1, 0.0), ("stamps_continuous", 1, 0.0), ("stamps_continuous", 2, 1.0), ("stamps", 2, 0.0)],
+)
+def test_interrupted_run_resumes_to_the_same_weights(tiny_run, mixed, tmp_path, monkeypatch, recipe, tasks, ctc):
+    options = DROPOUT | LENGTH | mixed(tasks) | {"ctc__weight": ctc}
     whole = tiny_run(recipe, runs_dir=str(tmp_path / "whole"), **options)
     run.train(whole)
     torch.rand(17)  # whatever was drawn in between does not matter

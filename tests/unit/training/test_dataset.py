@@ -14,6 +14,7 @@ from speechde.corpora.examples import Joined, SpeechExamples, TranslationExample
 from speechde.errors import DataError
 from speechde.losses.meaning import ABSENT, same_meaning
 from speechde.training.dataset import ExampleDataModule, ExampleDataset, Reading
+from speechde.training.letters import Alphabet
 from speechde.training.mixture import Mixture, Row, Task
 from speechde.types import Audio, Item, Text, Utterance
 
@@ -299,3 +300,12 @@ def test_a_clip_of_a_file_is_found_by_its_locator_before_a_clip_of_a_corpus_of_i
     views[0]["own.wav"] = np.array([7, 7], np.int32)
     (group,) = ExampleDataset([Joined(files)], views, Prompt()).collate(rows((0, 0))).rows
     assert group.query.columns[1][1].values.tolist() == [[7, 7]]
+
+
+def test_letters_are_those_of_clips_alone(utterances):
+    dataset = build(utterances, [TextPair("fr_fr", "Ours", "bear", 1.0, "a")])
+    rows = [Row(0, 0, 0), Row(0, len(utterances), 0), Row(0, 1, 0)]
+    assert [some.letters for some in dataset.collate(rows).rows] == [None, None]
+    dataset.alphabet = Alphabet.of(utterances)  # a c e h i n o r s t u
+    spoken, written = dataset.collate(rows).rows
+    assert spoken.to("cpu").letters.values.tolist() == [[2, 4, 1, 10, 0], [2, 4, 5, 3, 6]] and written.letters is None
