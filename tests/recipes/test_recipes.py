@@ -229,7 +229,7 @@ def command(*arguments, cwd):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--help"], 0, ["recipe", "quickstart", "stamps_continuous"]),
+        (["--help"], 0, ["recipe", "quickstart", "sentences"]),
         (["recipe=quickstart", "--cfg", "job"], 0, ["eval_every:", "kind: continuous"]),
         (["recipe=quickstart", "trainer.step=3"], 1, ["trainer", "'step' is not known", "eval_every", "steps"]),
         (["recipe=quickstart", "sead=3"], 1, ["'sead' is not known", "seed", "recipe"]),

@@ -26,7 +26,7 @@ from speechde.training.run import train
 from speechde.types import SAMPLE_RATE
 
 
-@pytest.fixture(params=["stamps", "stamps_continuous"])
+@pytest.fixture(params=["stamps", "quickstart"])
 def trained(request, tiny_run):
     config = tiny_run(request.param, frontend__mean_norm=0.5)
     train(config)

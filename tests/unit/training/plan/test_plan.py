@@ -50,9 +50,9 @@ def planned(config):
         ("stamps", {"model__freeze": [], "model__dim": 8}),
         ("stamps", {"model__num_layers": 1}),
         ("stamps", {"model__lora": {"rank": 2}, "model__dtype": "bfloat16"}),
-        ("stamps_continuous", {}),
-        ("stamps_continuous", {"frontend__downsample": "attention", "model__freeze": ["embedding.text.*"]}),
-        ("stamps_continuous", {"model__speech_layer": 0, "frontend__layers": 0}),
+        ("quickstart", {}),
+        ("quickstart", {"frontend__downsample": "attention", "model__freeze": ["embedding.text.*"]}),
+        ("quickstart", {"model__speech_layer": 0, "frontend__layers": 0}),
     ],
 )
 def test_counts_are_those_of_the_built_model(tiny_run, recipe, overrides):
