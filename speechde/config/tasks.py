@@ -26,6 +26,7 @@ class TaskConfig:
     one_language: bool = True  # a batch is of one language
     language_exponent: float = bounded(0.5, "[0, 1]")  # 0: languages drawn alike, 1: by their number of examples
     length_bins: int = bounded(1, "[1, ∞)")  # a batch is of one of so many parts of its language, by length of the text
+    consecutive: int = bounded(1, "[1, ∞)")  # above 1, an example is two to so many clips, one after another as one
     query: str = ""  # prompt of what asks, "task: question answering | query: {item}"; none: that of model.prefix
     document: str = ""  # prompt of what answers, "title: {title} | text: {item}"
     prompt_dropout: float = bounded(0.0, "[0, 1)")  # share of the examples that are read without their prompts
@@ -57,6 +58,10 @@ class TaskConfig:
             )
         if self.examples == CLIPS and (self.query or self.document or self.prompt_dropout):
             raise ConfigError(f"tasks.{name} has a prompt; clips and transcripts have those of model.prefix: set these")
+        if self.examples != CLIPS and self.consecutive > 1:
+            raise ConfigError(
+                f"tasks.{name}.consecutive={self.consecutive} is of clips; set examples={CLIPS}, or use 1"
+            )
         if self.examples in (CLIPS, TRANSLATIONS) and self.negatives:
             raise ConfigError(f"tasks.{name}.negatives={self.negatives}: {self.examples} have none; name a file")
 

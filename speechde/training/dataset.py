@@ -10,7 +10,7 @@ encoded in their place and counts for nothing: all processes then encode alike, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -20,7 +20,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from speechde.corpora.examples import SYNTHETIC, Joined, SpeechExamples
+from speechde.corpora.examples import JOINT, ConsecutiveClips, Joined, SpeechExamples
 from speechde.errors import DataError
 from speechde.evaluation.retrieval import DOCUMENT, QUERY
 from speechde.losses.meaning import ABSENT
@@ -71,21 +71,19 @@ class ExampleDataset(Dataset):
         readings: Sequence[Reading] = (),
         alphabet: Alphabet | None = None,
     ) -> None:
-        self.tasks, self.views, self.prompt, self.cut = tasks, views, prompt, cut
+        self.tasks, self.views, self.prompt, self.cut = tasks, [Consecutive(view) for view in views], prompt, cut
         self.alphabet = alphabet
         self.readings = list(readings) or [Reading()] * len(tasks)
-        spoken = [stream for task in tasks for stream in task.streams if isinstance(stream, SpeechExamples)]
-        for store in views:
-            first = store is views[0]
+        kinds = (SpeechExamples, ConsecutiveClips)
+        spoken = [stream for task in tasks for stream in task.streams if isinstance(stream, kinds)]
+        for store in self.views:
+            first = store is self.views[0]
             missing = [
-                u.id
-                for stream in spoken
-                for u, source in zip(stream.utterances, stream.sources, strict=True)
-                if u.id not in store and (first or source != SYNTHETIC)
+                u.id for stream in spoken for u in stream.utterances if u.id not in store and (first or not u.synthetic)
             ]
             if missing:
                 raise DataError(f"{len(missing)} training clips have no features, e.g. {missing[0]!r}")
-        texts = dict.fromkeys((u.lang, u.text) for stream in spoken for u in stream.utterances)
+        texts = dict.fromkeys(text for stream in spoken for text in stream.texts)
         self._known = {text: row for row, text in enumerate(texts)}
         self.known_ids = [prompt.text_ids(text, lang, cut) for lang, text in texts]  # of transcripts, read once
 
@@ -149,6 +147,26 @@ class ExampleDataset(Dataset):
             (modality, store[stored_key(store, item, values)] if isinstance(values, Part) else values)
             for modality, values in self.prompt.segments(item, self.cut, self._prompt(row, role))
         ]
+
+
+class Consecutive(Mapping[str, np.ndarray]):
+    """A view of a store that also holds its clips one after another, under their ids with ``JOINT`` between them."""
+
+    def __init__(self, store: Mapping[str, np.ndarray]) -> None:
+        self.store = store
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        clips = [self.store[one] for one in key.split(JOINT)]
+        return clips[0] if len(clips) == 1 else np.concatenate(clips)
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, str) and all(one in self.store for one in key.split(JOINT))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.store)
+
+    def __len__(self) -> int:
+        return len(self.store)
 
 
 def _written(item: Item) -> tuple[str | None, str] | None:

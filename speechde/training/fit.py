@@ -64,7 +64,7 @@ def fit(session: Session, features: Features, built: TrainedModel, data: Trainin
     if t.steps % t.eval_every:
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
     prompt = built.prompt
-    examples = task_examples(config, data.training, data.pairs, data.files)
+    examples = task_examples(config, data.training, data.pairs, data.files, features.seconds)
     batches = mixture(config, examples, steps=t.eval_every, views=len(features.train))
     alphabet = Alphabet.of(data.training) if config.ctc.weight else None
     dataset = ExampleDataset(examples, features.train, prompt, cut.training.add, readings(config), alphabet)

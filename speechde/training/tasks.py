@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from speechde.config import RunConfig
 from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.corpora.bitext import TextPair
-from speechde.corpora.examples import RECORDED, TRANSLATION, Joined, SpeechExamples, TranslationExamples
+from speechde.corpora.examples import (
+    RECORDED,
+    TRANSLATION,
+    ConsecutiveClips,
+    Joined,
+    SpeechExamples,
+    TranslationExamples,
+)
 from speechde.corpora.examples_file import FileExamples
 from speechde.evaluation.files import example_task
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Retrieval
@@ -20,7 +27,7 @@ from speechde.types import Utterance
 
 def task_examples(
     config: RunConfig, training: Sequence[Utterance], pairs: Sequence[TextPair] = (),
-    files: Mapping[str, FileExamples] | None = None,
+    files: Mapping[str, FileExamples] | None = None, seconds: Mapping[str, float] | None = None,
 ) -> list[Joined]:  # fmt: skip
     """The examples of each task of ``config.tasks``, in their order.
 
@@ -28,12 +35,18 @@ def task_examples(
         training: clips, of tasks of ``clips``.
         pairs: texts and their English, of tasks of ``translations`` and of those that have a share of them.
         files: examples of the tasks that name a file.
+        seconds: of each clip, by id, for tasks of consecutive clips; None: not known.
     """
     found = []
     for name, task in config.tasks.items():
         if task.examples == CLIPS:
             beside = [TranslationExamples(pairs)] if task.shares.get(TRANSLATION) and pairs else []
-            found.append(Joined(SpeechExamples(training, across=bool(beside) or not task.one_language), *beside))
+            if task.consecutive > 1:
+                limit, most = config.trainer.max_seconds, task.consecutive
+                spoken = ConsecutiveClips(training, most, seconds=seconds, limit=limit, seed=config.seed)
+            else:
+                spoken = SpeechExamples(training, across=bool(beside) or not task.one_language)
+            found.append(Joined(spoken, *beside))
         elif task.examples == TRANSLATIONS:
             found.append(Joined(TranslationExamples(pairs)))
         else:

@@ -35,5 +35,6 @@ def two_tasks(read_aloud):
 
 @pytest.fixture
 def mixed(two_tasks):
-    """``mixed(tasks)``: overrides of a run on so many tasks, one or two."""
-    return {1: {}, 2: two_tasks}.__getitem__
+    """``mixed(tasks)``: overrides of a run on so many tasks, the third of clips one after another."""
+    third = {"tasks__runs": {"examples": "clips", "consecutive": 3, "batch_size": 4}}
+    return {1: {}, 2: two_tasks, 3: two_tasks | third}.__getitem__

@@ -44,6 +44,17 @@ def test_batches_of_one_length_know_how_long_texts_are():
     assert all(len(set(bins)) == 1 for bins in drawn) and {bins[0] for bins in drawn} == {0, 1, 2, 3}
 
 
+def test_clips_one_after_another_are_a_task_of_their_own(clips):
+    config = config_of({"runs": {"examples": "clips", "consecutive": 3}})
+    speech, runs = task_examples(config, training(clips), seconds={u.id: 1.0 for u in clips})
+    assert [task.name for task in mixture(config, [speech, runs], steps=1).tasks] == ["speech", "runs"]
+    assert 0 < len(runs) <= len(speech) == len(training(clips))
+    assert all("\n" in example.query.id for example in runs)
+    assert max(example.query.id.count("\n") for example in runs) == 2
+    long = {u.id: config.trainer.max_seconds for u in clips}
+    assert len(task_examples(config, training(clips), seconds=long)[1]) == 0
+
+
 def test_a_task_is_dropped_by_null_and_one_must_be_left():
     config = config_of({"texts": {"examples": "translations"}, "speech": None})
     assert list(config.tasks) == ["texts"] and config.uses("translation") and not config.uses("synthetic")
@@ -75,6 +86,10 @@ def test_a_task_is_dropped_by_null_and_one_must_be_left():
         (
             {"qa": {"examples": "a.jsonl", "shares": {"web": 0.7, "wiki": 0.6}, "apart": ["web", "wiki"]}},
             r"shares of the batches are web=0\.7, wiki=0\.6, 1\.3 together",
+        ),
+        (
+            {"t": {"examples": "qa.jsonl", "consecutive": 2}},
+            r"t\.consecutive=2 is of clips; set examples=clips, or use 1",
         ),
         ({"t": {"examples": "qa.jsonl", "length_bins": 2}}, r"t\.length_bins=2: .*lengths are not known before; use 1"),
         ({"speech": 3}, r"tasks\.speech=3 is not a group of settings"),
