@@ -53,6 +53,14 @@ class Audio(Part):
     sampling_rate: int | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Image(Part):
+    """A picture: a path or locator, the bytes of a file, an array ``(height, width, 3)`` uint8, or a PIL image; see ``media.image.read_image``."""
+
+    modality: ClassVar[str] = "image"
+    content: Any
+
+
 @dataclass(frozen=True, slots=True, init=False, eq=False)
 class Item:
     """What becomes *one* vector: parts in reading order. Two items are the same when they are one object.
