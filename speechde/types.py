@@ -55,10 +55,24 @@ class Audio(Part):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Image(Part):
-    """A picture: a path or locator, the bytes of a file, an array ``(height, width, 3)`` uint8, or a PIL image; see ``media.image.read_image``."""
+    """A picture: a path or locator, the bytes of a file, an array ``(height, width, 3)`` uint8, or a PIL image.
+
+    ``media.image.read_image`` reads it.
+    """
 
     modality: ClassVar[str] = "image"
     content: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Video(Part):
+    """A film: a path or locator, or the bytes of a file.
+
+    No model reads it as it is: ``media.video.as_pictures`` makes pictures with their times of it.
+    """
+
+    modality: ClassVar[str] = "video"
+    content: str | Path | bytes | BinaryIO
 
 
 @dataclass(frozen=True, slots=True, init=False, eq=False)
@@ -79,7 +93,7 @@ class Item:
         wrong = [part for part in parts if not isinstance(part, Part)]
         if wrong or not parts:
             given = f"a {type(wrong[0]).__name__}" if wrong else "no part"
-            raise DataError(f"an item was given {given}; give Text(…) or Audio(…), at least one")
+            raise DataError(f"an item was given {given}; give Text(…), Audio(…), Image(…) or Video(…), at least one")
         values = {"parts": parts, "id": id, "lang": lang, "meaning": meaning, "title": title}
         for name, value in values.items():
             object.__setattr__(self, name, value)

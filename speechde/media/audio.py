@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,9 +19,10 @@ import numpy as np
 import soundfile
 import soxr
 
-from speechde.errors import ConfigError, DataError, unknown_value
-from speechde.media.containers import read_member, split_locator
+from speechde.errors import ConfigError, DataError
+from speechde.media.containers import split_locator
 from speechde.media.quiet import quiet
+from speechde.media.sources import MediaError, read_source
 from speechde.media.streams import is_compressed, split_streams
 from speechde.types import SAMPLE_RATE
 
@@ -41,15 +41,11 @@ _BLOCK = 1 << 18  # samples decoded at once, of all channels together
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile states more where a header states no length
 
 
-class AudioError(DataError):
+class AudioError(MediaError):
     """A clip that cannot be used; ``reason`` is one of ``REASONS``, made to be counted."""
 
-    def __init__(self, reason: str, detail: str = "") -> None:
-        if reason not in REASONS:
-            raise unknown_value("AudioError.reason", reason, REASONS)
-        self.reason = reason
-        self.detail = detail
-        super().__init__(f"{reason}: {detail}" if detail else reason)
+    REASONS = REASONS
+    MEDIUM, LARGE, MAX_BYTES = "audio", "too long", MAX_BYTES
 
 
 def load_audio(source: str | Path | bytes | BinaryIO, max_seconds: float = MAX_DECODED) -> np.ndarray:
@@ -60,7 +56,7 @@ def load_audio(source: str | Path | bytes | BinaryIO, max_seconds: float = MAX_D
     reason "missing file", "unreadable", "empty", "not finite", "out of range" or "too long"; silence and short clips
     are for ``check_waveform``.
     """
-    data, name = _read_bytes(source)
+    data, name = read_source(source, AudioError)
     try:
         parts = list(_decode(data, name, min(max_seconds, MAX_DECODED)))
     except DataError:
@@ -84,7 +80,7 @@ def duration(audio: str) -> float | None:
     try:
         if split_locator(audio) is None and (seconds := _stated_seconds(audio)) is not None:
             return seconds or None
-        data, name = _read_bytes(audio)
+        data, name = read_source(audio, AudioError)
         seconds = sum(_stream_seconds(stream, name) for stream in split_streams(data))
         return seconds or None
     except (OSError, DataError, soundfile.LibsndfileError):
@@ -181,39 +177,6 @@ def resample(waveform: np.ndarray, rate: int, target: int) -> np.ndarray:
     return waveform if rate == target else soxr.resample(waveform, rate, target)
 
 
-def _read_bytes(source: str | Path | bytes | BinaryIO) -> tuple[bytes, str]:
-    """The bytes of a clip, at least one, and what to call it."""
-    if isinstance(source, bytes):
-        data, name = source, "audio bytes"
-    elif isinstance(source, str | Path):
-        data, name = _read_file(str(source)), str(source)
-    else:
-        name = str(getattr(source, "name", "audio file object"))
-        data = source.read(MAX_BYTES + 1)
-        if not isinstance(data, bytes):
-            raise AudioError("unreadable", f"{name} gives {type(data).__name__}; open the file with mode 'rb'")
-    if not data:
-        raise AudioError("empty", f"{name} has no bytes")
-    if len(data) > MAX_BYTES:
-        raise _too_large(name, len(data))
-    return data, name
-
-
-def _read_file(name: str) -> bytes:
-    try:
-        if split_locator(name):
-            return read_member(name)
-        if (size := os.stat(name).st_size) > MAX_BYTES:
-            raise _too_large(name, size)
-        return Path(name).read_bytes()
-    except FileNotFoundError as error:
-        raise AudioError("missing file", name) from error
-    except AudioError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: no possible name, and every DataError
-        raise AudioError("unreadable", str(error)) from error
-
-
 def _decode(data: bytes, name: str, max_seconds: float) -> Iterator[np.ndarray]:
     """The waveform, block by block."""
     seconds = 0.0
@@ -265,7 +228,3 @@ def _possible_rate(rate: int) -> int:
 
 def _unreadable(name: str, error: Exception) -> AudioError:
     return AudioError("unreadable", f"{name}: {str(error) or type(error).__name__}")
-
-
-def _too_large(name: str, size: int) -> AudioError:
-    return AudioError("too long", f"{name} has {size:,} bytes; at most {MAX_BYTES:,}")

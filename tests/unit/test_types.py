@@ -83,7 +83,7 @@ def test_an_item_is_its_parts_in_order():
 
 
 def test_an_item_of_what_is_no_part_is_refused():
-    with pytest.raises(DataError, match=r"was given a str; give Text\(…\) or Audio\(…\), at least one"):
+    with pytest.raises(DataError, match=r"was given a str; give Text\(…\), Audio\(…\), Image\(…\) or Video\(…\)"):
         Item("a")
     with pytest.raises(DataError, match="was given no part"):
         Item(id="x")
