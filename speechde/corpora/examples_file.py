@@ -8,7 +8,8 @@ JSON Lines (UTF-8) with one object a line, or Parquet with one a row, in the sam
      "stratum": "questions", "source": "recorded", "split": "train"}
 
 ``query`` and ``positive`` are required, and of an item its ``parts``, in reading order; a string stands for an item, or
-a part, that is this text. ``audio`` is a path, relative to the file's folder or absolute, or ``CONTAINER::MEMBER``.
+a part, that is this text. ``audio`` and ``image`` are paths, relative to the file's folder or absolute, or
+``CONTAINER::MEMBER``.
 ``lang`` is any tag that ``speechde.languages.resolve`` knows. Items of equal ``meaning``, in whatever language, are
 never each other's negatives; without one an item means its content, so a document that answers two queries is not held
 against either. ``stratum`` is what a batch has one of (default: the language of the query), ``source`` what shares of a
@@ -43,10 +44,11 @@ from speechde.corpora.manifest import BadRow, check_file
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.languages import resolve
 from speechde.text import normalise_text
-from speechde.types import SPLITS, Audio, Dropped, Example, Item, Part, Text, Utterance
+from speechde.types import SPLITS, Audio, Dropped, Example, Image, Item, Part, Text, Utterance
 
 SUFFIXES = (".jsonl", ".parquet")
-PARTS = ("text", "audio")
+MEDIA = {"audio": Audio, "image": Image}
+PARTS = ("text", *MEDIA)
 COLUMNS = ("query", "positive", "negatives", "stratum", "source", "split")
 _INVALID = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")  # tabs and line breaks belong to documents
 
@@ -54,15 +56,15 @@ _INVALID = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")  # tabs and line
 class FileExamples(Sequence[Example]):
     """Examples of a file, each parsed when it is asked for; :func:`read_examples` makes them.
 
-    ``strata``, ``sources`` and ``splits`` are those of each example, ``spoken`` whether it has a clip, so that nobody
-    parses text to look for clips; ``dropped`` lists what was left out of the file.
+    ``strata``, ``sources`` and ``splits`` are those of each example, ``spoken`` whether it has a clip and ``pictured``
+    a picture, so that nobody parses text to look for them; ``dropped`` lists what was left out of the file.
     """
 
     def __init__(
         self, rows: _Lines | _Table, index: np.ndarray, labels: Sequence[Sequence], dropped: list[Dropped]
     ) -> None:
         self._rows, self._index, self._labels, self.dropped = rows, index, labels, dropped
-        self.strata, self.sources, self.splits, self.spoken = labels
+        self.strata, self.sources, self.splits, self.spoken, self.pictured = labels
         self.path = rows.path
 
     def __len__(self) -> int:
@@ -84,6 +86,11 @@ class FileExamples(Sequence[Example]):
             for audio, lang in clips_of(self[row]):
                 found.setdefault(audio, _clip(audio, lang, self.splits[row], self.sources[row]))
         return list(found.values())
+
+    def pictures(self) -> list[str]:
+        """The locator of every picture once: ``Image.content``."""
+        rows = (row for row, pictured in enumerate(self.pictured) if pictured)
+        return list(dict.fromkeys(picture for row in rows for picture in pictures_of(self[row])))
 
     def held_out_names(self) -> np.ndarray:
         """What each example must not share with another split ``(n, 2)``: query and positive, or the query alone."""
@@ -117,7 +124,7 @@ def read_examples(path: str | Path) -> FileExamples:
         DataError: the file is missing, unreadable, or has no usable example.
     """
     rows = _open(Path(path))
-    index, labels = array("q"), ([], [], [], [])
+    index, labels = array("q"), ([], [], [], [], [])
     known: dict[str, str] = {}  # one string for each label, however many examples have it
     dropped: list[Dropped] = []
     for number, (place, row) in enumerate(rows.scan()):
@@ -133,7 +140,8 @@ def read_examples(path: str | Path) -> FileExamples:
         index.append(number)
         for values, label in zip(labels[:3], (example.stratum, example.source, split), strict=True):
             values.append(known.setdefault(label, label))
-        labels[3].append(any(True for _ in clips_of(example)))
+        labels[3].append(any(clips_of(example)))
+        labels[4].append(any(pictures_of(example)))
     found = FileExamples(rows, np.array(index, np.int64), labels, dropped)
     kept = found.without_leaks() if set(labels[2]) - {"train"} else found
     if not len(kept):
@@ -272,10 +280,10 @@ def _item(value: Any, folder: Path, side: str) -> Item:
         lang = resolve(tag) if tag else None
     except ConfigError as error:
         raise BadRow("unknown language", tag) from error
-    first_clip = next((part.content for part in parts if isinstance(part, Audio)), "")
+    first_file = next((part.content for part in parts if not isinstance(part, Text)), "")
     return Item(
         *parts,
-        id=_string(value, "id") or first_clip,
+        id=_string(value, "id") or first_file,
         lang=lang,
         meaning=_string(value, "meaning") or "\n".join(part.content for part in parts),
         title=_string(value, "title"),
@@ -294,8 +302,8 @@ def _part(value: Any, folder: Path, side: str) -> Part:
     content = _string(given, name)
     if not content.strip():
         raise BadRow(f"empty {name}", side)
-    if name == "audio":
-        return Audio(str(folder / content))
+    if name in MEDIA:
+        return MEDIA[name](str(folder / content))
     if _INVALID.search(content):
         raise BadRow("invalid text", "a control or replacement character: the text was decoded wrongly")
     return Text(content)
@@ -328,8 +336,8 @@ def _check(example: Example) -> None:
         for number, negative in enumerate(example.negatives, 1):
             if not answer.isdisjoint(names(negative)):
                 raise BadRow("negative means the positive", f"negative {number}")
-    for audio, _ in clips_of(example):
-        check_file(audio)
+    for file in (*(clip for clip, _ in clips_of(example)), *pictures_of(example)):
+        check_file(file)
 
 
 def _meant(item: Item) -> str:
@@ -340,6 +348,12 @@ def clips_of(example: Example) -> Iterator[tuple[str, str | None]]:
     """Locator and language of every clip of an example, hard negatives included."""
     for item in example.items:
         yield from ((part.content, item.lang) for part in item.parts if isinstance(part, Audio))
+
+
+def pictures_of(example: Example) -> Iterator[str]:
+    """Locator of every picture of an example, hard negatives included."""
+    for item in example.items:
+        yield from (part.content for part in item.parts if isinstance(part, Image))
 
 
 def _clip(audio: str, lang: str | None, split: str, source: str) -> Utterance:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from speechde.cache import atomic_write
+from speechde.corpora.examples_file import MEDIA
 from speechde.types import Example, Item, Text
+
+_KEYS = {part: key for key, part in MEDIA.items()}
 
 
 def write_examples(
@@ -19,8 +22,8 @@ def write_examples(
 ) -> Path:
     """Write JSON Lines that ``read_examples`` reads as the same examples; the file appears whole or not at all.
 
-    Audio below the file's folder is stored relative to it. What the reader fills in is left out. ``others`` are
-    examples of further splits, which follow.
+    Clips and pictures below the file's folder are stored relative to it. What the reader fills in is left out.
+    ``others`` are examples of further splits, which follow.
     """
     path = Path(path)
     folder = path.parent.absolute()
@@ -42,7 +45,7 @@ def write_examples(
 
 def _written(item: Item, folder: Path) -> dict[str, Any]:
     parts = [
-        {"text": part.content} if isinstance(part, Text) else {"audio": _relative(part.content, folder)}
+        {"text": part.content} if isinstance(part, Text) else {_KEYS[type(part)]: _relative(part.content, folder)}
         for part in item.parts
     ]
     facts = {"lang": item.lang, "meaning": item.meaning, "id": item.id, "title": item.title}
@@ -51,6 +54,6 @@ def _written(item: Item, folder: Path) -> dict[str, Any]:
     return {"parts": parts, **{key: value for key, value in facts.items() if value}}
 
 
-def _relative(audio: str, folder: Path) -> str:
-    path = Path(audio).absolute()
+def _relative(file: str, folder: Path) -> str:
+    path = Path(file).absolute()
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from speechde.corpora.examples_file import FileExamples, clips_of, pair_name
+from speechde.corpora.examples_file import FileExamples, clips_of, pair_name, pictures_of
 from speechde.media.audio import duration
 from speechde.progress import progress
 from speechde.types import SPLITS, Corpus, Utterance
@@ -58,12 +58,13 @@ def examples_statistics(examples: FileExamples) -> dict:
     """Counts of a file of examples as plain JSON values.
 
     Each row of ``strata[stratum][split]``, ``splits[split]`` and ``total`` counts ``examples``, ``negatives`` (hard
-    ones), ``duplicates`` (examples less different pairs of query and positive), different ``clips``, and examples by
-    ``sources``.
+    ones), ``duplicates`` (examples less different pairs of query and positive), different ``clips`` and ``pictures``,
+    and examples by ``sources``.
     """
     parts: dict[tuple[str, str], list[tuple]] = {}
     for example, stratum, split in zip(examples, examples.strata, examples.splits, strict=True):
-        row = (pair_name(example), len(example.negatives), tuple(clip for clip, _ in clips_of(example)), example.source)
+        files = tuple(clip for clip, _ in clips_of(example)), tuple(pictures_of(example))
+        row = (pair_name(example), len(example.negatives), *files, example.source)
         parts.setdefault((stratum, split), []).append(row)
     strata = sorted({stratum for stratum, _ in parts})
 
@@ -72,9 +73,10 @@ def examples_statistics(examples: FileExamples) -> dict:
                 and part == (part if split is None else split) for row in some]  # fmt: skip
         return {
             "examples": len(rows),
-            "negatives": sum(negatives for _, negatives, _, _ in rows),
+            "negatives": sum(negatives for _, negatives, *_ in rows),
             "duplicates": len(rows) - len({pair for pair, *_ in rows}),
-            "clips": len({clip for _, _, clips, _ in rows for clip in clips}),
+            "clips": len({clip for _, _, clips, *_ in rows for clip in clips}),
+            "pictures": len({picture for *_, pictures, _ in rows for picture in pictures}),
             "sources": dict(Counter(source for *_, source in rows)),
         }
 
@@ -89,7 +91,7 @@ def examples_statistics(examples: FileExamples) -> dict:
 
 def format_examples(stats: dict) -> str:
     """The result of ``examples_statistics`` as a plain-text table."""
-    head = ("stratum", "split", "sources", "examples", "negatives", "repeats", "clips")
+    head = ("stratum", "split", "sources", "examples", "negatives", "repeats", "clips", "pictures")
     rows = [(stratum or "-", split, *_example_cells(parts[split])) for stratum, parts in stats["strata"].items()
             for split in SPLITS if parts[split]["examples"]]  # fmt: skip
     rows += [("all", split, *_example_cells(row)) for split, row in stats["splits"].items()]
@@ -99,7 +101,7 @@ def format_examples(stats: dict) -> str:
 
 def _example_cells(row: dict) -> tuple[str, ...]:
     sources = ", ".join(f"{source or '-'} {count}" for source, count in row["sources"].items()) or "-"
-    return sources, *(str(row[key]) for key in ("examples", "negatives", "duplicates", "clips"))
+    return sources, *(str(row[key]) for key in ("examples", "negatives", "duplicates", "clips", "pictures"))
 
 
 def format_statistics(stats: dict) -> str:

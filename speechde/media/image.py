@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from speechde.errors import AssetError, DataError
+from speechde.install import install_command
 from speechde.media.sources import MediaError, read_source
 
 VERSION = 1  # raise it when a function of this module makes other pixels of the same picture: caches are named by it
@@ -139,7 +140,7 @@ def _draw(data: bytes, name: str) -> bytes:
     try:
         import resvg_py
     except ImportError as error:
-        raise AssetError(f"{name} is a drawing (SVG); to read it: pip install 'speechde[images]'") from error
+        raise AssetError(f"{name} is a drawing (SVG); to read it: {install_command('images')}") from error
     try:
         declared = _DECLARED.match(data.removeprefix(b"\xef\xbb\xbf"))
         text = data.decode(declared[1].decode() if declared else "utf-8").removeprefix("\ufeff")

@@ -80,14 +80,14 @@ def test_a_file_of_examples(run, clips, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     done = run("data", "stats", path)
     assert done.out.splitlines()[1:] == [
-        "stratum  split  sources          examples  negatives  repeats  clips",
-        "-------  -----  ---------------  --------  ---------  -------  -----",
-        "-        test   - 1                     1          0        0      0",
-        "es_419   train  recorded 2              2          2        1      1",
-        "all      train  recorded 2              2          2        1      1",
-        "all      dev    -                       0          0        0      0",
-        "all      test   - 1                     1          0        0      0",
-        "all      all    recorded 2, - 1         3          2        1      1",
+        "stratum  split  sources          examples  negatives  repeats  clips  pictures",
+        "-------  -----  ---------------  --------  ---------  -------  -----  --------",
+        "-        test   - 1                     1          0        0      0         0",
+        "es_419   train  recorded 2              2          2        1      1         0",
+        "all      train  recorded 2              2          2        1      1         0",
+        "all      dev    -                       0          0        0      0         0",
+        "all      test   - 1                     1          0        0      0         0",
+        "all      all    recorded 2, - 1         3          2        1      1         0",
         "dropped: missing field: 1, train text is in test: 1",
     ]
     assert "left out: line 5: missing field" in done.err and "left out: line 4: train text is in test" in done.err

@@ -130,7 +130,9 @@ GOOD = {"query": "good", "positive": "fine"}
         ({"query": "a", "positive": {"text": "b"}}, "bad value"),
         ({"query": "a", "positive": {"parts": []}}, "bad value"),
         ({"query": "a", "positive": {"parts": [3]}}, "bad value"),
-        ({"query": "a", "positive": {"parts": [{"image": "cat.png"}]}}, "unknown modality"),
+        ({"query": "a", "positive": {"parts": [{"image": "cat.png"}]}}, "missing file"),
+        ({"query": "a", "positive": {"parts": [{"image": ""}]}}, "empty image"),
+        ({"query": "a", "positive": {"parts": [{"video": "ann.wav"}]}}, "unknown modality"),
         ({"query": "a", "positive": {"parts": [{"text": "b", "audio": "ann.wav"}]}}, "unknown modality"),
         ({"query": "a", "positive": {"parts": [{"text": None}]}}, "unknown modality"),
         ({"query": "a", "positive": " "}, "empty text"),
@@ -249,3 +251,23 @@ def test_text_is_not_parsed_to_look_for_clips(tmp_path, make_wav, monkeypatch):
     parsed, real = [], FileExamples.__getitem__
     monkeypatch.setattr(FileExamples, "__getitem__", lambda self, row: parsed.append(row) or real(self, row))
     assert [(u.audio, u.lang) for u in found.clips()] == [(clip, "fr_fr")] and parsed == [1]
+
+
+def test_pictures_are_parts_like_others(tmp_path, make_wav):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"any")
+    make_wav("a.wav", 0.3)
+    query = {"parts": [{"image": "a.png"}, {"audio": "a.wav"}, {"text": "which?"}], "lang": "fr"}
+    path = write(tmp_path, [
+        {"query": query, "positive": {"parts": [{"image": "b.png"}]}, "negatives": [{"parts": [{"image": "a.png"}]}]},
+        {"query": "a", "positive": "b"},
+    ])  # fmt: skip
+    found = read_examples(path)
+    assert found[0].query.make_up == ("image", "speech", "text") and found[0].positive.id == str(tmp_path / "b.png")
+    assert found.pictures() == [str(tmp_path / name) for name in ("a.png", "b.png")]
+    assert (list(found.pictured), list(found.spoken)) == ([True, False], [True, False])
+    assert len(found.clips()) == 1
+    write_examples(found, tmp_path / "again.jsonl")
+    again = read_examples(tmp_path / "again.jsonl")
+    assert [content(one) for one in again] == [content(one) for one in found]
+    assert '{"image": "a.png"}' in (tmp_path / "again.jsonl").read_text("utf-8")

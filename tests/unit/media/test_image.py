@@ -205,7 +205,7 @@ def test_a_drawing_shows_no_other_file(tmp_path):
 
 def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    with pytest.raises(AssetError, match=r"speechde\[images\]"):
+    with pytest.raises(AssetError, match=r"drawing \(SVG\); to read it: .*images"):
         read_image(HALVES.encode())
 
 
