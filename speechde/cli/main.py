@@ -32,6 +32,7 @@ from speechde.cli import (
     mine,
     mteb,
     negatives,
+    pictures,
     report,
     results,
     search,
@@ -77,6 +78,10 @@ for command in (index.build, index.add, index.info):
 data_group = typer.Typer(help="Look into a corpus: stats.", no_args_is_help=True)
 register(data_group, data.stats, data.EXAMPLES["stats"])
 
+pictures_group = typer.Typer(help="Corpora of pictures as files of examples: stamps, emoji.", no_args_is_help=True)
+for command in (pictures.stamps, pictures.emoji):
+    register(pictures_group, command, pictures.EXAMPLES[command.__name__])
+
 register(app, embed.embed, embed.EXAMPLES, USE)
 app.add_typer(index_group, name="index", rich_help_panel=USE)
 register(app, search.search, search.EXAMPLES, USE)
@@ -92,6 +97,7 @@ register(app, report.report, report.EXAMPLES, EVALUATE)
 register(app, results.results, results.EXAMPLES, EVALUATE)
 register(app, mteb.mteb, mteb.EXAMPLES, EVALUATE)
 app.add_typer(data_group, name="data", rich_help_panel=SETUP)
+app.add_typer(pictures_group, name="pictures", rich_help_panel=SETUP)
 register(app, doctor.doctor, doctor.EXAMPLES, SETUP)
 
 

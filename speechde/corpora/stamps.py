@@ -21,6 +21,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from speechde.corpora import debian
@@ -36,14 +37,28 @@ SHA256 = "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34"
 LICENCE = "GPL-2"
 SEEN = ("ca_es", "es_419", "fr_fr", "ru_ru")
 ZERO_SHOT = ("ro_ro", "bg_bg", "be_by", "el_gr", "da_dk")
+FRACTIONS = (0.6, 0.1, 0.3)  # of concept groups: train, dev, test
 # The package's own locale of each language.
 LOCALES = {lang: lang.split("_")[0] for lang in SEEN + ZERO_SHOT}
 
-_STAMPS = PurePosixPath("usr/share/tuxpaint/stamps")
-_COPYRIGHT = PurePosixPath("usr/share/doc") / PACKAGE / "copyright"
+STAMPS = PurePosixPath("usr/share/tuxpaint/stamps")
+COPYRIGHT = PurePosixPath("usr/share/doc") / PACKAGE / "copyright"
 # English clips carry no locale, and one clip has its suffix twice.
 _CLIP = re.compile(r"(?P<stem>.+)_desc(?:_(?P<locale>[A-Za-z_@]+))?(?:\.(?:ogg|wav))+")
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A drawing in words: ``texts`` by the package's locale, English (``en``) among them.
+
+    ``group`` is the first concept of those that it shares a transcript with, and decides ``split``.
+    """
+
+    concept: str
+    group: str
+    split: str
+    texts: Mapping[str, str]
 
 
 def find_archive(archive: str | Path | None, cache_dir: str | Path, sha256: str | None = SHA256) -> Path:
@@ -53,7 +68,7 @@ def find_archive(archive: str | Path | None, cache_dir: str | Path, sha256: str 
 
 def unpack(archive: str | Path, root: str | Path) -> Path:
     """Extract the stamps' texts, spoken descriptions and licence to ``root`` (``debian.unpack``)."""
-    return debian.unpack(archive, root, _is_wanted, _STAMPS)
+    return debian.unpack(archive, root, _is_wanted, STAMPS)
 
 
 def read_stamps(
@@ -61,7 +76,7 @@ def read_stamps(
     seen: Sequence[str] = SEEN,
     zero_shot: Sequence[str] = ZERO_SHOT,
     seed: int = 0,
-    fractions: tuple[float, float, float] = (0.6, 0.1, 0.3),
+    fractions: tuple[float, float, float] = FRACTIONS,
 ) -> Corpus:
     """Read an unpacked package; ``fractions`` are the shares of concept groups in train, dev and test.
 
@@ -73,36 +88,52 @@ def read_stamps(
     for lang in (*seen, *zero_shot):
         if lang not in LOCALES:
             raise unknown_value("stamps language", lang, LOCALES)
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ConfigError(f"fractions={fractions} must be three shares (train, dev, test) that sum to 1")
-    folder = Path(root) / _STAMPS
-    if not folder.is_dir():
-        raise DataError(f"{root} holds no {_STAMPS} folder; unpack the Debian package {PACKAGE} there")
-
-    texts, dropped = _read_texts(folder)
-    groups = merge_concepts(texts.values())
+    folder = _folder(root)
+    stamps, dropped = read_texts(root, seed, fractions)
+    texts = {stem: stamp.texts for stem, stamp in stamps.items()}
     clips, rejected = _find_clips(folder, texts, {LOCALES[lang]: lang for lang in (*seen, *zero_shot)})
-    spelling = _spellings(texts.values())
-    utterances = []
-    for (stem, locale), path in clips.items():
-        concept = normalise_text(texts[stem]["en"])
-        utterances.append(
-            Utterance(
-                id=f"{stem}.{locale}",
-                lang=next(lang for lang in LOCALES if LOCALES[lang] == locale),
-                text=spelling[locale, normalise_text(texts[stem][locale])],
-                audio=str(path),
-                sentence_id=concept,
-                split=assign_split(groups[concept], seed, fractions),
-                translation=spelling["en", concept],
-                source="stamps",
-            )
+    utterances = [
+        Utterance(
+            id=f"{stem}.{locale}",
+            lang=next(lang for lang in LOCALES if LOCALES[lang] == locale),
+            text=texts[stem][locale],
+            audio=str(path),
+            sentence_id=stamps[stem].concept,
+            split=stamps[stem].split,
+            translation=texts[stem]["en"],
+            source="stamps",
         )
+        for (stem, locale), path in clips.items()
+    ]
     if not utterances:
         raise DataError(f"{folder} holds no usable clip of {', '.join((*seen, *zero_shot))}")
+    return Corpus("stamps", utterances, tuple(seen), tuple(zero_shot), dropped + rejected, LICENCE)
+
+
+def read_texts(
+    root: str | Path, seed: int = 0, fractions: tuple[float, float, float] = FRACTIONS
+) -> tuple[dict[str, Stamp], list[Dropped]]:
+    """Every stamp that has an English text, by its stem in path order, and what was dropped; see ``read_stamps``."""
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ConfigError(f"fractions={fractions} must be three shares (train, dev, test) that sum to 1")
+    texts, dropped = _read_files(_folder(root))
+    groups = merge_concepts(texts.values())
+    spelling = _spellings(texts.values())
+    stamps = {}
+    for stem, own in texts.items():
+        concept = normalise_text(own["en"])
+        spelled = {locale: spelling[locale, normalise_text(text)] for locale, text in own.items()}
+        stamps[stem] = Stamp(concept, groups[concept], assign_split(groups[concept], seed, fractions), spelled)
     merged = len(groups) - len(set(groups.values()))
     _log.info("stamps: %d concepts in %d groups (%d merged)", len(groups), len(set(groups.values())), merged)
-    return Corpus("stamps", utterances, tuple(seen), tuple(zero_shot), dropped + rejected, LICENCE)
+    return stamps, dropped
+
+
+def _folder(root: str | Path) -> Path:
+    folder = Path(root) / STAMPS
+    if not folder.is_dir():
+        raise DataError(f"{root} holds no {STAMPS} folder; unpack the Debian package {PACKAGE} there")
+    return folder
 
 
 def merge_concepts(texts: Sequence[Mapping[str, str]]) -> dict[str, str]:
@@ -137,7 +168,7 @@ def assign_split(group: str, seed: int, fractions: Sequence[float]) -> str:
     return SPLITS[1] if uniform < fractions[0] + fractions[1] else SPLITS[2]
 
 
-def _read_texts(folder: Path) -> tuple[dict[str, dict[str, str]], list[Dropped]]:
+def _read_files(folder: Path) -> tuple[dict[str, dict[str, str]], list[Dropped]]:
     """``{stem: {locale: text}}`` for every stamp with an English text, in path order; ``stem`` is relative."""
     texts, dropped = {}, []
     for path in sorted(folder.rglob("*.txt")):
@@ -200,6 +231,6 @@ def _find_clips(
 
 
 def _is_wanted(path: PurePosixPath) -> bool:
-    return path == _COPYRIGHT or (
-        path.is_relative_to(_STAMPS) and (path.suffix == ".txt" or _CLIP.fullmatch(path.name) is not None)
+    return path == COPYRIGHT or (
+        path.is_relative_to(STAMPS) and (path.suffix == ".txt" or _CLIP.fullmatch(path.name) is not None)
     )

@@ -147,7 +147,7 @@ def _draw(data: bytes, name: str) -> bytes:
         text = _REFERENCE.sub(r"\1\2\2", text)
         for embedded in _EMBEDDED.finditer(text):
             _check_embedded(embedded[1], name)
-        return resvg_py.svg_to_bytes(svg_string=text, width=SVG_SIDE, height=SVG_SIDE, skip_system_fonts=True)
+        return resvg_py.svg_to_bytes(svg_string=text, width=SVG_SIDE, height=SVG_SIDE, dpi=96, skip_system_fonts=True)
     except (ValueError, LookupError) as error:
         if isinstance(error, DataError):
             raise
