@@ -73,16 +73,20 @@ def weights_hash(folder: str | Path) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def save_model(folder: Path, config: PretrainedConfig, tensors: dict[str, torch.Tensor]) -> None:
+def save_model(folder: Path, config: PretrainedConfig, tensors: dict[str, torch.Tensor], half: bool = True) -> None:
     """Write config.json and model.safetensors, each tensor as float16 unless a value overflows it.
 
-    The sources are float16 or 4 to 8 bit, so float16 keeps what they hold at half the size of float32. config.json
+    Most sources are float16 or 4 to 8 bit, so float16 keeps what they hold at half the size of float32. config.json
     says float32, because a half-precision forward pass must be asked for: Gemma's activations overflow float16.
+
+    Args:
+        half: False writes the tensors as they are, of a source that holds more.
     """
     config.dtype = torch.float32
     config.to_json_file(folder / "config.json", use_diff=False)
+    written = {name: _half(tensor) if half else tensor.contiguous() for name, tensor in tensors.items()}
     with atomic_write(folder / "model.safetensors") as temporary:
-        save_file({name: _half(tensor) for name, tensor in tensors.items()}, temporary, metadata={"format": "pt"})
+        save_file(written, temporary, metadata={"format": "pt"})
 
 
 def _half(tensor: torch.Tensor) -> torch.Tensor:

