@@ -1,33 +1,23 @@
-"""Making speech features, once per (audio, encoder, settings), piece by piece; see ``store`` for how they are kept.
+"""Making speech features, once per (audio, encoder, settings); see ``pieces`` for how, and ``store`` for where.
 
-Audio means content: a clip counts as its bytes (``media.content``), whatever its path and dates.
-
-Clips are decoded by threads while the encoder works, in chunks whose members are sorted by length, so memory is bounded
-and padding is small. A start makes the pieces that are missing and no other. A chunk is kept beside its piece until the
-piece is whole, so that a kill costs some seconds and not a piece; the chunks of a piece are the same however often it
-was started, and so are its bits. Pieces are independent of each other, so several processes or machines that see one
-cache folder can share them out (``shard``), and another engine than this process can make them (``encode``; see
+Clips are decoded and encoded in chunks whose members are sorted by length, so that padding is small. Pieces can be
+shared out among processes and machines (``shard``), and made by another engine than this process (``encode``; see
 ``ray_extraction``).
 """
 
 from __future__ import annotations
 
-import shutil
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
 from speechde.cache import fingerprint
-from speechde.errors import AssetError, DataError
 from speechde.features.encoders import SpeechEncoder, pool_frames, pooling_factor
+from speechde.features.pieces import Contents, Job, make_missing, make_pieces, refuse_empty
 from speechde.features.settings import SpeechSettings
 from speechde.features.store import PIECE, FeatureStore, Piece
 from speechde.features.units import Quantiser
@@ -41,7 +31,6 @@ from speechde.media.audio import (
     perturb_speed,
     trim_silence,
 )
-from speechde.media.content import content_keys, is_known
 from speechde.progress import progress
 from speechde.types import SAMPLE_RATE, Utterance
 
@@ -65,16 +54,66 @@ class View:
     snr_db: float | None = None
 
 
-@dataclass(frozen=True)
-class Job:
-    """A piece to make: its folder and its clips."""
-
-    folder: Path
-    clips: Sequence[Utterance]
-
-
 # Makes pieces; yields the number of clips done, as they are.
 Encode = Callable[[Sequence[Job], View], Iterator[int]]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Clips as a ``Medium``: decoded, changed as a view says, and encoded with others of their length."""
+
+    encoder: SpeechEncoder
+    view: View
+
+    folder, called = "frames", "clips"
+
+    @property
+    def dim(self) -> int:
+        """Width of a frame."""
+        return self.encoder.dim
+
+    @property
+    def ahead(self) -> int:
+        """See ``Medium``."""
+        return CHUNK
+
+    def describe(self) -> dict:
+        """See ``Medium``."""
+        view = self.view
+        return {
+            "version": [VERSION, audio.VERSION],
+            "encoder": self.encoder.describe(),
+            "pool": 1,
+            "view": [view.speed, view.trim_db, *([] if view.snr_db is None else [view.snr_db])],
+        }
+
+    def locator(self, member: Utterance) -> str:
+        """See ``Medium``."""
+        return member.audio
+
+    def read(self, member: Utterance) -> Contents:
+        """The waveform of a clip, or why it has none, and its seconds before it is trimmed."""
+        try:
+            waveform = check_waveform(load_audio(member.audio, MAX_SECONDS))
+        except AudioError as error:
+            return member, error, 0.0
+        seconds = len(waveform) / SAMPLE_RATE
+        waveform = trim_silence(waveform, self.view.trim_db)
+        if self.view.speed != 1.0:
+            waveform = perturb_speed(waveform, self.view.speed)
+        if self.view.snr_db is not None:  # seeded by the clip, so that it is the same whatever else is in the list
+            waveform = add_noise(waveform, self.view.snr_db, np.random.default_rng(crc32(member.id.encode())))
+        return member, waveform, seconds
+
+    def is_full(self, chunk: Sequence[Contents]) -> bool:
+        """See ``Medium``."""
+        return len(chunk) == CHUNK or sum(seconds for *_, seconds in chunk) >= CHUNK_SECONDS
+
+    def encode(self, contents: list[Contents]) -> Iterator[tuple[Utterance, np.ndarray, float]]:
+        """See ``Medium``; the shortest come first."""
+        for batch in by_length(contents):
+            for (u, _, seconds), frames in zip(batch, self.encoder.encode([w for _, w, _ in batch]), strict=True):
+                yield u, frames, seconds
 
 
 def extract_frames(
@@ -101,12 +140,7 @@ def extract_frames(
     factor = pooling_factor(encoder.rate, rate)
     view = view or View()
     folders = _frames(utterances, encoder, cache_dir, view, label, encode)
-    if not any(Piece(folder).ids for folder in folders):
-        dropped = FeatureStore.open(folders).dropped
-        for folder in folders:  # a repaired installation would find them and not try again
-            shutil.rmtree(folder)
-        reasons = "; ".join(f"{d.id}: {d.reason} {d.detail}" for d in dropped[:3])
-        raise DataError(f"none of {len(utterances)} clips could be used ({reasons}); check the audio paths and files")
+    refuse_empty(Clips(encoder, view), folders, len(utterances))
     return FeatureStore.open(_finished(folders, factor, view.mean_norm, label))
 
 
@@ -142,27 +176,8 @@ def _frames(
 ) -> list[Path]:
     """Folders of the pieces of a shard, at the encoder's own rate; those that were missing are made."""
     number, count = shard
-    cut = _cut(utterances)[number - 1 :: count]
-    jobs = _jobs(cut, encoder, Path(cache_dir), view, label)
-    missing = [job for job in jobs if not Piece.finished(job.folder)]
-    if missing:
-        total = sum(len(job.clips) for job in jobs)
-        left = sum(len(job.clips) - len(_Made.kept(job.folder)) for job in missing)
-        with progress(label, total, "clips", done=total - left) as advance:
-            for done in (encode or partial(encode_pieces, encoder))(missing, view):
-                advance(done)
-    return [job.folder for job in jobs]
-
-
-def _jobs(cut: list[list[Utterance]], encoder: SpeechEncoder, cache_dir: Path, view: View, label: str) -> list[Job]:
-    """A job for each piece; its name needs the bytes of its clips, which a first run reads and later ones remember."""
-    unread = [clips for clips in cut if not is_known([u.audio for u in clips], cache_dir)]
-    if unread:
-        with progress(f"{label}: names", len(cut), "pieces", done=len(cut) - len(unread)) as advance:
-            for clips in unread:
-                content_keys([u.audio for u in clips], cache_dir)
-                advance(1)
-    return [Job(cache_dir / "frames" / _piece_key(clips, encoder, view, cache_dir), clips) for clips in cut]
+    make = encode and partial(encode, view=view)
+    return make_missing(Clips(encoder, view), _cut(utterances)[number - 1 :: count], cache_dir, label, make)
 
 
 def _cut(utterances: Sequence[Utterance]) -> list[list[Utterance]]:
@@ -212,76 +227,8 @@ def items_in_memory(
 
 
 def encode_pieces(encoder: SpeechEncoder, jobs: Sequence[Job], view: View) -> Iterator[int]:
-    """Encode pieces in this process; yields the number of clips done, chunk by chunk.
-
-    What an earlier start has kept of a piece is neither encoded nor counted again.
-    """
-    kept = deque(_Made.kept(job.folder) for job in jobs)
-    chunks = _decoded([(job, u) for job, made in zip(jobs, kept, strict=True) for u in job.clips[len(made) :]], view)
-    for job in jobs:
-        made = kept.popleft()
-        while len(made) < len(job.clips):
-            new, start = _Made(), time.perf_counter()
-            chunk = next(chunks)
-            good = [(u, waveform, length) for u, waveform, length in chunk if isinstance(waveform, np.ndarray)]
-            new.dropped = [[u.id, e.reason, e.detail] for u, e, _ in chunk if isinstance(e, AudioError)]
-            for batch in by_length(good):
-                for (u, _, length), frames in zip(batch, encoder.encode([w for _, w, _ in batch]), strict=True):
-                    new.ids.append(u.id)
-                    new.parts.append(frames)
-                    new.seconds.append(length)
-            new.took = time.perf_counter() - start
-            if len(made) + len(new) < len(job.clips):
-                new.write(_part(job.folder, len(made)), encoder.dim)
-            made.add(new)
-            yield len(chunk)
-        made.write(job.folder, encoder.dim)
-        for folder in job.folder.parent.glob(f"{job.folder.name}-part*"):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@dataclass
-class _Made:
-    """Clips of a piece that have been encoded, or dropped; its length is their number."""
-
-    ids: list[str] = field(default_factory=list)
-    parts: list[np.ndarray] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    dropped: list[list[str]] = field(default_factory=list)
-    took: float = 0.0
-
-    @classmethod
-    def kept(cls, folder: Path) -> _Made:
-        """What other starts have kept of the piece ``folder``, from its first clip on; the frames are not read yet."""
-        made = cls()
-        while Piece.finished(part := _part(folder, len(made))):
-            try:
-                piece = Piece(part)
-            except AssetError:  # another process has just made the piece and removed its parts, or a disk was full
-                shutil.rmtree(part, ignore_errors=True)
-                break
-            parts = piece.parts() if piece.ids else []
-            made.add(cls(piece.ids, parts, piece.seconds, piece.index["dropped"], piece.index["took"]))
-        return made
-
-    def __len__(self) -> int:
-        return len(self.ids) + len(self.dropped)
-
-    def add(self, other: _Made) -> None:
-        for name in ("ids", "parts", "seconds", "dropped"):
-            getattr(self, name).extend(getattr(other, name))
-        self.took += other.took
-
-    def write(self, folder: Path, dim: int) -> None:
-        """Nothing is written where the folder is there already."""
-        index = {"ids": self.ids, "seconds": self.seconds, "dropped": self.dropped, "took": self.took,
-                 "times_real_time": sum(self.seconds) / self.took}  # fmt: skip
-        Piece.write(folder, self.parts or [np.zeros((0, dim), np.float16)], index)
-
-
-def _part(folder: Path, start: int) -> Path:
-    """Where the chunk of a piece that starts at clip ``start`` is kept until the piece is whole."""
-    return folder.with_name(f"{folder.name}-part{start}")
+    """Encode pieces in this process; yields the number of clips done, chunk by chunk."""
+    return make_pieces(Clips(encoder, view), jobs)
 
 
 def quantise(store: FeatureStore, quantiser: Quantiser, cache_dir: Path) -> FeatureStore:
@@ -325,51 +272,6 @@ def _derive(
                 Piece.write(folder, [make(part) for part in piece.parts()], kept | index)
                 advance(1)
     return list(folders)
-
-
-def _piece_key(clips: Sequence[Utterance], encoder: SpeechEncoder, view: View, cache_dir: Path) -> str:
-    contents = content_keys([utterance.audio for utterance in clips], cache_dir)
-    return fingerprint(
-        {
-            "version": [VERSION, audio.VERSION],
-            "encoder": encoder.describe(),
-            "pool": 1,
-            "view": [view.speed, view.trim_db, *([] if view.snr_db is None else [view.snr_db])],
-            "clips": [[utterance.id, *key] for utterance, key in zip(clips, contents, strict=True)],
-        }
-    )
-
-
-def _decoded(clips: Iterable[tuple[Job, Utterance]], view: View) -> Iterator[list]:
-    """Of each chunk ``(utterance, waveform or AudioError, seconds)``; those that follow are decoded meanwhile.
-
-    A chunk has clips of one job, in order. Where it ends depends on them alone.
-    """
-
-    def read(utterance: Utterance):
-        try:
-            waveform = check_waveform(load_audio(utterance.audio, MAX_SECONDS))
-        except AudioError as error:
-            return utterance, error, 0.0
-        seconds = len(waveform) / SAMPLE_RATE
-        waveform = trim_silence(waveform, view.trim_db)
-        if view.speed != 1.0:
-            waveform = perturb_speed(waveform, view.speed)
-        if view.snr_db is not None:  # seeded by the clip, so that it is the same whatever else is in the list
-            waveform = add_noise(waveform, view.snr_db, np.random.default_rng(crc32(utterance.id.encode())))
-        return utterance, waveform, seconds
-
-    with ThreadPoolExecutor(2) as pool:
-        ahead = ((job, pool.submit(read, utterance)) for job, utterance in clips)
-        pending, chunk = deque(islice(ahead, CHUNK)), []
-        while pending:
-            job, future = pending.popleft()
-            pending.extend(islice(ahead, 1))
-            chunk.append(future.result())
-            ends = not pending or pending[0][0] is not job
-            if ends or len(chunk) == CHUNK or sum(seconds for *_, seconds in chunk) >= CHUNK_SECONDS:
-                yield chunk
-                chunk = []
 
 
 def by_length(items: list[tuple]) -> Iterator[list[tuple]]:

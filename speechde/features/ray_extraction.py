@@ -19,7 +19,8 @@ import numpy as np
 
 from speechde.errors import AssetError, ConfigError, SpeechdeError
 from speechde.features.encoders import SpeechEncoder
-from speechde.features.frames import Job, View, encode_pieces
+from speechde.features.frames import View, encode_pieces
+from speechde.features.pieces import Job
 from speechde.install import install_command
 from speechde.types import Utterance
 
@@ -94,5 +95,5 @@ class _Actor:
 
 def _row(job: Job) -> dict[str, str]:
     """A job as text, with paths that hold in an actor, whose working directory may be another."""
-    clips = [asdict(replace(u, audio=os.path.join(os.getcwd(), u.audio))) for u in job.clips]
+    clips = [asdict(replace(u, audio=os.path.join(os.getcwd(), u.audio))) for u in job.members]
     return {"folder": str(job.folder.absolute()), "clips": json.dumps(clips)}

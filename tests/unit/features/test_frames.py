@@ -137,7 +137,7 @@ def test_bad_clips_are_dropped_and_counted(clips, encoder, tmp_path):
     reasons = ["empty", "not finite", "silent", "too short", "unreadable", "missing file"]
     assert {d.id: d.reason for d in store.dropped} == dict(zip(names, reasons, strict=True))
     assert sorted(store.ids) == [c.id for c in clips]
-    with pytest.raises(DataError, match=r"none of 6 clips could be used \(empty: empty .*check the audio paths"):
+    with pytest.raises(DataError, match=r"none of 6 clips could be used \(empty: empty .*check their paths"):
         extract(bad, encoder, tmp_path)
     assert len(list((tmp_path / "frames").iterdir())) == 1  # nothing half-made is left
 

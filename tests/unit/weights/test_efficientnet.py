@@ -1,4 +1,4 @@
-"""The conversion of EfficientNet-Lite0, against a forward pass written from the paper with plain operations of torch."""
+"""The conversion of EfficientNet-Lite0, against a forward pass written from the paper in plain operations."""
 
 from __future__ import annotations
 
