@@ -281,6 +281,19 @@ def tiny_speech_encoder(tmp_path_factory):
     return build
 
 
+@pytest.fixture(scope="session")
+def tiny_vision(tmp_path_factory):
+    """Folder of a random 16-wide SigLIP vision tower, which makes 4 tokens of a picture."""
+    folder = tmp_path_factory.mktemp("vision")
+    model = AutoModel.from_config(CONFIG_MAPPING[VISION["model_type"]](**VISION))
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    transformers.SiglipImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
 def tone(seconds: float, frequency: float = 220.0, seed: int = 0) -> np.ndarray:
     """A harmonic tone with a little noise, float32 in −1…1, 16 kHz."""
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE

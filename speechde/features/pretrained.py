@@ -14,7 +14,6 @@ its output. Clips longer than a window are cut so that frames go on at the same 
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
@@ -25,11 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedModel, __version__
-from transformers.utils import logging
+from transformers import AutoFeatureExtractor
 
-from speechde.cache import fingerprint
 from speechde.errors import AssetError
+from speechde.features.loading import Tower, load_tower, settings_hash
 from speechde.features.windows import encode_in_windows, fast_dtype, layer_number
 from speechde.types import SAMPLE_RATE
 from speechde.weights import weights_hash
@@ -37,7 +35,7 @@ from speechde.weights import weights_hash
 TOWERS = ("audio_config", "encoder_config")  # where a larger model keeps the configuration of its speech encoder
 TOWER_NAMES = {r"^(model\.)?(audio_tower|encoder)\.": ""}  # and how it names the weights
 UNUSED = "masked_spec_embed"  # read in training only; many fine-tuned checkpoints lack it
-VOLATILE = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
+TOWER = Tower("speech encoder", TOWERS, TOWER_NAMES, UNUSED)
 
 
 class PretrainedFrames(ABC):
@@ -75,7 +73,7 @@ class PretrainedFrames(ABC):
         self.dtype, self.device = dtype or fast_dtype(), torch.device(device)
         self.extractor = _load_extractor(folder)
         meta = self.device.type == "meta"
-        self.model = _load_model(folder, self.dtype, meta)
+        self.model = load_tower(folder, TOWER, self.dtype, meta)
         parent, _, name = self.LAYERS.rpartition(".")
         parent = self.model.get_submodule(parent)
         layers = getattr(parent, name)
@@ -91,7 +89,7 @@ class PretrainedFrames(ABC):
         self.rate = SAMPLE_RATE / stride
         self.dim = self.model.config.hidden_size
         self._key = {"encoder": self.model.config.model_type, "weights": None if meta else weights_hash(folder),
-                     "settings": _settings(folder)}  # fmt: skip
+                     "settings": settings_hash(folder)}  # fmt: skip
 
     def describe(self) -> dict:
         """See ``SpeechEncoder``."""
@@ -230,37 +228,6 @@ class Gemma3nFrames(MelStem):
         return self.model(columns, ~mask).last_hidden_state
 
 
-def _load_model(folder: Path, dtype: torch.dtype, meta: bool) -> PreTrainedModel:
-    """The speech encoder of a checkpoint, every weight of it (none with ``meta``); nothing else of a larger model."""
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except ValueError as error:
-        raise AssetError(f"{folder}/config.json cannot be read by transformers {__version__}; upgrade it") from error
-    tower = next((name for name in TOWERS if hasattr(config, name)), None)
-    options = {}
-    if tower:
-        config, options = getattr(config, tower), {"key_mapping": TOWER_NAMES}
-        if config is None:
-            raise AssetError(f"{folder} holds a model without a speech encoder ({tower} is empty); use another size")
-    if meta:
-        with torch.device("meta"):
-            return AutoModel.from_config(config, dtype=dtype)
-    # transformers lists the weights of the rest of the model; what must not be missing is checked here
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        model, info = AutoModel.from_pretrained(
-            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
-    except (OSError, RuntimeError) as error:
-        raise AssetError(f"{folder} does not hold a {config.model_type} encoder: {error}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    if missing := sorted(name for name in info["missing_keys"] if not name.endswith(UNUSED)):
-        raise AssetError(f"{folder} lacks {len(missing)} weights of a {config.model_type}: {', '.join(missing[:3])} …")
-    return model
-
-
 def _load_extractor(folder: Path):
     try:
         extractor = AutoFeatureExtractor.from_pretrained(folder)
@@ -273,14 +240,3 @@ def _load_extractor(folder: Path):
     if getattr(extractor, "dither", 0.0):
         extractor.dither = 0.0  # random noise: frames would differ from run to run
     return extractor
-
-
-def _settings(folder: Path) -> str:
-    """Names what config.json and the feature extractor's file say, which the weights do not tell."""
-    files = ("config.json", "preprocessor_config.json", "processor_config.json")
-    found = {}
-    for name in files:
-        if (folder / name).is_file():
-            values = json.loads((folder / name).read_text(encoding="utf-8"))
-            found[name] = {key: value for key, value in values.items() if key not in VOLATILE}
-    return fingerprint(found)
