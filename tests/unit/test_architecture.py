@@ -165,6 +165,7 @@ MANY = {
     "corpora.breadth.breadth_corpus": "sizes and sources of the corpus, each with its default",
     "models.backbone.Backbone.load": "settings of an LLM, each with its default",
     "models.frontends.frames.ContinuousFrontend.__init__": "settings of an adapter, each with its default",
+    "models.frontends.patches.PatchFrontend.__init__": "settings of an adapter, each with its default",
     "training.lit_module.LitDualEncoder.__init__": "settings of the optimiser, each by its name",
     "training.mixture.Task.__init__": "settings of a task, each with its default",
 }

@@ -1,16 +1,11 @@
 """Continuous frontend: frames → light down-sampling → projection into the LLM's input space.
 
-Convolutions or attention pooling shorten the sequence (50 Hz frames to a token rate nearer to text), a few transformer
-layers give the adapter context that a frozen LLM cannot learn, and a projection meets the width and the scale of the
-LLM's input embeddings: an LLM fed with vectors ten times longer than its own tokens starts from saturated attention.
-
-Training may leave out runs of frames, zero a band of features (together SpecAugment, Park et al. 2019, on frames in
-place of mel columns) and add noise; all of it to the standardised frames, where zero is the mean.
+Convolutions or attention pooling shorten the sequence (50 Hz frames to a token rate nearer to text); what follows is
+in ``adapter``. Training may leave out runs of frames, zero a band of features (together SpecAugment, Park et al. 2019,
+on frames in place of mel columns) and add noise.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +13,14 @@ from torch import Tensor, nn
 from torchaudio.functional import mask_along_axis_iid
 
 from speechde.errors import ConfigError, unknown_value
-from speechde.models.frontends.base import compact, drop_spans
+from speechde.models.frontends.adapter import Adapter, check_heads
 from speechde.models.vocabulary import ExtendedEmbedding
 from speechde.types import Sequences
 
 DOWNSAMPLE = ("conv", "attention")
 
 
-class ContinuousFrontend(nn.Module):
+class ContinuousFrontend(Adapter):
     """Frames ``(batch, time, frame_dim)`` → ``(batch, time / stride, width)`` input embeddings.
 
     Args:
@@ -45,8 +40,6 @@ class ContinuousFrontend(nn.Module):
         entry_layer: see ``Frontend``.
     """
 
-    audio_tokens = 0
-
     def __init__(
         self,
         frame_dim: int,
@@ -64,65 +57,36 @@ class ContinuousFrontend(nn.Module):
         mask_features: int = 0,
         entry_layer: int = 0,
     ) -> None:
-        super().__init__()
         if downsample not in DOWNSAMPLE:
             raise unknown_value("frontend.downsample", downsample, DOWNSAMPLE)
         if stride < 1 or (downsample == "conv" and stride & (stride - 1)):
             fix = "use 1, 2, 4 or 8, or frontend.downsample=attention" if stride > 0 else "use 1, 2, 4 or 8"
             raise ConfigError(f"frontend.stride={stride} is not a power of two; {fix}")
-        if hidden % heads:
-            raise ConfigError(f"frontend.hidden={hidden} is not a multiple of frontend.heads={heads}")
+        check_heads("frontend", hidden, heads)
         if not 0 <= mask_features <= frame_dim:
             raise ConfigError(f"frontend.mask_features={mask_features} is not possible; use 0 to {frame_dim}")
-        self.stride = stride
-        self.entry_layer = entry_layer
-        self.drop, self.drop_span, self.noise, self.mask_features = drop, drop_span, noise, mask_features
-        self.register_buffer("frame_mean", torch.zeros(frame_dim))
-        self.register_buffer("frame_std", torch.ones(frame_dim))
-        self.input = nn.Linear(frame_dim, hidden)
+        super().__init__(frame_dim, hidden, drop, drop_span, noise, entry_layer)
+        self.stride, self.mask_features = stride, mask_features
         convolutions = stride.bit_length() - 1 if downsample == "conv" else 0
         self.convolutions = nn.ModuleList(
             nn.Conv1d(hidden, hidden, kernel_size=3, stride=2, padding=1) for _ in range(convolutions)
         )
         self.pooling = AttentionPooling(hidden, heads, stride) if downsample == "attention" else None
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                hidden, heads, 4 * hidden, dropout, activation="gelu", batch_first=True, norm_first=True
-            )
-            for _ in range(layers)
-        )
-        self.positions = SinusoidalPositions(hidden)
-        self.dropout = nn.Dropout(dropout)
-        self.output = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width), nn.LayerNorm(width))
-        nn.init.constant_(self.output[-1].weight, embedding_std)
-
-    @torch.no_grad()
-    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Standardise frames with the statistics ``(frame_dim,)`` of the training frames."""
-        self.frame_mean.copy_(mean)
-        self.frame_std.copy_(std)
+        self.add_layers("frontend", width, embedding_std, layers, heads, dropout)
 
     def forward(self, speech: Sequences, embedding: ExtendedEmbedding) -> tuple[Tensor, Tensor]:
         """See ``Frontend``."""
-        values, mask = (speech.values - self.frame_mean) / self.frame_std, speech.mask
-        if self.training and self.drop > 0:
-            values, mask = compact(values, drop_spans(mask, self.drop, self.drop_span))
-        if self.training and self.noise > 0:
-            values = values + self.noise * torch.randn_like(values)
+        values, mask = self.standardised(speech)
         if self.training and self.mask_features > 0:
             values = mask_along_axis_iid(values, self.mask_features + 1, mask_value=0.0, axis=2)
-        hidden = self.dropout(self.input(values.to(self.input.weight.dtype)))
+        hidden = self.entered(values)
         for convolution in self.convolutions:
             # padding stays zero, as the convolution's own edge padding, so that it cannot leak into the last frame
             hidden = F.gelu(convolution((hidden * mask.unsqueeze(-1)).transpose(1, 2)).transpose(1, 2))
             mask = mask[:, ::2]
         if self.pooling is not None:
             hidden, mask = self.pooling(hidden, mask)
-        if len(self.layers):
-            hidden = hidden + self.positions(hidden)
-        for layer in self.layers:
-            hidden = layer(hidden, src_key_padding_mask=~mask)
-        return self.output(hidden), mask
+        return self.in_context(hidden, mask), mask
 
 
 class AttentionPooling(nn.Module):
@@ -148,17 +112,3 @@ class AttentionPooling(nn.Module):
         values = self.value(hidden).view(*groups, self.heads, -1)
         pooled = (scores.softmax(2).unsqueeze(-1) * values).sum(2)
         return pooled.flatten(2), mask[:, :: self.stride]
-
-
-class SinusoidalPositions(nn.Module):
-    """Absolute sine and cosine positions (Vaswani et al. 2017), for any length."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        frequencies = torch.exp(-math.log(10_000.0) * torch.arange(0, width, 2) / width)
-        self.register_buffer("frequencies", frequencies, persistent=False)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """``(batch, time, width)`` → ``(time, width)`` positions of the same dtype."""
-        angles = torch.arange(hidden.shape[1], device=hidden.device)[:, None] * self.frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=1).to(hidden.dtype)
