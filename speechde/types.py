@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # a corpus is read without them
 
 SPLITS = ("train", "dev", "test")
 SAMPLE_RATE = 16_000  # samples per second of every waveform
+# columns of token ids: words that enter the LLM with what they stand beside, and an item's own text beside media
+WORDS = TEXT, WRITTEN = "text", "written"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,7 +215,8 @@ class Inputs:
     """A padded batch of items as a model reads them.
 
     Column k is the k-th part of the rows that have one, with the modality that names its frontend; where a row has none
-    its mask is empty. The words of a prompt are columns like any other.
+    its mask is empty. The words of a prompt are columns like any other. In an item that has media too, text of its own
+    is ``WRITTEN``.
     """
 
     columns: list[tuple[str, Sequences]]

@@ -41,6 +41,25 @@ def _skipped(layer: nn.Module) -> Callable:
     return hand_on_t5 if hasattr(layer, "layer") else hand_on
 
 
+def _joining(forward: Callable, states: Tensor, where: Tensor) -> Callable:
+    """What a layer does whose input has other ``states`` at some positions."""
+
+    def joined(hidden_states: Tensor, *args: Any, **named: Any) -> Any:
+        return forward(torch.where(where.unsqueeze(-1), states.to(hidden_states.dtype), hidden_states), *args, **named)
+
+    return joined
+
+
+def _keeping(hand_on: Callable, kept: list[Tensor]) -> Callable:
+    """What a layer does that only tells its input."""
+
+    def told(hidden_states: Tensor, *args: Any, **named: Any) -> Any:
+        kept.append(hidden_states)
+        return hand_on(hidden_states, *args, **named)
+
+    return told
+
+
 def twin(module: nn.Module, children: Mapping[str, nn.Module] | None = None, **attributes: Any) -> nn.Module:
     """A module with the parameters, buffers, hooks and children of another, but for those children and attributes.
 
@@ -131,12 +150,31 @@ class Backbone(nn.Module):
         """``(batch, time)`` ids (text or audio tokens) → ``(batch, time, width)`` input embeddings."""
         return self.embedding(ids)
 
-    def forward(self, inputs: Tensor, mask: Tensor, first_layer: int = 0) -> Tensor:
+    def forward(
+        self, inputs: Tensor, mask: Tensor, first_layer: int = 0, joining: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """``(batch, time, width)`` input embeddings and a ``(batch, time)`` bool mask → last hidden states.
 
         Positions are counted from the left, so inputs must be padded on the right. With ``first_layer`` > 0 the layers
-        below it are skipped. Inputs are cast to the number format of the LLM's weights.
+        below it are skipped, and ``joining`` are states ``(batch, time, width)`` that have come through them elsewhere
+        (``up_to``), with the positions ``(batch, time)`` at which they enter in place of the inputs. Inputs are cast to
+        the number format of the LLM's weights.
         """
+        forwards = {i: _skipped(layer) for i, layer in enumerate(self.layers[:first_layer])}
+        if joining is not None:
+            forwards[first_layer] = _joining(self._forward_of(first_layer), *joining)
+        return self._run(inputs, mask, forwards).last_hidden_state
+
+    def up_to(self, inputs: Tensor, mask: Tensor, layer: int) -> Tensor:
+        """As ``forward``, but the states that reach the input of a layer; those from it on are not run."""
+        kept: list[Tensor] = []
+        forwards = {i: _skipped(one) for i, one in enumerate(self.layers) if i >= layer}
+        forwards[layer] = _keeping(forwards[layer], kept)
+        self._run(inputs, mask, forwards)
+        return kept[0]
+
+    def _run(self, inputs: Tensor, mask: Tensor, forwards: dict[int, Callable]) -> Any:
+        """The output of the model with layers that do something else, by their number."""
         inputs = inputs.to(self.embedding.text.weight.dtype)
         full_precision = inputs.dtype == torch.float32 and not torch.is_autocast_enabled(inputs.device.type)
         if full_precision and is_flash(self.config):
@@ -147,7 +185,7 @@ class Backbone(nn.Module):
         arguments = {"attention_mask": mask.long()}
         if self.attention == "bidirectional" and self.config.model_type in BIDIRECTIONAL_DECODERS:
             arguments = decoder_arguments(self.config, mask)
-        return self._model_from(first_layer)(inputs_embeds=inputs, **arguments).last_hidden_state
+        return self._model_with(forwards)(inputs_embeds=inputs, **arguments)
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -156,29 +194,36 @@ class Backbone(nn.Module):
 
     def entered_at(self, first_layer: int) -> Backbone:
         """A backbone over the same weights whose every pass skips those layers; for exporters, which trace modules."""
-        return twin(self, {"model": self._model_from(first_layer)})
+        forwards = {i: _skipped(layer) for i, layer in enumerate(self.layers[:first_layer])}
+        return twin(self, {"model": self._model_with(forwards)})
 
     def _layer_list(self) -> tuple[nn.Module, str]:
         """The part of the model that runs the layers, and what it calls them."""
         owner = getattr(self.model, "encoder", self.model)
         return owner, next(name for name in ("layers", "layer", "block") if hasattr(owner, name))
 
-    def _model_from(self, first_layer: int) -> nn.Module:
-        """The model, with layers below ``first_layer`` that hand their input on, and others that are checkpointed.
+    def _forward_of(self, number: int) -> Callable:
+        """What a layer does, checkpointed where it is asked for."""
+        forward = self.layers[number].forward
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return partial(checkpoint, forward, use_reentrant=False)
+        return forward
+
+    def _model_with(self, forwards: Mapping[int, Callable]) -> nn.Module:
+        """The model, with layers that do something else, by their number, and others that are checkpointed.
 
         The model's own loop computes masks and positions and runs unchanged, whatever the architecture. Nothing that
         another thread could see is changed: what differs is done by twins of the layers in a twin of the model. They
         are made for this pass, and so can neither grow old nor be saved.
         """
         again = self.gradient_checkpointing and torch.is_grad_enabled()
-        if not first_layer and not again:
+        if not forwards and not again:
             return self.model
-        changed = {}
-        for i, layer in enumerate(self.layers):
-            if i < first_layer:
-                changed[str(i)] = twin(layer, forward=_skipped(layer))
-            elif again:
-                changed[str(i)] = twin(layer, forward=partial(checkpoint, layer.forward, use_reentrant=False))
+        changed = {
+            str(i): twin(layer, forward=forwards.get(i) or self._forward_of(i))
+            for i, layer in enumerate(self.layers)
+            if i in forwards or again
+        }
         owner, name = self._layer_list()
         part = twin(owner, {name: twin(self.layers, changed)})
         return part if owner is self.model else twin(self.model, {"encoder": part})

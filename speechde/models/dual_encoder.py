@@ -9,7 +9,7 @@ Text tokens go through the LLM's own embedding, speech through its frontend; LLM
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 
 import torch
@@ -20,10 +20,9 @@ from speechde.errors import ConfigError, unknown_value
 from speechde.models.backbone import Backbone, twin
 from speechde.models.frontends.base import Frontend, compact
 from speechde.models.pooling import mean_pool
-from speechde.types import Inputs, Sequences
+from speechde.types import TEXT, WORDS, WRITTEN, Inputs, Sequences
 
 PROJECTION_INITS = ("random", "identity")
-TEXT = "text"  # the modality that needs no frontend
 
 
 class DualEncoder(nn.Module):
@@ -99,18 +98,40 @@ class DualEncoder(nn.Module):
     def states(self, inputs: Inputs) -> Tensor:
         """Items → ``(batch, width)`` pooled states before the projection; those of text are constant in a frozen LLM.
 
-        The words of a prompt enter the LLM where the medium enters that they surround.
+        The words of a prompt enter the LLM where the medium enters that they surround. Text of an item that has media
+        too goes through the layers below on its own, as a text does, and joins them there.
         """
         parts = [self._embed(modality, column) for modality, column in inputs.columns]
         entry = max(self.entry_layer(modality) for modality, _ in inputs.columns)
+        kinds = [modality for modality, _ in inputs.columns]
         hidden, mask = parts[-1]
+        joining = None
         if len(parts) > 1:
-            media = [part for (modality, _), part in zip(inputs.columns, parts, strict=True) if modality != TEXT]
+            media = [part for kind, part in zip(kinds, parts, strict=True) if kind not in WORDS]
             dtype = (media or parts)[-1][0].dtype
             hidden = torch.cat([values.to(dtype) for values, _ in parts], dim=1)
+            mask, longest = torch.cat([mask for _, mask in parts], dim=1), self._longest(inputs)
+            if entry and WRITTEN in kinds:
+                states, written = self._written(kinds, parts, entry)
+                states, _ = compact(states, mask, longest)
+                joining = states, compact(written.unsqueeze(-1), mask, longest)[0].squeeze(-1)
             # positions are absolute, so the gaps that short parts leave must be closed
-            hidden, mask = compact(hidden, torch.cat([mask for _, mask in parts], dim=1), self._longest(inputs))
-        return mean_pool(self.backbone(hidden, mask, entry), mask)
+            hidden, mask = compact(hidden, mask, longest)
+        return mean_pool(self.backbone(hidden, mask, entry, joining), mask)
+
+    def _written(
+        self, kinds: Sequence[str], parts: Sequence[tuple[Tensor, Tensor]], entry: int
+    ) -> tuple[Tensor, Tensor]:
+        """States of an item's own text at the layer ``entry``, ``(batch, time, width)``, and where they are.
+
+        Each text is a sequence of its own below that layer; elsewhere the states are zero.
+        """
+        states, where = [], []
+        for kind, (values, mask) in zip(kinds, parts, strict=True):
+            own = self.backbone.up_to(values, mask, entry) if kind == WRITTEN else None
+            states.append(values.new_zeros(values.shape, dtype=torch.float32) if own is None else own.float())
+            where.append(mask if kind == WRITTEN else torch.zeros_like(mask))
+        return torch.cat(states, dim=1), torch.cat(where, dim=1)
 
     def entry_layer(self, modality: str) -> int:
         """The layer of the LLM at which a modality enters.
@@ -118,7 +139,7 @@ class DualEncoder(nn.Module):
         Raises:
             ConfigError: the model has no frontend for it.
         """
-        if modality == TEXT:
+        if modality in WORDS:
             return 0
         if modality not in self.frontends:
             known = ", ".join([TEXT, *self.frontends])
@@ -127,11 +148,11 @@ class DualEncoder(nn.Module):
 
     def stride(self, modality: str) -> int:
         """How many stored items of a modality take one position."""
-        return 1 if modality == TEXT else self.frontends[modality].stride
+        return 1 if modality in WORDS else self.frontends[modality].stride
 
     def _embed(self, modality: str, column: Sequences) -> tuple[Tensor, Tensor]:
         """Input embeddings ``(batch, time, width)`` of one column, and their mask."""
-        if modality == TEXT:
+        if modality in WORDS:
             return self.backbone.embed(column.values), column.mask
         return self.frontends[modality](column, self.backbone.embedding)
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from speechde.errors import ConfigError, DataError
-from speechde.models.dual_encoder import TEXT, DualEncoder
+from speechde.models.dual_encoder import DualEncoder
 from speechde.models.frontends.base import pad_items
 from speechde.models.pooling import mean_of_parts
 from speechde.models.prompt import Prompt
 from speechde.progress import progress
-from speechde.types import Inputs, Item, Part, Text
+from speechde.types import TEXT, WORDS, Inputs, Item, Part, Text
 
 # Padded positions a batch. A GPU wants many at once: a few hundred MB of activations for the models used here. On a CPU
 # the states of a layer should stay in the cache: with 8,192 positions e5-small takes up to twice as long (measured).
@@ -65,7 +65,8 @@ def embed_items(
         name: of a prompt (``Prompt.named``) in the place of the prefix.
 
     Raises:
-        ConfigError: an item mixes parts that enter the LLM at different layers, or a prompt fills its positions.
+        ConfigError: an item has a medium that the model does not read, or media that enter the LLM at different
+            layers, or a prompt fills its positions.
         DataError: an item of several parts does not fit the LLM's positions.
     """
     rows, owners = item_rows(model, prompt, items, read, cut, name)
@@ -89,24 +90,24 @@ def item_rows(
     owners: list[int] = []
     for number, item in enumerate(items):
         segments = prompt.segments(item, cut, name)
-        made = fitting(model, item, segments, [next(stored) for modality, _ in segments if modality != TEXT])
+        made = fitting(model, item, segments, [next(stored) for modality, _ in segments if modality not in WORDS])
         rows += made
         owners += [number] * len(made)
     return rows, np.array(owners, np.int64)
 
 
 def check_entry(model: DualEncoder, item: Item) -> None:
-    """Refuse an item whose own parts enter the LLM at different layers; the words of its prompt go along with any.
+    """Refuse an item whose media enter the LLM at different layers; words join where these enter.
 
     Raises:
-        ConfigError: they do.
+        ConfigError: they do, or the model has no frontend for one.
     """
-    layers = {part.modality: model.entry_layer(part.modality) for part in item.parts}
+    layers = {part.modality: model.entry_layer(part.modality) for part in item.parts if not isinstance(part, Text)}
     if len(set(layers.values())) > 1:
         where = ", ".join(f"{modality} at layer {layer}" for modality, layer in layers.items())
         raise ConfigError(
-            f"item {item.id!r} mixes parts that enter the LLM at different layers ({where}); train a model with "
-            "model.speech_layer=0, or give each part as an item of its own"
+            f"item {item.id!r} mixes media that enter the LLM at different layers ({where}); train a model with "
+            "model.image_layer=null, which is that of speech, or give each medium as an item of its own"
         )
 
 
@@ -118,16 +119,16 @@ def fitting(
     Raises:
         DataError: it has several media and does not fit, or its own words leave a medium no room.
     """
-    words = sum(len(values) for modality, values in segments if modality == TEXT)
+    words = sum(len(values) for modality, values in segments if modality in WORDS)
     if not media:
         return [list(segments)]
     positions = model.backbone.positions
     if len(item.parts) == 1 or (len(media) == 1 and (positions is None or words < positions)):
-        room = model.room(next(modality for modality, _ in segments if modality != TEXT), words)
+        room = model.room(next(modality for modality, _ in segments if modality not in WORDS), words)
         pieces = [piece for part in media[0] for piece in np.array_split(part, pieces_needed(len(part), room))]
-        return [[(name, piece if name != TEXT else values) for name, values in segments] for piece in pieces]
+        return [[(name, values if name in WORDS else piece) for name, values in segments] for piece in pieces]
     parts = iter(media)
-    row = [(name, next(parts)[0] if name != TEXT else values) for name, values in segments]
+    row = [(name, values if name in WORDS else next(parts)[0]) for name, values in segments]
     too_long = positions is not None and positions_needed(model, row) > positions
     if any(len(part) > 1 for part in media) or too_long:
         raise DataError(f"item {item.id!r} is longer than the LLM's positions; embed its parts as items of their own")
@@ -184,7 +185,7 @@ def _batches(rows: Sequence[Row], positions: int) -> Iterator[list[int]]:
     for number, row in enumerate(rows):
         alike[tuple(modality for modality, _ in row)].append(number)
     for make_up, own in alike.items():
-        kinds = np.array([modality == TEXT for modality in make_up])
+        kinds = np.array([modality in WORDS for modality in make_up])
         sizes = np.array([[len(values) for _, values in rows[number]] for number in own])
         # a prompt is short beside its medium; the words of an item need not be
         lengths = np.maximum(sizes[:, kinds].sum(1), sizes[:, ~kinds].sum(1))

@@ -1,6 +1,7 @@
 """Prompts: words before an item that say what it is, or what is asked of it.
 
-By default they are prefixes, a few text tokens that name the language and the modality, e.g. ``[French Speech]``.
+By default they are prefixes, a few text tokens that name the language and the modality, e.g. ``[French Speech]``. An
+item with several media has the prefix of the first.
 
 The paper prepends them at training and at inference and reports that they help. A query of unknown language can then
 only be asked with an unknown-language prefix, so the prefix is a switch: ``name``, ``unknown`` or ``none``.
@@ -30,8 +31,9 @@ from transformers import PreTrainedTokenizerBase
 from speechde.errors import ConfigError, unknown_value
 from speechde.languages import LANGUAGES, get
 from speechde.models.vocabulary import spells_audio_token
-from speechde.types import Item, Part, Text
+from speechde.types import TEXT, WRITTEN, Item, Part, Text
 
+IMAGE_PREFIX = "[Image] "
 MODES = ("name", "unknown", "none")
 UNKNOWN = "unknown"  # row of the prefix table for a language that is not known
 MAX_TOKENS = 256  # of a text, prefix included, where a model states no other limit
@@ -46,7 +48,7 @@ class Prompt:
 
     Args:
         tokenizer: of the LLM, with or without special tokens.
-        speech, text: templates; ``{language}`` becomes the English name of the language.
+        speech, text, image: templates; ``{language}`` becomes the English name of the language.
         mode: ``name``; ``unknown`` (every language is called "Unknown"); or ``none`` (no prefix at all).
         max_tokens: longer texts are cut.
         positions: of the LLM, which bound ``max_tokens``; None for no bound.
@@ -64,16 +66,17 @@ class Prompt:
         positions: int | None = None,
         table: Mapping[str, Mapping[str, str]] | None = None,
         named: Mapping[str, str] | None = None,
+        image: str = IMAGE_PREFIX,
     ) -> None:
         if mode not in MODES:
             raise unknown_value("model.prefix.mode", mode, MODES)
-        for name, template in (("speech", speech), ("text", text)):
+        self.templates = {"speech": speech, "text": text, "image": image}
+        for name, template in self.templates.items():
             try:
                 template.format(language="Unknown")
             except MALFORMED as error:
                 raise ConfigError(f"model.prefix.{name}={template!r}: the only placeholder is {{language}}") from error
         self.tokenizer = tokenizer
-        self.templates = {"speech": speech, "text": text}
         self.mode = mode
         self.max_tokens = max_tokens if positions is None else min(max_tokens, positions)
         self.table, self.named = dict(table or {}), dict(named or {})
@@ -81,7 +84,7 @@ class Prompt:
             check_template(f"the prompt {name}", template)
         # this call also ends the padding and cutting that a tokenizer's file may ask for: a later one changes nothing
         self._closing = _closing_tokens(tokenizer)
-        self._before_speech: dict[str | None, np.ndarray] = {}
+        self._before_medium: dict[tuple[str, str | None], np.ndarray] = {}
         if self.max_tokens <= (taken := len(tokenizer(self.prefix("text", None))["input_ids"])):
             raise ConfigError(
                 f"model.max_tokens={self.max_tokens} leaves no room for a text, whose prefix takes {taken} tokens; "
@@ -89,16 +92,16 @@ class Prompt:
             )
 
     def prefix(self, modality: str, lang: str | None) -> str:
-        """The prefix string of ``speech`` or ``text`` in a language (a FLEURS code; ``None`` if not known)."""
+        """The prefix of ``speech``, ``text`` or ``image`` in a language (a FLEURS code; ``None`` if not known)."""
         if self.mode == "none":
             return ""
         known = lang is not None and self.mode == "name"
-        if stored := self.table.get(lang if known else UNKNOWN):
+        if modality in (stored := self.table.get(lang if known else UNKNOWN, {})):
             return stored[modality]
         return self.templates[modality].format(language=get(lang).name if known else "Unknown")
 
     def prefixes(self) -> dict[str, dict[str, str]]:
-        """The prefix of speech and of text in every language (FLEURS codes), and where it is not known."""
+        """The prefix of each modality in every language (FLEURS codes), and where it is not known."""
         langs = LANGUAGES if self.mode == "name" else ()
         return {
             name: {modality: self.prefix(modality, lang) for modality in self.templates}
@@ -126,7 +129,8 @@ class Prompt:
             ConfigError: the model has no such prompt.
         """
         if name is None:
-            return self.prefix("text" if all(isinstance(part, Text) for part in item.parts) else "speech", item.lang)
+            media = (part.modality for part in item.parts if not isinstance(part, Text))
+            return self.prefix(next(media, TEXT), item.lang)
         if (template := self.find(name)) is None:
             raise unknown_value("prompt", name, self.named, "" if self.named else "This model has none; give none.")
         language = "Unknown" if item.lang is None else get(item.lang).name
@@ -153,27 +157,28 @@ class Prompt:
     ) -> list[tuple[str, np.ndarray | Part]]:
         """What an LLM reads of an item: token ids of its words, prompt and special tokens included, and its media.
 
-        Words that follow each other, those of the prompt and of a text part, are tokenised together. ``name`` is that
-        of a prompt in the place of the prefix.
+        Words that follow each other, those of the prompt and of a text part, are tokenised together. In an item with
+        media they are ``WRITTEN`` unless they are of the prompt alone. ``name`` is that of a prompt in the place of the
+        prefix.
         """
         (first, *others), words = item.parts, self.before(item, name)
         if not others and isinstance(first, Text):
-            return [("text", self.text_ids(first.content, item.lang, cut, words))]
+            return [(TEXT, self.text_ids(first.content, item.lang, cut, words))]
         if not others:
-            ids = self.speech_ids(item.lang) if name is None else self._opening(words)
-            return [("text", ids), (first.modality, first)]
+            ids = self.medium_ids(first.modality, item.lang) if name is None else self._opening(words)
+            return [(TEXT, ids), (first.modality, first)]
         out: list[tuple[str, np.ndarray | Part]] = []
-        opened = False
+        opened, kind = False, TEXT
         for part in item.parts:
             if isinstance(part, Text):
-                words += part.content
+                words, kind = words + part.content, WRITTEN
                 continue
             if words or not opened:
-                out.append(("text", self._words(words, item, opened, False, cut)))
+                out.append((kind, self._words(words, item, opened, False, cut)))
             out.append((part.modality, part))
-            words, opened = "", True
+            words, opened, kind = "", True, TEXT
         if words:
-            out.append(("text", self._words(words, item, opened, True, cut)))
+            out.append((kind if opened else TEXT, self._words(words, item, opened, True, cut)))
         return out
 
     def _words(
@@ -204,10 +209,14 @@ class Prompt:
         return tokenizer
 
     def speech_ids(self, lang: str | None) -> np.ndarray:
-        """Token ids that go before the speech: opening special tokens and prefix. May be empty."""
-        if lang not in self._before_speech:
-            self._before_speech[lang] = self._opening(self.prefix("speech", lang))
-        return self._before_speech[lang]
+        """``medium_ids`` of speech."""
+        return self.medium_ids("speech", lang)
+
+    def medium_ids(self, modality: str, lang: str | None) -> np.ndarray:
+        """Token ids that go before a medium: opening special tokens and prefix. May be empty."""
+        if (modality, lang) not in self._before_medium:
+            self._before_medium[modality, lang] = self._opening(self.prefix(modality, lang))
+        return self._before_medium[modality, lang]
 
     def _opening(self, words: str) -> np.ndarray:
         """Token ids of words that something follows."""

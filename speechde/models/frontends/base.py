@@ -15,7 +15,7 @@ from torch import Tensor
 
 from speechde.errors import DataError
 from speechde.models.vocabulary import ExtendedEmbedding
-from speechde.types import Inputs, Sequences
+from speechde.types import WORDS, Inputs, Sequences
 
 
 @runtime_checkable
@@ -68,7 +68,7 @@ def pad_items(items: Sequence[Sequence[tuple[str, np.ndarray]]]) -> Inputs:
     columns = []
     for part in zip(*items, strict=True):
         modality = part[0][0]
-        column = pad_sequences([values for _, values in part], allow_empty=modality == "text" and len(items[0]) > 1)
+        column = pad_sequences([values for _, values in part], allow_empty=modality in WORDS and len(items[0]) > 1)
         if column.values.shape[1] or len(items[0]) == 1:
             columns.append((modality, column))
     return Inputs(columns)

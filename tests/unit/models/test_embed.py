@@ -7,7 +7,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from speechde.errors import ConfigError
 from speechde.models import embed
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
@@ -140,22 +139,6 @@ def test_words_change_the_vector_of_speech_and_so_does_their_place(tiny_llm, pro
     vectors = embed_items(model, prompt, items, stored).vectors
     apart = np.abs(vectors[:, None] - vectors[None]).max(-1)
     assert apart[~np.eye(5, dtype=bool)].min() > 1e-3
-
-
-@pytest.mark.parametrize("kind", ["units", "continuous"])
-@pytest.mark.parametrize("order", MAKE_UPS[1:])
-def test_parts_that_enter_the_llm_at_different_layers_are_refused(tiny_llm, prompt, kind, order):
-    model, read = build(tiny_llm, kind, entry_layer=1), []
-    mixed = Item(*parts_of(order, 0, kind), id="a mixture", lang="fr_fr")
-    alone = [Item(part, lang="fr_fr") for part in mixed.parts]
-    assert embed_items(model, prompt, alone, stored).vectors.shape == (len(order), 5)
-    with pytest.raises(ConfigError) as error:
-        embed_items(model, prompt, [*alone, mixed], lambda media: read.append(media) or stored(media))
-    for words in ("'a mixture'", "text at layer 0", "speech at layer 1", "model.speech_layer=0", "an item of its own"):
-        assert words in str(error.value)
-    assert not read  # before anything is decoded
-    both = Item(*(part for part in mixed.parts if isinstance(part, Audio)), *clips(kind)[:1])
-    assert embed_items(model, prompt, [both], stored).vectors.shape == (1, 5)
 
 
 def test_batches_are_bounded_complete_and_of_one_make_up():

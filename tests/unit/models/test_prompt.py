@@ -17,7 +17,7 @@ from speechde.models.embed import embed_rows
 from speechde.models.frontends.units import UnitFrontend
 from speechde.models.prompt import Prompt
 from speechde.models.vocabulary import with_audio_tokens
-from speechde.types import Audio, Item, Text
+from speechde.types import WORDS, Audio, Item, Text
 
 
 @pytest.fixture
@@ -244,8 +244,10 @@ def test_special_tokens_are_at_the_ends_of_an_item_alone(tokenizer_of, kind, mod
         segments = prompt.segments(Item(*parts, lang="fr_fr"))
         media = [part for part in parts if isinstance(part, Audio)]
         prefix = prompt.prefix("speech" if media else "text", "fr_fr")
-        assert [value for name, value in segments if name != "text"] == media
-        assert [name == "text" for name, _ in segments] == [one is not None for one in expected]
+        assert [value for name, value in segments if name not in WORDS] == media
+        assert [name in WORDS for name, _ in segments] == [one is not None for one in expected]
+        own = [one is not None and one[1] != "" and len(media) > 0 for one in expected]
+        assert [name == "written" for name, _ in segments] == own
         for place, ((_, ids), one) in enumerate(zip(segments, expected, strict=True)):
             if one is not None:
                 words = tokens(tokenizer, prefix * one[0] + one[1])
@@ -269,7 +271,7 @@ def test_words_that_spell_an_audio_token_are_words_in_every_item(opening):
     assert tokens(prompt.tokenizer, "<audio_1> x") != plain
     for _ in range(2):  # one tokenizer is not switched by another call
         assert prompt.segments(Item(spelled))[0][1].tolist() == [1, *plain]
-        assert [ids.tolist() for name, ids in prompt.segments(Item(spelled, CLIP, spelled)) if name == "text"] == [
+        assert [ids.tolist() for name, ids in prompt.segments(Item(spelled, CLIP, spelled)) if name == "written"] == [
             [1, *plain],
             plain,
         ]
