@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechde.api import SpeechTextEncoder
-    from speechde.types import Audio, Item, Text
+    from speechde.types import Audio, Image, Item, Text, Video
 
 __version__ = "0.1.0"
-__all__ = ["Audio", "Item", "SpeechTextEncoder", "Text"]
-_HOMES = {"SpeechTextEncoder": "speechde.api", **dict.fromkeys(("Audio", "Item", "Text"), "speechde.types")}
+__all__ = ["Audio", "Image", "Item", "SpeechTextEncoder", "Text", "Video"]
+_HOMES = dict.fromkeys(__all__, "speechde.types") | {"SpeechTextEncoder": "speechde.api"}
 
 # OpenMP threads that wait for one another sleep: by default they spin, and of two jobs on the same cores each then
 # keeps the other's threads from their work (benchmarks/neighbour.py). It is read when torch is loaded, so set before.

@@ -20,30 +20,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from speechde.checkpoint.folder import TrainedModel, find_model, languages_heard, speech_encoder
+from speechde.checkpoint.folder import TrainedModel, find_model, languages_heard
 from speechde.checkpoint.hub import push_folder
+from speechde.checkpoint.reader import Reader
 from speechde.chunks import has_column, in_chunks, report_bad
 from speechde.errors import ConfigError, DataError, unknown_value
-from speechde.features.encoders import SpeechEncoder
-from speechde.features.frames import items_in_memory
 from speechde.languages import resolve
-from speechde.media.audio import MAX_SECONDS, AudioError, check_waveform
-from speechde.media.inputs import as_list, as_vectors, check_texts, is_clip, read_clip
+from speechde.media.audio import AudioError
+from speechde.media.inputs import as_list, as_vectors, check_texts, is_clip
 from speechde.models.embed import Cut, Embedded, Read, embed_items
 from speechde.models.prompt import Words
-from speechde.types import SAMPLE_RATE, Audio, Item, Part, Text
+from speechde.types import SAMPLE_RATE, Audio, Item, Text
 
 CHUNK = 64  # clips decoded and held at once
 TEXT_CHUNK = 4096  # texts tokenised and sorted at once
 EMBEDDING = "embedding"  # column of vectors where rows of datasets come in
-LOADING = Lock()  # of speech encoders; not in the encoder, which datasets pickles
 CUT = "%d of %d texts were cut at %d tokens"
 log = logging.getLogger(__name__)
 # a forked process (num_proc of datasets) has none of its parent's threads, and would wait for them for ever
@@ -51,18 +48,19 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
 
 
-class SpeechTextEncoder:
-    """A trained dual encoder: clips and texts → vectors whose dot product says how well they match.
+class SpeechTextEncoder(Reader):
+    """A trained dual encoder: clips, texts and pictures → vectors whose dot product says how well they match.
 
     Any number of threads may use one.
 
     Args:
         trained: model, prompt, quantiser and settings.
-        device: where the model and its speech encoder run; None takes the GPU when there is one.
+        device: where the model and its encoders of media run; None takes the GPU when there is one.
         dtype: of the weights that the encoder works with, a copy of those of ``trained``; None leaves them in float32,
             as in evaluation.
         speech_encoder: where the speech encoder is found, when not where it was at training: a folder or a hub id. Its
             weights must be the same.
+        image_encoder: the same of the encoder of pictures.
     """
 
     def __init__(
@@ -71,21 +69,20 @@ class SpeechTextEncoder:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         speech_encoder: str | Path | None = None,
+        image_encoder: str | Path | None = None,
     ) -> None:
-        self.trained = trained
         if dtype is not None and (not isinstance(dtype, torch.dtype) or not dtype.is_floating_point):
             raise unknown_value("dtype", dtype, ("torch.bfloat16", "torch.float16", "torch.float32"))
         if dtype not in (None, torch.float32):
             self.fingerprint = trained.fingerprint  # vectors of both precisions compare
-            self.trained = replace(trained, model=trained.model.in_precision(dtype))
-        self.speech_encoder = speech_encoder
+            trained = replace(trained, model=trained.model.in_precision(dtype))
         try:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         except RuntimeError as error:
             raise ConfigError(f"device {device!r} is none that torch knows; give cpu, cuda, cuda:1 or mps") from error
+        super().__init__(trained, device, speech_encoder, image_encoder)
         self.dtype = dtype
         self.trained.model.to(self.device).eval()
-        self._encoder: SpeechEncoder | None = None
 
     @classmethod
     def from_pretrained(
@@ -95,18 +92,19 @@ class SpeechTextEncoder:
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         speech_encoder: str | Path | None = None,
+        image_encoder: str | Path | None = None,
         dim: int | None = None,
     ) -> SpeechTextEncoder:
         """Load a model folder, a run directory that holds one, or a hub id (``org/name`` or ``org/name@revision``).
 
-        The speech encoder is loaded when the first clip is embedded; text alone does not need it. ``dim`` is one of the
+        An encoder is loaded when the first clip, or picture, is embedded; text alone needs none. ``dim`` is one of the
         sizes that the model was trained at: its vectors are then the first ``dim`` components.
 
         Raises:
             AssetError: there is no such model, or it cannot be fetched.
             ConfigError: it was not trained at the size ``dim``.
         """
-        return cls(TrainedModel.load(find_model(name)).cut_to(dim), device, dtype, speech_encoder)
+        return cls(TrainedModel.load(find_model(name)).cut_to(dim), device, dtype, speech_encoder, image_encoder)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model folder (see ``speechde.checkpoint.folder``); ``from_pretrained`` gives the same vectors.
@@ -151,23 +149,6 @@ class SpeechTextEncoder:
         """FLEURS codes of the languages whose speech, recorded or synthetic, the model was trained on."""
         return languages_heard(self.trained.settings.training)
 
-    @property
-    def encoder(self) -> SpeechEncoder:
-        """The speech encoder, checked to be the one that the model was trained with.
-
-        Raises:
-            ConfigError: the model reads text alone.
-        """
-        self._check_hears()
-        with LOADING:
-            if self._encoder is None:
-                self._encoder = speech_encoder(self.trained.settings.speech, self.device, self.speech_encoder)
-            return self._encoder
-
-    def _check_hears(self) -> None:
-        if self.trained.settings.speech is None:
-            raise ConfigError("this model reads text alone and has no frontend for speech; give it texts")
-
     def encode_speech(
         self,
         clips: Any,
@@ -207,7 +188,7 @@ class SpeechTextEncoder:
             ConfigError: an unknown language, or a prompt that the model does not have.
             DataError: something that is no clip.
         """
-        self._check_hears()
+        self.check_hears()
         options = {"progress": progress, "as_tensor": as_tensor, "out": out}
         if has_column(clips, column):
             own = {"sampling_rate": sampling_rate, "names": names, "prompt": prompt, "skip_bad": skip_bad, **options}
@@ -298,19 +279,6 @@ class SpeechTextEncoder:
         waveforms = [self.waveform(clip, sampling_rate, f"clip {row}") for row, clip in enumerate(clips)]
         return self.speech_items(waveforms)
 
-    def waveform(self, clip: Any, sampling_rate: int | None = None, name: str = "the clip") -> np.ndarray:
-        """A clip as a 16 kHz waveform.
-
-        Raises:
-            AudioError: it cannot be used; the message begins with ``name``.
-        """
-        try:
-            return check_waveform(read_clip(clip, sampling_rate), max_seconds=np.inf)
-        except AudioError as error:
-            raise AudioError(error.reason, f"{name}: {error.detail}") from error
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from error
-
     def embed_waveforms(
         self,
         waveforms: Sequence[np.ndarray],
@@ -327,28 +295,10 @@ class SpeechTextEncoder:
                 log.warning("%s of %.0f s is embedded in %d parts", name, len(waveform) / SAMPLE_RATE, count)
         return made.vectors, made.pieces
 
-    def pieces(self, waveforms: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-        """16 kHz waveforms → stored speech items of each: one, or several of a waveform longer than 240 s.
-
-        Those are cut before they are encoded, which bounds memory.
-        """
-        cut = [np.array_split(w, max(1, -(-len(w) // int(MAX_SECONDS * SAMPLE_RATE)))) for w in waveforms]
-        items = iter(self.speech_items([piece for some in cut for piece in some]))
-        return [[next(items) for _ in some] for some in cut]
-
-    def read_parts(self, media: Sequence[tuple[Item, Part]]) -> list[list[np.ndarray]]:
-        """The audio of items → stored speech items (``models.embed.Read``)."""
-        clips = [(part.content, part.sampling_rate, item.id or "a clip") for item, part in media]
-        return self.pieces([self.waveform(*clip) for clip in clips])
-
     def _embed(self, items: Sequence[Item], read: Read, prompt: str | None, cut: Cut | None = None) -> Embedded:
         made = embed_items(self.trained.model, self.trained.prompt, items, read, cut=cut, name=prompt)
         self._finite(made.vectors)
         return made
-
-    def speech_items(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """16 kHz waveforms → stored speech items (frames or units), as training and evaluation make them."""
-        return items_in_memory(waveforms, self.encoder, self.trained.quantiser, self.trained.settings.speech)
 
     def _clip_vectors(
         self, clips: list[Any], langs: list[str | None], first: int, sampling_rate: int | None,

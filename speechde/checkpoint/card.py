@@ -110,6 +110,11 @@ def _parts(trained: TrainedModel, record: Mapping[str, Any], config: Mapping[str
             {"part": "speech encoder (not in this folder)", "sha256": speech.encoder_key.get("weights") or "",
              **_origin(speech.encoder)}
         )  # fmt: skip
+    if (image := trained.settings.image) is not None:
+        parts.append(
+            {"part": "image encoder (not in this folder)", "sha256": image.encoder_key.get("weights") or "",
+             **_origin(image.encoder)}
+        )  # fmt: skip
     for name, licence in record.get("data", {}).get("licences", {}).items():
         parts.append(
             {"part": "training data", "source": name, "licence": licence or NOT_STATED, "sha256": "", "hub": ""}
@@ -134,13 +139,14 @@ def _metadata(
     codes = [lang for role in ("seen", "seen_synthetic", "zero_shot") for lang in record.get(role, ())]
     bases = [part["hub"] for part in parts if part["hub"]]
     results = (_results(metrics) if metrics else None) or None
+    seeing = ["image"] if any(part["part"].startswith("image encoder") for part in parts) else []
     return ModelCardData(
         language=sorted({code.split("_")[0] for code in codes}) or None,
         license="other",  # every part keeps its own
         license_name="see-the-licences-of-the-parts",
         library_name="speechde",
         pipeline_tag="feature-extraction",
-        tags=["speechde", "sentence-transformers", "speech", "speech-text-retrieval", "cross-lingual"],
+        tags=["speechde", "sentence-transformers", "speech", "speech-text-retrieval", "cross-lingual", *seeing],
         base_model=bases or None,
         datasets=_HUB_DATASETS.get(record.get("data", {}).get("corpus", "")),
         model_name=_title(record) if results else None,

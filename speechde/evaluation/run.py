@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from speechde.checkpoint.folder import TrainedModel, check_encoder, encoder_folder
+from speechde.checkpoint.encoders import check_encoder, encoder_folder
+from speechde.checkpoint.folder import TrainedModel
 from speechde.config import FrontendConfig, RunConfig
 from speechde.corpora.load import check_split
 from speechde.evaluation.baselines import run_baselines

@@ -2,11 +2,13 @@
 
     text.onnx     input_ids, attention_mask                       → sentence_embedding
     speech.onnx   speech, speech_mask, prefix_ids, prefix_mask    → sentence_embedding
+    image.onnx    image, image_mask, prefix_ids, prefix_mask      → sentence_embedding
 
 ``speech`` is what the frontend reads: int64 units ``(batch, time)`` of a discrete model, float32 frames
-``(batch, time, dim)`` of a continuous one; masks are bool, true where real. Batch and time are free. Prefixes and
-special tokens are in the ids: ``prefixes.json`` and ``tokenizer.json``, written beside, say how. The speech encoder and
-k-means are not in the graph. Nor is the splitting of long clips: speech (divided by the frontend's stride) and prefix
+``(batch, time, dim)`` of a continuous one; ``image`` is float32 patches ``(batch, patches, dim)``. Masks are bool, true
+where real. Batch and time are free. Prefixes and special tokens are in the ids: ``prefixes.json`` and
+``tokenizer.json``, written beside, say how. The encoders of speech and pictures and k-means are not in the graph. Nor
+are items of several media, and the splitting of long clips: speech (divided by the frontend's stride) and prefix
 together, and a text, may have as many positions as the LLM has, beyond which a graph fails or gives poor vectors.
 
 Weights are float32. A file is only kept when its vectors are those of PyTorch within ``TOLERANCE`` on batches of other
@@ -50,15 +52,15 @@ class TextSide(nn.Module):
         return self.model.encode(Inputs([("text", Sequences(input_ids, attention_mask))]))
 
 
-class SpeechSide(nn.Module):
-    """``encode`` of speech behind its prefix, on plain tensors."""
+class MediumSide(nn.Module):
+    """``encode`` of speech, or of a picture, behind its prefix, on plain tensors."""
 
-    def __init__(self, model: DualEncoder) -> None:
+    def __init__(self, model: DualEncoder, modality: str) -> None:
         super().__init__()
-        self.model = model.entered_at("speech")
+        self.model, self.modality = model.entered_at(modality), modality
 
-    def forward(self, speech: Tensor, speech_mask: Tensor, prefix_ids: Tensor, prefix_mask: Tensor) -> Tensor:
-        columns = [("text", Sequences(prefix_ids, prefix_mask)), ("speech", Sequences(speech, speech_mask))]
+    def forward(self, values: Tensor, mask: Tensor, prefix_ids: Tensor, prefix_mask: Tensor) -> Tensor:
+        columns = [("text", Sequences(prefix_ids, prefix_mask)), (self.modality, Sequences(values, mask))]
         return self.model.encode(Inputs(columns))
 
 
@@ -72,9 +74,9 @@ class Side:
 
 
 def export_onnx(trained: TrainedModel, folder: str | Path) -> dict[str, float]:
-    """Write ``text.onnx`` and ``speech.onnx`` into a new folder; returns the largest difference of each to PyTorch.
+    """Write a file for each modality into a new folder; returns the largest difference of each to PyTorch.
 
-    A model of text alone has the first of them.
+    A model of text alone has ``text.onnx`` alone.
 
     Raises:
         AssetError: the packages of the extra ``onnx`` are missing, or a file gives other vectors than the model.
@@ -98,7 +100,7 @@ def export_onnx(trained: TrainedModel, folder: str | Path) -> dict[str, float]:
 
 
 def _sides(trained: TrainedModel) -> list[Side]:
-    """Text and, where the model hears, speech."""
+    """Text and, where the model hears or sees, speech and pictures."""
     model = trained.model
     tokens = model.backbone.embedding.text_tokens
     draw = torch.Generator().manual_seed(0)
@@ -115,30 +117,37 @@ def _sides(trained: TrainedModel) -> list[Side]:
     def text(batch: int, time: int, _: int) -> dict[str, Tensor]:
         return {"input_ids": ids(batch, time), "attention_mask": mask(batch, time)}
 
-    def speech(batch: int, time: int, prefix: int) -> dict[str, Tensor]:
-        if settings.discrete:
-            values = ids(batch, time, settings.frontend.units)
-        else:
-            values = torch.randn(batch, time, settings.frontend.frame_dim, generator=draw)
-        return {"speech": values, "speech_mask": mask(batch, time), "prefix_ids": ids(batch, prefix),
-                "prefix_mask": mask(batch, prefix)}  # fmt: skip
+    def medium(modality: str, drawn: Callable[[int, int], Tensor]) -> Side:
+        def inputs(batch: int, time: int, prefix: int) -> dict[str, Tensor]:
+            return {modality: drawn(batch, time), f"{modality}_mask": mask(batch, time),
+                    "prefix_ids": ids(batch, prefix), "prefix_mask": mask(batch, prefix)}  # fmt: skip
 
-    sides = [Side("text.onnx", TextSide(model), text)]
-    return sides if settings.frontend is None else [*sides, Side("speech.onnx", SpeechSide(model), speech)]
+        return Side(f"{modality}.onnx", MediumSide(model, modality), inputs)
+
+    def speech(batch: int, time: int) -> Tensor:
+        if settings.discrete:
+            return ids(batch, time, settings.frontend.units)
+        return torch.randn(batch, time, settings.frontend.frame_dim, generator=draw)
+
+    def image(batch: int, patches: int) -> Tensor:
+        return torch.randn(batch, patches, settings.patches.patch_dim, generator=draw)
+
+    ways = {"speech": speech, "image": image}
+    return [Side("text.onnx", TextSide(model), text), *(medium(name, ways[name]) for name in model.frontends)]
 
 
 @torch.no_grad()
 def _export(side: Side, model: DualEncoder, folder: Path) -> float:
     inputs = side.inputs(*SIZES[0])
-    axes = {name: {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for name in inputs}
+    axes = tuple({0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC} for _ in inputs)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused kernel that ONNX does not have
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                side.module, kwargs=inputs, dynamo=True, dynamic_shapes=axes, opset_version=OPSET,
-                output_names=["sentence_embedding"], verbose=False,
+                side.module, tuple(inputs.values()), dynamo=True, dynamic_shapes=axes, opset_version=OPSET,
+                input_names=list(inputs), output_names=["sentence_embedding"], verbose=False,
             )  # fmt: skip
     except Exception as error:  # the exporter raises whatever its many passes raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -162,7 +171,7 @@ def _difference(side: Side, folder: Path, sizes: tuple[int, int, int]) -> float:
     import onnxruntime
 
     inputs = side.inputs(*sizes)
-    expected = side.module(**inputs).numpy()
+    expected = side.module(*inputs.values()).numpy()
     session = onnxruntime.InferenceSession(folder / side.file, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     return float(np.abs(found - expected).max() / np.linalg.norm(expected, axis=1).max())

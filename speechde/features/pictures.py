@@ -5,7 +5,7 @@ A picture is known by its locator, and counts as its bytes, whatever its path an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +91,6 @@ def extract_patches(
     return FeatureStore.open(folders)
 
 
-def patches_in_memory(pictures: Sequence[np.ndarray], encoder: ImageEncoder) -> list[np.ndarray]:
+def patches_in_memory(pictures: Iterable[np.ndarray], encoder: ImageEncoder) -> list[np.ndarray]:
     """Pictures ``(height, width, 3)`` uint8 → patch tokens, those of a store of the same pictures."""
     return encoder.encode([encoder.prepare(picture) for picture in pictures])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from speechde.config import FrontendConfig
+from speechde.config import FrontendConfig, ImageConfig
 from speechde.errors import ConfigError
 from speechde.features.encoders import SpeechEncoder, load_speech_encoder
 from speechde.features.frames import Encode, View, extract_frames, extract_shard, quantise
@@ -17,6 +17,7 @@ from speechde.features.ray_extraction import encode_with_ray
 from speechde.features.settings import SpeechSettings
 from speechde.features.store import FeatureStore
 from speechde.features.units import Quantiser
+from speechde.features.vision import ImageEncoder, VisionEncoder
 from speechde.types import Utterance
 from speechde.weights import resolve
 
@@ -44,6 +45,17 @@ def build_encoder(config: FrontendConfig) -> SpeechEncoder | None:
         return None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_speech_encoder(resolve(config.encoder), layer=config.layer, device=device)
+
+
+def build_vision(config: ImageConfig, device: str | None = None) -> ImageEncoder | None:
+    """The vision encoder that ``image.encoder`` names, on the accelerator when there is one; None without pictures.
+
+    ``device="meta"`` builds its shape alone.
+    """
+    if config.kind == "none":
+        return None
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return VisionEncoder(resolve(config.encoder, weights=device != "meta"), device=device)
 
 
 def encoding(config: FrontendConfig, encoder: SpeechEncoder) -> Encode | None:

@@ -1,10 +1,10 @@
-"""What makes the speech items of a model, as its folder states it."""
+"""What makes the stored items of a model, frames or units and patches, as its folder states it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,9 @@ class SpeechSettings:
         bpe: tokens asked for of the byte-pair encoding of units; None: the units themselves.
     """
 
+    medium: ClassVar[str] = "speech"
+    rows: ClassVar[str] = "frames"  # that the encoder makes
+
     encoder: str
     encoder_key: dict
     layer: int
@@ -30,6 +33,22 @@ class SpeechSettings:
     deduplicate: bool
     mean_norm: float = 0.0
     bpe: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSettings:
+    """How pictures become patches.
+
+    Args:
+        encoder: name of the vision encoder; the same one may lie elsewhere.
+        encoder_key: what it is, whatever its name: ``ImageEncoder.describe``.
+    """
+
+    medium: ClassVar[str] = "image"
+    rows: ClassVar[str] = "patches"
+
+    encoder: str
+    encoder_key: dict
 
 
 def less_dtype(encoder_key: Mapping[str, Any]) -> dict[str, Any]:

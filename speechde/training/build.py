@@ -10,10 +10,19 @@ import torch
 from transformers import AutoTokenizer
 
 from speechde.checkpoint.folder import TrainedModel, assemble
-from speechde.checkpoint.settings import FrameSettings, HeadSettings, PrefixSettings, Settings, UnitSettings
+from speechde.checkpoint.settings import (
+    FrameSettings,
+    HeadSettings,
+    PatchSettings,
+    PrefixSettings,
+    Settings,
+    UnitSettings,
+)
 from speechde.config import RunConfig
+from speechde.errors import ConfigError
 from speechde.features.encoders import SpeechEncoder
-from speechde.features.settings import SpeechSettings
+from speechde.features.settings import ImageSettings, SpeechSettings
+from speechde.features.vision import ImageEncoder
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.loading import load_config, untrained
@@ -28,7 +37,9 @@ log = logging.getLogger(__name__)
 Part = TypeVar("Part")
 
 
-def build_model(config: RunConfig, encoder: SpeechEncoder | None, features: Features) -> TrainedModel:
+def build_model(
+    config: RunConfig, encoder: SpeechEncoder | None, features: Features, vision: ImageEncoder | None = None
+) -> TrainedModel:
     """The untrained dual encoder of a run, seeded."""
     torch.manual_seed(config.seed)
     folder = resolve(config.model.source)
@@ -41,9 +52,9 @@ def build_model(config: RunConfig, encoder: SpeechEncoder | None, features: Feat
         dtype=config.model.dtype,
         attn_implementation=config.model.attn_implementation,
     )
-    scale = float(backbone.embedding.text.weight.detach().float().std() * backbone.embedding.scale)
+    scale = embedding_std(backbone)
     tokens = features.quantiser.tokens if features.quantiser else 0
-    settings = model_settings(config, encoder, tokens, scale)
+    settings = model_settings(config, encoder, tokens, scale, vision)
     model = assemble(backbone.model, settings)
     config.loss.check_width(model.dim)
     if settings.discrete:
@@ -53,6 +64,7 @@ def build_model(config: RunConfig, encoder: SpeechEncoder | None, features: Feat
         model.frontends["speech"].set_statistics(
             torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std)
         )
+    standardise_pictures(model, features)
     frozen = choose_trained(model, config)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
@@ -63,15 +75,52 @@ def build_model(config: RunConfig, encoder: SpeechEncoder | None, features: Feat
     return TrainedModel(model, prompt, features.quantiser, settings)
 
 
+def embedding_std(backbone: Backbone) -> float:
+    """Standard deviation of the text rows of an LLM, as they enter it."""
+    return float(backbone.embedding.text.weight.detach().float().std() * backbone.embedding.scale)
+
+
+def standardise_pictures(model: DualEncoder, features: Features) -> None:
+    """Give the frontend of pictures, where there is one, the statistics of the training pictures.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    if "image" in model.frontends:
+        if not features.patch_mean.size:
+            raise ConfigError(
+                "image.kind=patches, and no example of train has a picture; add some, or set image.kind=none"
+            )
+        mean, std = (torch.from_numpy(each) for each in (features.patch_mean, features.patch_std))
+        model.frontends["image"].set_statistics(mean, std)
+
+
+def picture_settings(config: RunConfig, vision: ImageEncoder | None, scale: float) -> dict[str, Any]:
+    """``patches`` and ``image`` of the settings; ``scale`` is the ``embedding_std`` of the LLM.
+
+    Pictures enter the LLM where speech does, unless it is said otherwise, so that an item may have both.
+    """
+    if vision is None:
+        return {}
+    m = config.model
+    entry = (0 if config.without_speech else m.speech_layer) if m.image_layer is None else m.image_layer
+    made = {"patch_dim": vision.dim, "embedding_std": scale, "entry_layer": entry}
+    return {
+        "patches": _filled(PatchSettings, config.image, **made),
+        "image": ImageSettings(encoder=config.image.encoder, encoder_key=vision.describe()),
+    }
+
+
 def model_settings(
-    config: RunConfig, encoder: SpeechEncoder | None, audio_tokens: int, embedding_std: float
-) -> Settings:
+    config: RunConfig, encoder: SpeechEncoder | None, audio_tokens: int, scale: float,
+    vision: ImageEncoder | None = None,
+) -> Settings:  # fmt: skip
     """What ``assemble`` builds a model from, and what is stored with it."""
     f, m = config.frontend, config.model
     if f.kind == "discrete":
         frontend = _filled(UnitSettings, f, units=audio_tokens)
     elif encoder is not None:
-        frontend = _filled(FrameSettings, f, frame_dim=encoder.dim, embedding_std=embedding_std)
+        frontend = _filled(FrameSettings, f, frame_dim=encoder.dim, embedding_std=scale)
     else:
         frontend = None
     return Settings(
@@ -80,6 +129,7 @@ def model_settings(
         head=_filled(HeadSettings, m, normalise=config.loss.similarity == "cosine"),
         prefix=_filled(PrefixSettings, m.prefix),
         speech=_filled(SpeechSettings, f, encoder_key=encoder.describe()) if encoder else None,
+        **picture_settings(config, vision, scale),
         max_tokens=m.max_tokens,
         prompts=task_prompts(config),
         dims=tuple(config.loss.dims),
@@ -100,7 +150,7 @@ def choose_trained(model: DualEncoder, config: RunConfig) -> list[str]:
     return frozen
 
 
-def model_shape(config: RunConfig, encoder: SpeechEncoder) -> DualEncoder:
+def model_shape(config: RunConfig, encoder: SpeechEncoder, vision: ImageEncoder | None = None) -> DualEncoder:
     """The model of ``build_model`` on the device ``meta``: every shape, no weights read, no memory used.
 
     A BPE is taken to have as many tokens as ``frontend.bpe`` asks for.
@@ -108,7 +158,7 @@ def model_shape(config: RunConfig, encoder: SpeechEncoder) -> DualEncoder:
     m, tokens = config.model, config.frontend.bpe or config.frontend.units
     with torch.device("meta"):
         llm = untrained(load_config(resolve(m.source, weights=False), m.num_layers), m.dtype, m.attn_implementation)
-        model = assemble(llm, model_settings(config, encoder, tokens, 1.0))
+        model = assemble(llm, model_settings(config, encoder, tokens, 1.0, vision))
         config.loss.check_width(model.dim)
         choose_trained(model, config)
     return model

@@ -57,6 +57,17 @@ class TrainingData:
         return list({clip.id: clip for file in files for clip in file.clips()}.values())
 
     @property
+    def pictures(self) -> list[str]:
+        """Locators of the pictures of the files of examples that are trained on, each once."""
+        return list(dict.fromkeys(picture for file in self.files.values() for picture in file.pictures()))
+
+    @property
+    def held_out_pictures(self) -> list[str]:
+        """Those of dev and test."""
+        files = [file for some in self.held_out.values() for file in some.values()]
+        return list(dict.fromkeys(picture for file in files for picture in file.pictures()))
+
+    @property
     def corpora(self) -> list[Corpus]:
         """The one that was asked for, which names the languages, and the synthetic one."""
         return [self.corpus, *([self.synthetic] if self.synthetic else [])]
@@ -81,7 +92,7 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
     )
     data.files, data.held_out = read_files(config, corpus)
     recorded, data.dev = corpus.select("train", corpus.seen), corpus.select("dev", corpus.seen)
-    if not config.text_alone and not (recorded and data.dev):
+    if not config.without_speech and not (recorded and data.dev):
         found = f"{len(recorded)} train and {len(data.dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
         found += f" (left out: {corpus.dropped_counts()})" if corpus.dropped else ""
         raise ConfigError(f"{corpus.name} has {found}; training needs both: set data.seen, and split in a manifest")
@@ -98,8 +109,8 @@ def read_files(config: RunConfig, corpus: Corpus) -> tuple[dict[str, FileExample
     whose query or positive another file has in dev or test. So is one whose hard negatives cannot be one tensor.
 
     Raises:
-        ConfigError: a file has speech in a language that is evaluated as never heard, or no example of a source that a
-            share is of.
+        ConfigError: a file has speech in a language that is evaluated as never heard, pictures that no frontend reads,
+            or no example of a source that a share is of.
         DataError: a file has no usable example of the split train.
     """
     held_out = {normalise_text(text) for text in held_out_texts(corpus)}
@@ -109,6 +120,7 @@ def read_files(config: RunConfig, corpus: Corpus) -> tuple[dict[str, FileExample
         for name, task in config.tasks.items()
         if task.examples not in (CLIPS, TRANSLATIONS)
     }
+    _refuse_unseen(config, wholes)
     later = {split: {name: whole.select(split) for name, whole in wholes.items()} for split in ("dev", "test")}
     asked = {}
     if len(wholes) > 1:  # what a file holds out itself is out of it already
@@ -132,6 +144,21 @@ def read_files(config: RunConfig, corpus: Corpus) -> tuple[dict[str, FileExample
         file.dropped += [Dropped("", reason) for reason in reasons if reason]
         found[name] = file.subset(np.array(kept, np.int64))
     return found, {split: {name: file for name, file in some.items() if len(file)} for split, some in later.items()}
+
+
+def _refuse_unseen(config: RunConfig, files: Mapping[str, FileExamples]) -> None:
+    """Refuse pictures that no frontend reads, and a frontend for pictures that nothing would train."""
+    pictured = [name for name, file in files.items() if any(file.pictured)]
+    if pictured and config.image.kind == "none":
+        raise ConfigError(
+            f"tasks.{pictured[0]}: {config.tasks[pictured[0]].examples} has pictures, and image.kind=none reads none; "
+            "set image.kind=patches, or leave the task out"
+        )
+    if not pictured and config.image.kind != "none" and not config.init:
+        raise ConfigError(
+            f"image.kind={config.image.kind}, and no task has a picture; name a file of examples with pictures "
+            "(docs/images.md), or set image.kind=none"
+        )
 
 
 def _refuse_heard(what: str, files: Iterable[FileExamples], evaluated: Collection[str]) -> None:

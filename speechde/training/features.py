@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +18,19 @@ from speechde.features.encoders import SpeechEncoder
 from speechde.features.frames import Encode, extract_frames, quantise
 from speechde.features.kmeans import VERSION as KMEANS_VERSION
 from speechde.features.kmeans import KMeans, fit_kmeans
+from speechde.features.pictures import extract_patches
 from speechde.features.sets import ClipSet
 from speechde.features.store import FeatureStore
 from speechde.features.unit_bpe import MAX_SEQUENCES, UnitBpe, train_bpe
 from speechde.features.unit_bpe import VERSION as BPE_VERSION
 from speechde.features.units import Quantiser
+from speechde.features.vision import ImageEncoder
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import STATES_VERSION, text_states
 from speechde.training.sharding import whole_tensor
 
 log = logging.getLogger(__name__)
+PATCHES = 100_000  # sampled for the statistics of pictures
 KMEANS_FRAMES = 500_000  # frames sampled for k-means: about 500 per unit, where the centroids no longer move
 
 
@@ -58,6 +61,8 @@ class Features:
     dropped: dict[str, int]
     times_real_time: list[float]
     seconds: dict[str, float]  # of the training clips, by id
+    patch_mean: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))  # (dim,) of the training pictures
+    patch_std: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
 
     @classmethod
     def none(cls) -> Features:
@@ -110,6 +115,32 @@ def training_features(
         dropped=dict(dropped),
         times_real_time=[store.speed for store in frames.training if store.speed is not None],
         seconds={id_: seconds for store in first for id_, seconds in store.seconds.items()},
+    )
+
+
+def with_pictures(
+    features: Features, training: list[str], held_out: list[str], encoder: ImageEncoder, cache: Path, seed: int
+) -> Features:
+    """The same with the patches of pictures, by their locators, beside what files of examples have of clips.
+
+    Statistics are those of the pictures that are trained on.
+
+    Args:
+        training: locators of the pictures of examples of train.
+        held_out: those of dev and test.
+    """
+    sets = {"pictures": training, "pictures held out": held_out}
+    stores = [extract_patches(pictures, encoder, cache, label) for label, pictures in sets.items() if pictures]
+    dropped = {one.id: one for store in stores for one in store.dropped}
+    for one in dropped.values():
+        log.info("left out: the picture %s: %s %s", one.id, one.reason, one.detail)
+    sample = stores[0].sample(PATCHES, seed) if training else np.empty((1, 0), np.float32)
+    return replace(
+        features,
+        train=[FeatureStore.merge([features.train[0], *stores]), *features.train[1:]],
+        patch_mean=sample.mean(0),
+        patch_std=sample.std(0) + 1e-5,
+        dropped=dict(Counter(features.dropped) + Counter(f"picture {one.reason}" for one in dropped.values())),
     )
 
 

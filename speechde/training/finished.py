@@ -33,7 +33,7 @@ def finished(config: RunConfig, directory: Path) -> dict | None:
     if config.report_dir or config.plan_only or config.frontend.share:
         return None
     folders = [directory / "results", *([archived(config, directory)] if config.archive_dir else [])]
-    name = TASKS if config.text_alone else METRICS
+    name = TASKS if config.without_speech else METRICS
     path = next((folder / name for folder in folders if (folder / name).is_file()), None)
     if path is None:
         return None
@@ -48,7 +48,7 @@ def finished(config: RunConfig, directory: Path) -> dict | None:
     if fault := void_metrics(metrics):
         log.warning("%s is void (%s); run again", path, fault)
         return None
-    if config.text_alone:
+    if config.without_speech:
         show_markdown(task_markdown(metrics))
     else:
         show_report(metrics, controls, path.parent)

@@ -9,6 +9,7 @@ another quantiser gives the same name, and a checkpoint of the one is garbage fo
     translations    a hash of the translation pairs
     files           hashes of the files of examples
     speech encoder  weights and layer
+    image encoder   weights, where there is one
     quantiser       its hash
     frozen weights  a hash of the weights that no checkpoint holds
     initial model   the fingerprint of the model that it starts from (``init``)
@@ -42,7 +43,7 @@ OUTSIDE = ("run_name", "runs_dir", "cache_dir", "report_dir", "archive_dir", "th
 # how the steps are taken, where things lie (what lies there has a hash of its own), and what is evaluated afterwards
 FREE = (
     "eval", "trainer.devices", "trainer.strategy", "trainer.accelerator", "trainer.micro_batch", "trainer.save_every",
-    "trainer.resume", "frontend.shard", "frontend.ray_workers", "frontend.encoder", "model.source",
+    "trainer.resume", "frontend.shard", "frontend.ray_workers", "frontend.encoder", "image.encoder", "model.source",
     "model.gradient_checkpointing", "model.attn_implementation", "init",
 )  # fmt: skip
 
@@ -84,6 +85,7 @@ def of_run(
         "translations": hash_of((p.lang, p.text, p.english) for p in pairs) if pairs else None,
         "files": {name: value for name, value in sources(config).items() if name.startswith("tasks.")},
         "speech encoder": built.settings.speech and less_dtype(built.settings.speech.encoder_key),
+        **({"image encoder": less_dtype(seen.encoder_key)} if (seen := built.settings.image) else {}),
         "quantiser": built.quantiser and built.quantiser.hash,
         "frozen weights": _frozen(built.model),
         **({"initial model": TrainedModel.load(config.model.source).fingerprint} if config.init else {}),

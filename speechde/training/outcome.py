@@ -90,7 +90,7 @@ def _evaluate_speech(
 def _task_metrics(session: Session, data: TrainingData, features: Features, model: TrainedModel) -> dict:
     """Of the test splits of files of examples, where there are any."""
     tests = held_out_tasks(session.config, data.held_out["test"], "test")
-    if not tests and not session.config.text_alone:
+    if not tests and not session.config.without_speech:
         return {}
     with session.clock("evaluate"):
         embed = stored_embed(model.model, model.prompt, features.train[0], EMBEDDING)
@@ -105,7 +105,7 @@ def _data(
     clips = {"train": data.training, "dev": data.dev, config.eval.split: test}
     return {
         "corpus": data.corpus.name,
-        **({} if config.text_alone else {split: data_counts(some) for split, some in clips.items()}),
+        **({} if config.without_speech else {split: data_counts(some) for split, some in clips.items()}),
         **sample_counts(data.whole, config.eval.per_language),
         "noted": data.corpus.noted_counts() | session.cut.counts(model.prompt.max_tokens),
         "dropped": Counter(dropped) + Counter(features.dropped) | data.left_out,

@@ -16,11 +16,12 @@ from speechde.corpora.examples_file import FileExamples
 from speechde.features.encoders import SpeechEncoder
 from speechde.features.sets import encode_shard, encoding, evaluation_set, training_sets
 from speechde.features.units import Quantiser
+from speechde.features.vision import ImageEncoder
 from speechde.models.embed import pieces_needed, positions_needed
 from speechde.training.data import TrainingData
-from speechde.training.features import Features, training_features, training_frames
+from speechde.training.features import Features, training_features, training_frames, with_pictures
 from speechde.training.session import Session
-from speechde.types import Item, Part, Text, Utterance
+from speechde.types import Audio, Item, Part, Text, Utterance
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,25 @@ def encode_share(config: RunConfig, data: TrainingData, encoder: SpeechEncoder, 
 
 
 def read_features(
-    session: Session, data: TrainingData, encoder: SpeechEncoder | None, quantiser: Quantiser | None
+    session: Session,
+    data: TrainingData,
+    encoder: SpeechEncoder | None,
+    quantiser: Quantiser | None,
+    vision: ImageEncoder | None = None,
 ) -> Features:
-    """Frames, or units, of the training and dev clips; ``quantiser`` as in ``training_features``."""
+    """Frames, or units, of the training and dev clips, ``quantiser`` as in ``training_features``; and patches."""
+    features = _speech_features(session, data, encoder, quantiser) if encoder is not None else Features.none()
+    if vision is None or not (data.pictures or data.held_out_pictures):
+        return features
+    with session.stage("frames"):
+        pictures = data.pictures, data.held_out_pictures
+        return with_pictures(features, *pictures, vision, session.cache, session.config.seed)
+
+
+def _speech_features(
+    session: Session, data: TrainingData, encoder: SpeechEncoder, quantiser: Quantiser | None
+) -> Features:
     f, seed, cache = session.config.frontend, session.config.seed, session.cache
-    if session.config.text_alone:
-        return Features.none()
     with session.stage("frames"):
         sets = training_sets(f, data.training, data.dev, data.file_clips)
         frames = training_frames(sets, encoder, cache, rate=f.rate, seed=seed, encode=encoding(f, encoder))
@@ -90,10 +104,10 @@ def usable(
 def usable_examples(
     file: FileExamples, features: Features, max_seconds: float, built: TrainedModel
 ) -> tuple[FileExamples, Counter[str]]:
-    """Examples whose clips may be trained on, as ``usable`` has it, and how many may not, by the reason."""
+    """Examples whose clips and pictures may be trained on, as in ``usable``, and how many may not, by the reason."""
     left_out: Counter[str] = Counter()
     kept = np.ones(len(file), bool)
-    for row in np.flatnonzero(file.spoken):
+    for row in np.flatnonzero(np.logical_or(file.spoken, file.pictured)):
         reasons = {_unusable(item, features, max_seconds, built) for item in file[row].items} - {""}
         left_out.update(sorted(reasons)[:1])
         kept[row] = not reasons
@@ -102,12 +116,12 @@ def usable_examples(
 
 def _unusable(item: Item, features: Features, max_seconds: float, built: TrainedModel) -> str:
     """Why an item of a file cannot be trained on; empty where it can."""
-    clips = [part.content for part in item.parts if not isinstance(part, Text)]
-    if not clips:
+    media = [part for part in item.parts if not isinstance(part, Text)]
+    if not media:
         return ""
-    if any(clip not in features.train[0] for clip in clips):
-        return "example whose clip has no features"
-    if max(features.seconds[clip] for clip in clips) > max_seconds:
+    if missing := [part for part in media if part.content not in features.train[0]]:
+        return f"example whose {'clip' if isinstance(missing[0], Audio) else 'picture'} has no features"
+    if any(features.seconds[part.content] > max_seconds for part in media if isinstance(part, Audio)):
         return "example with a clip longer than trainer.max_seconds"
     row = [
         (modality, features.train[0][values.content] if isinstance(values, Part) else values)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import pytorch_lightning as pl
 
 from speechde.config import RunConfig
-from speechde.features.sets import build_encoder
+from speechde.features.sets import build_encoder, build_vision
 from speechde.progress import quiet_libraries
 from speechde.provenance import set_numerics
 from speechde.training import identity, launch, stage
@@ -54,15 +54,17 @@ def train(config: RunConfig) -> dict:
     if config.plan_only:
         return answer(plan)
     with session.stage("fetch"):
-        encoder = build_encoder(config.frontend)
-        initial = stage.initial_model(config, encoder) if config.init else None
+        encoder, vision = build_encoder(config.frontend), build_vision(config.image)
+        initial = stage.initial_model(config, encoder, vision) if config.init else None
     if config.frontend.share:
         return encode_share(config, data, encoder, session.cache)
     with session.held():
         if plan is not None:
             save_plan(plan, directory / "plan.json")
-        features = read_features(session, data, encoder, initial and initial.quantiser)
-        model = initial or build_model(config, encoder, features)
+        features = read_features(session, data, encoder, initial and initial.quantiser, vision)
+        model = initial or build_model(config, encoder, features, vision)
+        if initial:
+            stage.standardise(config, initial, features)
         data = usable_data(data, features, config.trainer.max_seconds, model)
         best = train_model(session, data, features, model)
         return {} if best is None else evaluate_run(session, data, features, model, encoder, best)

@@ -16,27 +16,31 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from transformers import AutoConfig
 
+from speechde.checkpoint.encoders import check_encoder
 from speechde.checkpoint.folder import (
     TrainedModel,
     assemble,
-    check_encoder,
     find_model,
     languages_heard,
     read_settings,
 )
 from speechde.checkpoint.settings import TRAINING_ONLY, Settings
-from speechde.config import FrontendConfig, RunConfig
+from speechde.config import FrontendConfig, ImageConfig, RunConfig
 from speechde.corpora.load import check_split
 from speechde.errors import ConfigError
 from speechde.features.encoders import SpeechEncoder
-from speechde.training.build import choose_trained
+from speechde.features.vision import ImageEncoder
+from speechde.training.build import choose_trained, embedding_std, picture_settings, standardise_pictures
+from speechde.training.features import Features
 from speechde.training.tasks import task_prompts
 from speechde.types import Corpus
 
 SPEECH = ("layer", "rate", "trim_db", "mean_norm", "deduplicate", "bpe")  # settings that decide the features
+PICTURES = ("hidden", "layers", "heads")  # of the frontend for pictures
 SHAPE = ("hidden", "stride", "layers", "heads", "downsample")  # of a continuous frontend
 
 
@@ -55,6 +59,7 @@ def inherit(values: Mapping[str, Any]) -> dict[str, Any]:
     settings = read_settings(folder)
     settings.trained(folder)  # or nobody could say which languages it knows
     values["init"] = str(source)
+    _see(values, settings)
     kind, has = values["frontend"]["kind"], settings.frontend.kind if settings.frontend else "none"
     if kind not in (None, has):  # no other setting of the frontend means anything then
         raise ConfigError(
@@ -85,6 +90,15 @@ def inherit(values: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
+def _see(values: dict[str, Any], settings: Settings) -> None:
+    """A model that sees goes on to; another one may be given a frontend for pictures, which this run trains."""
+    group = values.setdefault("image", asdict(ImageConfig()))
+    if settings.image is not None:
+        group["kind"] = "patches"
+        if group["encoder"] == ImageConfig().encoder:
+            group["encoder"] = settings.image.encoder
+
+
 def _described(folder: Path, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     """Settings by dotted name: those that a trained model decides, and those that may be set otherwise."""
     frontend, head = settings.frontend, settings.head
@@ -103,6 +117,9 @@ def _described(folder: Path, settings: Settings) -> tuple[dict[str, Any], dict[s
         **{f"model.{key}": getattr(head, key) for key in ("dim", "projection_init", "projection_gain", "speech_layer")},
         **{f"model.prefix.{key}": value for key, value in asdict(settings.prefix).items()},
     }
+    if settings.patches is not None:
+        fixed["model.image_layer"] = settings.patches.entry_layer
+        fixed |= {f"image.{key}": getattr(settings.patches, key) for key in PICTURES}
     if frontend is None:
         return fixed, {f"frontend.{key}": value for key, value in asdict(FrontendConfig()).items() if key != "kind"}
     speech = settings.speech
@@ -128,29 +145,56 @@ def _also_said(folder: Path, settings: Settings) -> dict[str, tuple]:
         "model.source": (llm,),
         "model.num_layers": (layers,),
         "model.dropout": (before.get("dropout"),),
+        **{f"image.{key}": (getattr(ImageConfig(), key),) for key in PICTURES},  # a default may be meant or not
     }
 
 
-def initial_model(config: RunConfig, encoder: SpeechEncoder | None) -> TrainedModel:
+def initial_model(config: RunConfig, encoder: SpeechEncoder | None, vision: ImageEncoder | None = None) -> TrainedModel:
     """The model ``init``, ready to be trained: its weights, with the dropouts and the frozen parts of ``config``.
 
+    A model without a frontend for pictures gets one where ``config`` asks for it, seeded, and untrained.
+
     Raises:
-        AssetError: the speech encoder is not the one that it was trained with.
+        AssetError: an encoder is not the one that it was trained with.
     """
     trained = TrainedModel.load(config.model.source)
     own = trained.settings.frontend
+    seeing = _pictures(config, trained, vision)
     if encoder is not None:
         check_encoder(trained.settings.speech, encoder)
         changed = {key: getattr(config.frontend, key) for key in TRAINING_ONLY if hasattr(own, key)}
         own = replace(own, **changed)
     config.loss.check_width(trained.model.dim)
     named = trained.settings.prompts | task_prompts(config)  # those that it had are not forgotten at once
-    settings = replace(trained.settings, frontend=own, dims=tuple(config.loss.dims), prompts=named)
+    settings = replace(trained.settings, frontend=own, dims=tuple(config.loss.dims), prompts=named, **seeing)
     trained.prompt.named = named
     model = assemble(trained.model.backbone.model, settings)
-    model.load_state_dict(trained.model.state_dict())
+    model.load_state_dict(trained.model.state_dict(), strict=not learns_to_see(config, trained.settings))
     choose_trained(model, config)
     return TrainedModel(model, trained.prompt, trained.quantiser, settings)
+
+
+def learns_to_see(config: RunConfig, settings: Settings) -> bool:
+    """Whether a run gives a model with these settings the frontend for pictures that it has not."""
+    return settings.image is None and config.image.kind != "none"
+
+
+def standardise(config: RunConfig, model: TrainedModel, features: Features) -> None:
+    """Give a frontend for pictures that the model ``init`` had not the statistics of the training pictures."""
+    if learns_to_see(config, read_settings(Path(config.model.source))):
+        standardise_pictures(model.model, features)
+
+
+def _pictures(config: RunConfig, trained: TrainedModel, vision: ImageEncoder | None) -> dict[str, Any]:
+    """Settings of pictures that differ from those of the model."""
+    if vision is None:
+        return {}
+    if learns_to_see(config, trained.settings):
+        torch.manual_seed(config.seed)
+        return picture_settings(config, vision, embedding_std(trained.model.backbone))
+    check_encoder(trained.settings.image, vision)
+    changed = {key: getattr(config.image, key) for key in ("dropout", "drop")}
+    return {"patches": replace(trained.settings.patches, **changed)}
 
 
 def without_known(config: RunConfig, corpus: Corpus) -> Corpus:

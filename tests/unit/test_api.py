@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from speechde import Audio, Item, SpeechTextEncoder, Text, api
+from speechde.checkpoint import reader
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.evaluation import embed as stored
 from speechde.features import sets
@@ -117,7 +118,7 @@ def test_an_overflow_is_an_error(encoder):
 
 
 def test_long_clips_are_embedded_in_parts_and_reported(encoder, monkeypatch, caplog):
-    monkeypatch.setattr(api, "MAX_SECONDS", 0.5)
+    monkeypatch.setattr(reader, "MAX_SECONDS", 0.5)
     wave = np.random.default_rng(0).normal(size=int(1.5 * SAMPLE_RATE)).astype(np.float32)
     with caplog.at_level(logging.WARNING):
         vector = encoder.encode_speech([wave], sampling_rate=SAMPLE_RATE)[0]

@@ -8,7 +8,8 @@ from threading import Barrier
 import numpy as np
 import pytest
 
-from speechde import SpeechTextEncoder, api
+from speechde import SpeechTextEncoder
+from speechde.checkpoint import reader
 
 QUERIES, THREADS = 50, 4
 
@@ -47,8 +48,8 @@ def test_speech_and_text_in_threads_give_the_vectors_of_one_thread(encoder, clip
 
 
 def test_the_speech_encoder_is_loaded_once(encoder, monkeypatch):
-    loaded, load = [], api.speech_encoder
-    monkeypatch.setattr(api, "speech_encoder", lambda *a: loaded.append(load(*a)) or loaded[-1])
+    loaded, load = [], reader.speech_encoder
+    monkeypatch.setattr(reader, "speech_encoder", lambda *a: loaded.append(load(*a)) or loaded[-1])
     found = in_threads(lambda _: encoder.encoder, range(THREADS))
     assert len(loaded) == 1 and all(one is loaded[0] for one in found)
 

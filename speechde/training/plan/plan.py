@@ -26,6 +26,7 @@ from speechde.corpora.bitext import TextPair
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.speech import sample_sentences
 from speechde.features.encoders import fast_dtype, load_speech_encoder
+from speechde.features.sets import build_vision
 from speechde.media.audio import duration
 from speechde.media.containers import split_locator
 from speechde.models.prompt import Prompt
@@ -204,7 +205,7 @@ def make_plan(
     if not f.speeds:
         raise ConfigError("frontend.speeds=[] leaves no training clip; use [1.0] for clips as recorded")
     encoder = load_speech_encoder(resolve(f.encoder, weights=False), layer=f.layer, device="meta")
-    model = model_shape(config, encoder)
+    model = model_shape(config, encoder, build_vision(config.image, "meta"))
     mixed = t.precision == "bf16-mixed" or (t.precision == "auto" and fast_dtype() == torch.bfloat16)
     mixed |= t.precision == "auto" and config.plan.device not in (None, "cpu")
     dtype = torch.bfloat16 if mixed else torch.float32

@@ -14,7 +14,7 @@ from speechde.training.plan.plan import Plan, format_plan, plan_run
 
 def planned(config: RunConfig, data: TrainingData) -> Plan | None:
     """The plan of a run, printed; None on all processes but the first, and of runs on text alone, which have none."""
-    if config.text_alone:
+    if config.without_speech:
         steps = config.trainer.steps
         pairs = " or ".join(f"{size:,}" for size in dict.fromkeys(one.batch_size for one in streams(config)))
         sizes = ", ".join(f"{len(file):,} of {name}" for name, file in data.files.items())

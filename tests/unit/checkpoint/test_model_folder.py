@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from speechde.checkpoint import folder as folder_module
-from speechde.checkpoint.folder import TrainedModel, assemble, encoder_folder
+from speechde.checkpoint import encoders as encoders_module
+from speechde.checkpoint.encoders import encoder_folder
+from speechde.checkpoint.folder import TrainedModel, assemble
 from speechde.errors import AssetError, DataError
 from speechde.features.kmeans import fit_kmeans
 from speechde.features.unit_bpe import train_bpe
@@ -238,7 +239,8 @@ def test_prefixes_are_those_of_training(make, tmp_path):
     trained.save(tmp_path / "m")
     path = tmp_path / "m/prefixes.json"
     table = json.loads(path.read_text("utf-8"))
-    assert table["fr_fr"] == {"speech": "[French Speech] ", "text": "query: "} and len(table) == 103
+    expected = {"speech": "[French Speech] ", "text": "query: ", "image": "[Image] "}
+    assert table["fr_fr"] == expected and len(table) == 103
     assert table["unknown"]["speech"] == "[Unknown Speech] "
     table["fr_fr"]["speech"] = "[Old name Speech] "
     path.write_text(json.dumps(table), encoding="utf-8")
@@ -281,7 +283,7 @@ def test_what_a_folder_may_have_fetched(name, asked, monkeypatch, tiny_whisper, 
         asked_offline.append(offline)
         return tiny_whisper
 
-    monkeypatch.setattr(folder_module, "resolve", found)
+    monkeypatch.setattr(encoders_module, "resolve", found)
     assert encoder_folder(speech) == tiny_whisper
     assert asked_offline == asked
 

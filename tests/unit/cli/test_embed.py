@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from speechde import SpeechTextEncoder, api
+from speechde.checkpoint import reader
 from speechde.search import embed as module
 from speechde.search import vectors as files
 from speechde.search.vectors import read_vectors
@@ -89,7 +90,7 @@ def test_texts_of_a_manifest(embed, folder, tmp_path, encoder):
 
 def test_bad_clips_are_listed_and_left_out(embed, folder, tmp_path, make_tone, monkeypatch):
     """Every kind of bad clip beside good ones; what is odd but usable has its vector."""
-    monkeypatch.setattr(api, "MAX_SECONDS", 1.0)
+    monkeypatch.setattr(reader, "MAX_SECONDS", 1.0)
     good = make_tone(0.5)
     bad = tmp_path / "bad"
     bad.mkdir()

@@ -11,7 +11,8 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from speechde import SpeechTextEncoder, api
+from speechde import SpeechTextEncoder
+from speechde.checkpoint import reader
 from speechde.errors import ConfigError, DataError
 from speechde.media.audio import AudioError, load_audio
 from speechde.types import SAMPLE_RATE
@@ -92,7 +93,7 @@ def test_what_an_input_is_its_type_says(pair, paths, make_wav, tmp_path):
 
 def test_long_clips_are_means_of_parts(pair, paths, monkeypatch):
     model, encoder = pair
-    monkeypatch.setattr(api, "MAX_SECONDS", 0.5)
+    monkeypatch.setattr(reader, "MAX_SECONDS", 0.5)
     np.testing.assert_allclose(model.encode(paths), encoder.encode_speech(paths), atol=2e-6)
 
 

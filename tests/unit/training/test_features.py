@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechde.checkpoint.folder import check_encoder
+from speechde.checkpoint.encoders import check_encoder
 from speechde.corpora.load import load_corpus
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.features.sets import build_encoder, training_sets
