@@ -20,7 +20,7 @@ RECORD = "pictures.json"
 EXAMPLES = {
     "stamps": (
         "speechde pictures stamps --out pictures/stamps",
-        "python train.py recipe=stamps_images pictures=pictures/stamps",
+        "speechde pictures stamps --archive tuxpaint-stamps-default.deb --out pictures/stamps",
     ),
     "emoji": ("speechde pictures emoji --out pictures/emoji",),
 }
@@ -59,7 +59,7 @@ def emoji(
     stamps: Stamps = None,
     json: Json = False,
 ) -> None:
-    """Emoji with their names in 82 languages: image_to_text and text_to_image, to train on before the stamps.
+    """Emoji with their names in 90 languages: image_to_text and text_to_image, to train on before the stamps.
 
     Emoji that are named as a stamp of dev or test are left out. Train and dev are not in the languages that the stamps
     test as never heard, test is in all.
@@ -72,9 +72,9 @@ def emoji(
     package = speech.find_archive(stamps, cache / "downloads")
     root = speech.unpack(package, cache / "corpora" / f"{speech.PACKAGE}-{speech.VERSION}")
     held_out = drawings.held_out_texts(speech.read_texts(root, seed)[0])
-    font, folder = drawings.find_font(archive, cache), synthetic.find_texts(names, cache)
+    font, folder = drawings.find_font(archive, cache), synthetic.find_texts(names, cache, langs=synthetic.NAMED)
     read = drawings.read_emoji(font, folder, cache, held_out)
-    _write(read, out, [lang for lang in synthetic.LANGS if lang not in speech.ZERO_SHOT], json)
+    _write(read, out, [lang for lang in synthetic.NAMED if lang not in speech.ZERO_SHOT], json)
 
 
 def _write(read: Pictures, out: Path, trained: list[str], json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Emoji: small drawings of some 1,900 things, with their names in 82 languages.
+"""Emoji: small drawings of some 1,900 things, with their names in 90 languages.
 
 The pictures are the bitmaps (136 × 128 PNG) inside the font of the Debian package fonts-noto-color-emoji, table CBDT;
 an emoji of several characters is a ligature of the font. The names are those of Unicode CLDR
@@ -51,7 +51,7 @@ def read_emoji(
     names: str | Path,
     cache_dir: str | Path,
     held_out: Iterable[str] = (),
-    langs: Sequence[str] = synthetic.LANGS,
+    langs: Sequence[str] = synthetic.NAMED,
     seed: int = 0,
 ) -> Pictures:
     """Emoji with a picture in ``font`` and a name, all of whose names are in none of ``held_out``.

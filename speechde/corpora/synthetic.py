@@ -28,7 +28,7 @@ from speechde.corpora import debian
 from speechde.corpora.espeak import NATIVE, Speaker, read_missing, reading_version, spoken_form, synthesiser
 from speechde.corpora.manifest import clean_text
 from speechde.errors import ConfigError, DataError, unknown_value
-from speechde.languages import resolve
+from speechde.languages import LANGUAGES, resolve
 from speechde.media.audio import trim_silence
 from speechde.text import normalise_text
 from speechde.types import SAMPLE_RATE, Corpus, Dropped, Utterance
@@ -39,6 +39,21 @@ SHA256 = "35d30d5d3bee4d8244e95236259c4c2a0db06e21bad696515751fcfeee4d0260"
 LICENCE = "Unicode-DFS-2016"
 KINDS = ("names", "keywords")
 LANGS = tuple(lang for lang in NATIVE if lang != "om_et")  # the package has no Oromo
+_UNNAMED = (
+    "ff_sn",
+    "kam_ke",
+    "kea_cv",
+    "lg_ug",
+    "ln_cd",
+    "luo_ke",
+    "nso_za",
+    "ny_mw",
+    "oc_fr",
+    "om_et",
+    "sn_zw",
+    "umb_ao",
+)
+NAMED = tuple(lang for lang in LANGUAGES if lang not in _UNNAMED)  # those that the package has names in
 
 _ANNOTATIONS = PurePosixPath("usr/share/unicode/cldr/common/annotations")
 _COPYRIGHT = PurePosixPath("usr/share/doc") / PACKAGE / "copyright"
@@ -57,16 +72,18 @@ class TextSet(NamedTuple):
     texts: list[tuple[str, str, str]]
 
 
-def find_texts(archive: str | Path | None, cache_dir: str | Path, sha256: str | None = SHA256) -> Path:
-    """The folder below ``cache_dir`` with the annotations of ``LANGS``, and the licence.
+def find_texts(
+    archive: str | Path | None, cache_dir: str | Path, sha256: str | None = SHA256, langs: Sequence[str] = LANGS
+) -> Path:
+    """The folder below ``cache_dir`` with the annotations of ``langs`` (``LANGS`` or ``NAMED``), and the licence.
 
     The package is ``archive``, or found or fetched as ``debian.find_archive`` does; ``sha256=None``
     accepts any version of it. Raises ``AssetError`` when there is none.
     """
     cache_dir = Path(cache_dir)
     path = debian.find_archive(PACKAGE, VERSION, sha256, archive, cache_dir / "downloads", "data.synthetic.archive")
-    root = cache_dir / "corpora" / f"{PACKAGE}-{VERSION}-native"
-    files = {_COPYRIGHT, *map(_file, LANGS)}
+    root = cache_dir / "corpora" / f"{PACKAGE}-{VERSION}-{'native' if langs == LANGS else 'named'}"
+    files = {_COPYRIGHT, *map(_file, langs)}
     return debian.unpack(path, root, files.__contains__, _ANNOTATIONS)
 
 
@@ -74,15 +91,15 @@ def read_names(root: str | Path, langs: Sequence[str], kind: str = "names") -> l
     """``(lang, cp, text)`` of an unpacked package, language by language in file order; ``cp`` is the character.
 
     Texts are cleaned; one that repeats an earlier text of its language, after ``normalise_text``, or has no two
-    letters in a row is left out (the log tells how many). Raises ``ConfigError`` for a language not in ``LANGS`` or an
+    letters in a row is left out (the log tells how many). Raises ``ConfigError`` for a language not in ``NAMED`` or an
     unknown kind, ``DataError`` for a missing or damaged file.
     """
     if kind not in KINDS:
         raise unknown_value("kind of synthetic text", kind, KINDS)
     entries = []
     for lang in langs:
-        if lang not in LANGS:
-            raise unknown_value("synthetic language", lang, LANGS)
+        if lang not in NAMED:
+            raise unknown_value("synthetic language", lang, NAMED)
         found: dict[str, tuple[str, str, str]] = {}
         total = 0
         for cp, is_name, content in _read_annotations(Path(root), lang):

@@ -179,7 +179,7 @@ def test_drawings():
     tall = HALVES.replace("40", "5").replace("<svg", '<?xml version="1.0" encoding="latin-1"?><!-- é --><svg')
     assert read_image(tall.encode("latin-1")).shape[0] == SVG_SIDE
     assert np.array_equal(read_image(b"\xef\xbb\xbf" + HALVES.encode()), found)
-    in_points = HALVES.replace('"40"', '"40pt"').replace('"20"', '"20pt"')
+    in_points = HALVES.replace('"40"', '"30pt"').replace('"20"', '"15pt"')
     assert np.array_equal(read_image(in_points.encode()), found)
     assert reason(b"<html><body>no drawing</body></html>") == "unreadable"
     for bad in ("<svg", HALVES[:-10], HALVES.replace("40", "0"), '<?xml encoding="nope"?>' + HALVES):
