@@ -99,7 +99,7 @@ def read_names(root: str | Path, langs: Sequence[str], kind: str = "names") -> l
     entries = []
     for lang in langs:
         if lang not in NAMED:
-            raise unknown_value("synthetic language", lang, NAMED)
+            raise unknown_value("language of names", lang, NAMED)
         found: dict[str, tuple[str, str, str]] = {}
         total = 0
         for cp, is_name, content in _read_annotations(Path(root), lang):
@@ -116,10 +116,12 @@ def read_names(root: str | Path, langs: Sequence[str], kind: str = "names") -> l
 
 
 def names(root: str | Path, langs: Sequence[str], kinds: Sequence[str] = ("names",)) -> TextSet:
-    """The texts of ``read_names`` of some kinds.
+    """The texts of ``read_names`` of some kinds, to be read aloud: languages without a voice are a ``ConfigError``.
 
     A name's ``sentence_id`` is that of its character and so shared across languages, a keyword's is its text.
     """
+    if voiceless := [lang for lang in langs if lang not in LANGS]:
+        raise unknown_value("synthetic language", voiceless[0], LANGS)
     texts = [
         (lang, f"cldr:{cp if kind == 'names' else normalise_text(text)}:{kind}", text)
         for kind in kinds
