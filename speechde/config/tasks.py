@@ -31,6 +31,7 @@ class TaskConfig:
     document: str = ""  # prompt of what answers, "title: {title} | text: {item}"
     prompt_dropout: float = bounded(0.0, "[0, 1)")  # share of the examples that are read without their prompts
     negatives: int = bounded(0, "[0, ∞)")  # hard negatives of an example that are read
+    by_language: bool = False  # of a file: dev and test have a gallery for each language, and their mean counts
 
     def check(self, name: str) -> None:
         """Refuse what does not fit together.
@@ -62,6 +63,8 @@ class TaskConfig:
             raise ConfigError(
                 f"tasks.{name}.consecutive={self.consecutive} is of clips; set examples={CLIPS}, or use 1"
             )
+        if self.examples in (CLIPS, TRANSLATIONS) and self.by_language:
+            raise ConfigError(f"tasks.{name}.by_language: {self.examples} are scored by language as it is; name a file")
         if self.examples in (CLIPS, TRANSLATIONS) and self.negatives:
             raise ConfigError(f"tasks.{name}.negatives={self.negatives}: {self.examples} have none; name a file")
 

@@ -1,20 +1,27 @@
-"""Files of examples as retrieval: each query of a split asks for its positive among all positives of the split."""
+"""Files of examples as retrieval: each query of a split asks for its positive among all positives of the split.
+
+Or among those of its language (its stratum), where a picture has an answer in each: then the subset is named by both,
+and the number is the mean over languages, those that training had apart from those that it had not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from speechde.corpora.examples_file import FileExamples
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Labels, Results, Retrieval
 from speechde.types import Example, Item
 
 ROLE = "trained_on"  # of the row: the file has a split that was trained on
+NEVER = "zero_shot"  # nothing of the language was trained on
+_NAMES = {ROLE: "languages of training", NEVER: "other languages"}
 SCORES = ("recall@1", "ci95", "chance", "recall@5", "mrr", "queries", "gallery")
 
 
 def example_task(
-    name: str, examples: Sequence[Example], subset: str, sides: tuple[str, str] = (QUERY, DOCUMENT)
+    name: str, examples: Sequence[Example], subset: str, sides: tuple[str, str] = (QUERY, DOCUMENT), role: str = ROLE
 ) -> Retrieval:
     """One gallery of the positives, each meaning once in a language; a query is right with any item of its positive's.
 
@@ -22,7 +29,7 @@ def example_task(
         name: of the training task.
         examples: of one split; not empty.
         subset: the split.
-        sides: as in ``Retrieval``: names of the prompts of the task.
+        sides, role: as in ``Retrieval``: names of the prompts of the task, and which mean its row goes into.
     """
     places: dict[tuple[str | None, str], int] = {}
     gallery: list[Item] = []
@@ -34,13 +41,46 @@ def example_task(
         queries.append(query)
         labels.append(places[meaning])
     asked = np.array(labels, np.int64)
-    return Retrieval(name, subset, ROLE, queries, gallery, Labels(asked, np.arange(len(gallery))), asked, sides=sides)
+    return Retrieval(name, subset, role, queries, gallery, Labels(asked, np.arange(len(gallery))), asked, sides=sides)
+
+
+def language_tasks(
+    name: str,
+    examples: FileExamples,
+    split: str,
+    sides: tuple[str, str] = (QUERY, DOCUMENT),
+    trained: Collection[str] | None = None,
+) -> list[Retrieval]:
+    """``example_task`` of each language of a split alone; ``trained``: the languages of training, None for all."""
+    found = []
+    for lang in sorted(set(examples.strata)):
+        own = examples.subset(np.flatnonzero(np.array(examples.strata, dtype=str) == lang))
+        role = ROLE if trained is None or lang in trained else NEVER
+        found.append(example_task(name, own, f"{split} {lang}", sides, role))
+    return found
 
 
 def example_metrics(results: Results) -> dict[str, dict]:
-    """By task: recall@1 with its chance and interval, and the other columns, of its one split."""
-    return {
-        name: {"split": split, **{score: row[score] for score in SCORES}}
-        for name, rows in results.rows.items()
-        for split, row in rows.items()
-    }
+    """By task: recall@1 with its chance and interval, and the other columns, of its one split.
+
+    Of ``language_tasks`` there is a mean for each role, with all queries and the mean size of the galleries, and the
+    rows of its ``languages``.
+    """
+    found = {}
+    for name, rows in results.rows.items():
+        for subset, row in rows.items():
+            split, _, lang = subset.partition(" ")
+            scores = {score: row[score] for score in SCORES}
+            if lang:
+                mean = _mean(results, name, split, row["role"])
+                found.setdefault(f"{name}, {_NAMES[row['role']]}", mean)["languages"][lang] = scores
+            else:
+                found[name] = {"split": split, **scores}
+    return found
+
+
+def _mean(results: Results, name: str, split: str, role: str) -> dict:
+    mean = results.mean(name, ("recall@1", "chance", "recall@5", "mrr", "gallery"), lambda _, row: row["role"] == role)
+    queries = sum(row["queries"] for row in results.rows[name].values() if row["role"] == role)
+    own = mean | {"queries": queries, "gallery": round(mean["gallery"])}
+    return {"split": split, **{score: own[score] for score in SCORES}, "languages": {}}

@@ -120,11 +120,19 @@ def task_markdown(metrics: Mapping) -> str:
 
 
 def task_table(tasks: Mapping[str, Mapping]) -> list[str]:
-    """A row for each task that is a file of examples: its queries among all positives of the split."""
-    table = [
-        [name, row["split"], str(row["queries"]), str(row["gallery"]), percent(row["chance"]), recall_cell(row),
-         percent(row["recall@5"]), f"{row['mrr']:.3f}"]
+    """A row for each task that is a file of examples: its queries among all positives of the split.
+
+    Below the mean of a task that is scored by language is a row for each language.
+    """
+    every = [
+        (label, row["split"], one)
         for name, row in tasks.items()
+        for label, one in ((name, row), *((f"· {lang}", own) for lang, own in row.get("languages", {}).items()))
+    ]
+    table = [
+        [label, split, str(row["queries"]), str(row["gallery"]), percent(row["chance"]), recall_cell(row),
+         percent(row["recall@5"]), f"{row['mrr']:.3f}"]
+        for label, split, row in every
     ]  # fmt: skip
     return markdown_table(["task", "split", "queries", "gallery", "chance", "R@1 [95 % CI]", "R@5", "MRR"], table)
 

@@ -89,7 +89,8 @@ def _evaluate_speech(
 
 def _task_metrics(session: Session, data: TrainingData, features: Features, model: TrainedModel) -> dict:
     """Of the test splits of files of examples, where there are any."""
-    tests = held_out_tasks(session.config, data.held_out["test"], "test")
+    trained = {u.lang for u in data.training}.union(*(file.strata for file in data.files.values()))
+    tests = held_out_tasks(session.config, data.held_out["test"], "test", trained)
     if not tests and not session.config.without_speech:
         return {}
     with session.clock("evaluate"):

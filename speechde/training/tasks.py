@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from speechde.config import RunConfig
 from speechde.config.tasks import CLIPS, TRANSLATIONS
@@ -16,7 +16,7 @@ from speechde.corpora.examples import (
     TranslationExamples,
 )
 from speechde.corpora.examples_file import FileExamples
-from speechde.evaluation.files import example_task
+from speechde.evaluation.files import example_task, language_tasks
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Retrieval
 from speechde.languages import resolve
 from speechde.models.prompt import check_template
@@ -98,14 +98,22 @@ def readings(config: RunConfig) -> list[Reading]:
     ]
 
 
-def held_out_tasks(config: RunConfig, files: Mapping[str, FileExamples], split: str) -> list[Retrieval]:
-    """The examples of a split that is held out, by the name of the task, as retrieval with the prompts of the task."""
+def held_out_tasks(
+    config: RunConfig, files: Mapping[str, FileExamples], split: str, trained: Collection[str] | None = None
+) -> list[Retrieval]:
+    """The examples of a split that is held out, by the name of the task, as retrieval with the prompts of the task.
+
+    ``trained``: as in ``language_tasks``.
+    """
     prompts = task_prompts(config)
     tasks = []
     for name, file in files.items():
         named = (prompt_name(name, role) for role in (QUERY, DOCUMENT))
         sides = tuple(own if own in prompts else role for own, role in zip(named, (QUERY, DOCUMENT), strict=True))
-        tasks.append(example_task(name, file, split, sides))
+        if config.tasks[name].by_language:
+            tasks += language_tasks(name, file, split, sides, trained)
+        else:
+            tasks.append(example_task(name, file, split, sides))
     return tasks
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from speechde.config import build
 from speechde.config.earlier import as_today
 from speechde.corpora.bitext import TextPair
+from speechde.corpora.examples_file import read_examples
 from speechde.errors import ConfigError
 from speechde.training import data
 from speechde.training.identity import asked_before
-from speechde.training.tasks import mixture, task_examples
+from speechde.training.tasks import held_out_tasks, mixture, task_examples
 
 PAIRS = [TextPair("fr_fr", f"phrase {n}", f"sentence {n}", None, str(n)) for n in range(6)]
 
@@ -79,6 +82,7 @@ def test_a_task_is_dropped_by_null_and_one_must_be_left():
         ({"t": {"examples": "translations", "shares": {"translation": 0.5}}}, "have one source alone"),
         ({"speech": {"examples": "clips", "query": "q: {item}"}}, r"have those of model\.prefix"),
         ({"speech": {"examples": "clips", "negatives": 2}}, r"negatives=2: clips have none; name a file"),
+        ({"speech": {"examples": "clips", "by_language": True}}, r"by_language: clips are scored by language as it is"),
         (
             {"qa": {"examples": "a.jsonl", "shares": {"web": 0.7, "wiki": 0.6}}},
             r"tasks\.qa\.shares of a batch are web=0\.7, wiki=0\.6, 1\.3 together; lower them to 1 at most",
@@ -98,6 +102,21 @@ def test_a_task_is_dropped_by_null_and_one_must_be_left():
 def test_what_does_not_fit_together_is_refused(tasks, message):
     with pytest.raises(ConfigError, match=message):
         config_of(tasks)
+
+
+def test_a_file_is_held_out_by_language_where_it_is_asked_for(tmp_path):
+    path = tmp_path / "file.jsonl"
+    rows = [{"query": f"{lang} {n}", "positive": f"{lang} {-n}", "stratum": lang, "split": "test"}
+            for lang in ("fr", "ro") for n in range(1, 4)]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    file = read_examples(path)
+    for by_language, subsets in ((False, ["test"]), (True, ["test fr", "test ro"])):
+        task = {"examples": str(path), "query": "q: {item}", "by_language": by_language}
+        config = config_of({"speech": {"examples": "clips"}, "named": task})
+        found = held_out_tasks(config, {"named": file}, "test", {"fr"})
+        assert [one.subset for one in found] == subsets
+        assert {one.sides for one in found} == {("named-query", "document")}
+        assert [one.role for one in found] == ["trained_on", *["zero_shot"] * by_language]
 
 
 def test_languages_of_synthetic_speech_alone_need_a_share_of_it(tiny_run, tmp_path):

@@ -1,0 +1,73 @@
+"""Files of examples as retrieval, whole and by language."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from speechde.corpora.examples_file import read_examples
+from speechde.evaluation.files import example_metrics, example_task, language_tasks
+from speechde.evaluation.retrieval import evaluate
+from speechde.reporting.report import task_table
+
+LANGS, THINGS = ("fr_fr", "ro_ro", "ru_ru"), 6
+
+
+@pytest.fixture
+def examples(tmp_path):
+    """Each of six things asks for its name in three languages; things are pairs of texts without a language."""
+    path = tmp_path / "things.jsonl"
+    lines = []
+    for split in ("train", "test"):
+        for lang in LANGS if split == "test" else LANGS[:2]:
+            for n in range(THINGS):
+                query = {"parts": [f"{split} thing {n}"], "meaning": f"{split} {n}"}
+                positive = {"parts": [f"{split} {lang} {n}"], "meaning": f"{split} {n}", "lang": lang}
+                lines.append({"query": query, "positive": positive, "stratum": lang, "split": split})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    return read_examples(path)
+
+
+def embed(items, role):
+    """A thing is near its names in French; in Russian names are those of the thing before."""
+    rows = []
+    for item in items:
+        number = int(item.meaning.split()[1]) + (item.lang == "ru_ru")
+        rows.append(np.eye(THINGS)[number % THINGS] * (0.5 if item.lang == "ro_ro" else 1))
+    return np.stack(rows).astype(np.float32)
+
+
+def test_a_gallery_for_each_language(examples):
+    held_out = examples.select("test")
+    results = evaluate(language_tasks("named", held_out, "test", trained={"fr_fr", "ro_ro"}), embed)
+    assert {subset: row["recall@1"] for subset, row in results.rows["named"].items()} == {
+        "test fr_fr": 1.0,
+        "test ro_ro": 1.0,
+        "test ru_ru": 0.0,
+    }
+    found = example_metrics(results)
+    assert list(found) == ["named, languages of training", "named, other languages"]
+    seen, never = found.values()
+    assert (seen["split"], seen["recall@1"], seen["queries"], seen["gallery"]) == ("test", 1.0, 12, 6)
+    assert (never["recall@1"], never["queries"]) == (0.0, 6) and seen["chance"] == pytest.approx(1 / 6)
+    assert list(seen["languages"]) == ["fr_fr", "ro_ro"] and list(never["languages"]) == ["ru_ru"]
+    rows = [line.split("|")[1].strip() for line in task_table(found)[2:]]
+    assert rows == ["named, languages of training", "· fr_fr", "· ro_ro", "named, other languages", "· ru_ru"]
+
+
+def test_each_language_is_what_it_is_alone(examples):
+    """Equal to the whole of a file that holds nothing else."""
+    held_out = examples.select("test")
+    for task in language_tasks("named", held_out, "test"):
+        lang = task.subset.split()[1]
+        alone = held_out.subset(np.flatnonzero(np.array(held_out.strata) == lang))
+        own, whole = (evaluate([one], embed).rows["named"] for one in (task, example_task("named", alone, "test")))
+        for key in ("recall@1", "chance", "recall@5", "mrr", "queries", "gallery"):
+            assert own[task.subset][key] == whole["test"][key]
+
+
+def test_one_gallery_of_all(examples):
+    found = example_metrics(evaluate([example_task("named", examples.select("test"), "test")], embed))
+    assert found["named"]["gallery"] == 18 and "languages" not in found["named"]
