@@ -22,6 +22,7 @@ from rich.markup import escape
 from speechde import __version__, progress
 from speechde.cli import (
     compare,
+    contact_sheet,
     data,
     demo,
     doctor,
@@ -93,6 +94,7 @@ register(app, soup.soup, soup.EXAMPLES, USE)
 register(app, export.export, export.EXAMPLES, USE)
 register(app, evaluate_text.evaluate_text, evaluate_text.EXAMPLES, EVALUATE)
 register(app, compare.compare, compare.EXAMPLES, EVALUATE)
+register(app, contact_sheet.contact_sheet, contact_sheet.EXAMPLES, EVALUATE)
 register(app, report.report, report.EXAMPLES, EVALUATE)
 register(app, results.results, results.EXAMPLES, EVALUATE)
 register(app, mteb.mteb, mteb.EXAMPLES, EVALUATE)

@@ -155,6 +155,7 @@ LONG = {"training.fit.fit": "the arguments of Lightning's trainer, one a line"}
 MANY = {
     "api.SpeechTextEncoder.encode_speech": "what callers may say of clips, each with its default",
     "chunks.in_chunks": "the options of all encode methods, handed on",
+    "cli.contact_sheet.contact_sheet": "options of a command",
     "cli.demo.demo": "options of a command",
     "cli.embed.embed": "options of a command",
     "cli.evaluate_text.evaluate_text": "options of a command",
