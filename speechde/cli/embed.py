@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 LISTED = 20  # left-out items that are printed; the file's metadata and --json have all
 EXAMPLES = (
     "speechde embed clips/ --model runs/quickstart/default-s0 --out speech.parquet",
+    "speechde embed album/ --model M --out album.parquet",
     "speechde embed captions.txt --model M --language ro --out texts.parquet",
     "speechde embed corpus.tsv --texts --model M --out texts.parquet",
     "speechde embed clips/ --model M --dim 128 --out speech.parquet",
@@ -43,8 +44,8 @@ Inputs = Annotated[
     list[str],
     typer.Argument(
         metavar="AUDIO_OR_TEXT",
-        help="Audio files; folders; patterns in quotes; manifests (.tsv, .jsonl, .parquet); .txt files, a text a line; "
-        "- for standard input, a text a line; or texts themselves.",
+        help="Audio files; pictures; folders; patterns in quotes; manifests (.tsv, .jsonl, .parquet); .txt files, a "
+        "text a line; - for standard input, a text a line; or texts themselves.",
     ),
 ]
 
@@ -65,10 +66,10 @@ def embed(
     prompt: Prompt = None,
     json: Json = False,
 ) -> None:
-    """Turn clips and texts into vectors, in one Parquet file.
+    """Turn clips, texts and pictures into vectors, in one Parquet file.
 
-    Clips that cannot be used are counted, listed and left out; if none can, that is an error. Clips longer than 240 s
-    are embedded in parts, whose mean is taken. The language is optional.
+    Clips and pictures that cannot be used are counted, listed and left out; if none can, that is an error. Clips longer
+    than 240 s are embedded in parts, whose mean is taken. The language is optional.
 
     Stopped at any moment, the same command goes on where it was. To use several machines, give each a share with
     --shard and the same --out on a disk they share, and at the end run the command without --shard.

@@ -1,4 +1,4 @@
-"""``speechde search INDEX "text" | clip.ogg``: what is nearest to a spoken or written query."""
+"""``speechde search INDEX "text" | clip.ogg | picture.png``: what is nearest to a query."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     'speechde search speech.index "un autobuz de școală galben" --model runs/quickstart/default-s0',
+    "speechde search texts.index bear.png --model M -k 5",
     "speechde search texts.index question.ogg --model M --language ro -k 5 --json",
 )
 
@@ -36,7 +37,9 @@ def search(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of an index.")],
     queries: Annotated[
         list[str],
-        typer.Argument(metavar="QUERY", help="Texts, audio files, or anything else that speechde embed takes."),
+        typer.Argument(
+            metavar="QUERY", help="Texts, audio files, pictures, or anything else that speechde embed takes."
+        ),
     ],
     model: Model,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits for each query.")] = 10,
@@ -48,10 +51,10 @@ def search(
     text: Annotated[bool, typer.Option("--text", help="Take queries as texts, whatever they look like.")] = False,
     audio: Annotated[bool, typer.Option("--audio", help="Take queries as names of files.")] = False,
 ) -> None:
-    """Find what is nearest to a query, in any language of the index, by voice or by text.
+    """Find what is nearest to a query, in any language of the index, by voice, text or picture.
 
-    A query that names a file is that file, and any other is a text; one that ends as an audio file does (b.ogg) and
-    names none is an error.
+    A query that names a file is that file, and any other is a text; one that ends as an audio file or a picture does
+    (b.ogg) and names none is an error.
 
     The model must be the one that made the index. The score is the dot product of the two vectors. The language of the
     query is optional.
@@ -74,7 +77,7 @@ def search(
     hits = opened.search(asked.vectors, k)
     if json:
         print_json([
-            {"query": item.id, "kind": item.kind, "text": item.text, "audio": item.audio,
+            {"query": item.id, "kind": item.kind, "text": item.text, "audio": item.audio, "image": item.image,
              "hits": [{"score": hit.score} | hit.row for hit in some]}
             for item, some in zip(asked.items, hits, strict=True)
         ])  # fmt: skip

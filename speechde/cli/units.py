@@ -44,11 +44,14 @@ def units(
     if out and out.exists() and not overwrite:
         raise DataError(f"{out} is there; name another file, or give --overwrite")
     from speechde.search.embed import units_of
-    from speechde.search.items import TEXT, collect
+    from speechde.search.items import IMAGE, SPEECH, TEXT, collect
+    from speechde.types import Dropped
 
     items, dropped = collect(audio)
     if written := [item.id for item in items if item.kind == TEXT]:
         raise ConfigError(f"{written[0]} is a text; only clips have units")
+    dropped += [Dropped(item.id, "a picture has no units") for item in items if item.kind == IMAGE]
+    items = [item for item in items if item.kind == SPEECH]
     encoder = open_model(model, device)
     as_json = json or (out is not None and out.suffix.lower() == ".jsonl")
     lines = (_line(id_, found.tolist(), as_json) for id_, found in units_of(encoder, items, dropped))

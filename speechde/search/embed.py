@@ -1,10 +1,10 @@
-"""Embedding many clips and texts into a file, in parts that survive a kill and may be shared among processes.
+"""Embedding many clips, texts and pictures into a file, in parts that survive a kill and may be shared among processes.
 
 The inputs are cut into parts of ``PART`` items, each with a key: a fingerprint of what it is made from, the model, and
-each item with the hash of its clip's bytes. A part is made block by block, and a block ends where it has
-``BLOCK_SECONDS`` of audio. It is a file of vectors in the folder ``OUT.parts``, named by the key and by the items of
-the part that it covers. The same command started again finds what is finished, and goes on to the same bits; when all
-blocks are there, they are joined to ``OUT`` and removed.
+each item with the hash of its file's bytes. A part is made block by block, and a block ends where it has
+``BLOCK_SECONDS`` of audio or ``BLOCK_PIXELS`` of pictures. It is a file of vectors in the folder ``OUT.parts``, named
+by the key and by the items of the part that it covers. The same command started again finds what is finished, and goes
+on to the same bits; when all blocks are there, they are joined to ``OUT`` and removed.
 """
 
 from __future__ import annotations
@@ -23,19 +23,23 @@ import pyarrow.parquet as pq
 from speechde.api import SpeechTextEncoder
 from speechde.cache import cache_root, fingerprint
 from speechde.errors import DataError
-from speechde.media import audio
+from speechde.media import audio, image
 from speechde.media.audio import AudioError, check_waveform
 from speechde.media.content import content_keys
+from speechde.media.image import ImageError, read_image
 from speechde.media.inputs import read_clip
 from speechde.models.embed import IN_PARTS
 from speechde.progress import progress
 from speechde.search.items import Item
 from speechde.search.vectors import FORMAT, Header, join, read_header, write_vectors
 from speechde.text import storable
-from speechde.types import SAMPLE_RATE, Dropped
+from speechde.types import SAMPLE_RATE, Dropped, Image
+from speechde.types import Item as Parts
 
 PART = 256  # items; shards are made of whole parts
 BLOCK_SECONDS = 240.0  # of decoded clips at once: 15 MB, and some seconds of work, which is what a kill can cost
+BLOCK_PIXELS = 1 << 24  # of decoded pictures at once: 50 MB
+BLIND = "the model reads no pictures"
 log = logging.getLogger(__name__)
 
 
@@ -70,7 +74,7 @@ class Embedded:
 
 
 def embed(encoder: SpeechTextEncoder, items: Sequence[Item], prompt: str | None = None) -> Embedded:
-    """Embed clips and texts, in order; clips that cannot be used are left out and listed."""
+    """Embed clips, texts and pictures, in order; files that cannot be used are left out and listed."""
     every = list(embed_blocks(encoder, items, prompt))
     vectors = np.concatenate([np.empty((0, encoder.dim), np.float32), *(block.vectors for block in every)])
     lists = {name: [one for block in every for one in getattr(block, name)] for name in
@@ -80,13 +84,17 @@ def embed(encoder: SpeechTextEncoder, items: Sequence[Item], prompt: str | None 
 
 def embed_blocks(encoder: SpeechTextEncoder, items: Sequence[Item], prompt: str | None = None) -> Iterator[Embedded]:
     """As ``embed``, block by block; where one ends depends on the items alone."""
-    for block, waveforms, dropped in _blocks(items):
+    sees = "image" in encoder.trained.model.frontends
+    for block, waveforms, pictures, dropped in _blocks(items, sees):
         vectors = np.empty((len(block), encoder.dim), np.float32)
         languages, names = [item.language for item in block], [item.id for item in block]
         noted = []
-        if texts := [row for row, item in enumerate(block) if item.audio is None]:
+        if texts := [row for row, item in enumerate(block) if item.file is None]:
             written = [block[row].text for row in texts], [languages[row] for row in texts]
             vectors[texts] = encoder.encode_text(*written, prompt=prompt)
+        if pictures:
+            seen = [Parts(Image(pixels), lang=languages[row]) for row, pixels in pictures.items()]
+            vectors[list(pictures)] = encoder.embed(seen, prompt=prompt)
         if rows := list(waveforms):
             own = [languages[row] for row in rows], [names[row] for row in rows]
             vectors[rows], parts = encoder.embed_waveforms(list(waveforms.values()), *own, prompt)
@@ -96,7 +104,7 @@ def embed_blocks(encoder: SpeechTextEncoder, items: Sequence[Item], prompt: str 
                 if count > 1
             ]
         seconds = {row: len(waveform) / SAMPLE_RATE for row, waveform in waveforms.items()}
-        kept = sorted([*texts, *rows])
+        kept = sorted([*texts, *rows, *pictures])
         yield Embedded([block[row] for row in kept], vectors[kept], list(map(seconds.get, kept)), dropped, noted)
 
 
@@ -111,7 +119,7 @@ def units_of(
     """
     encoder.units([])  # refuses a continuous model before anything is decoded
     found = 0
-    for block, waveforms, bad in _blocks(items):
+    for block, waveforms, _, bad in _blocks(items, sees=False):
         dropped += bad
         found += len(waveforms)
         units = encoder.units(list(waveforms.values()), sampling_rate=SAMPLE_RATE)
@@ -193,11 +201,12 @@ def _none_usable(count: int, dropped: Sequence[Dropped]) -> DataError:
 
 
 def _key(encoder: SpeechTextEncoder, part: Sequence[Item], prompt: str | None) -> str:
-    contents = iter(content_keys([item.audio for item in part if item.audio is not None], cache_root()))
+    contents = iter(content_keys([item.file for item in part if item.file is not None], cache_root()))
     rows = [
-        [item.id, item.language, item.text, item.audio, next(contents) if item.audio is not None else None]
+        [item.id, item.language, item.text, item.file, next(contents) if item.file is not None else None,
+         *([] if item.image is None else [item.kind, image.VERSION])]
         for item in part
-    ]
+    ]  # fmt: skip
     asked = [prompt] if prompt else []
     return fingerprint([FORMAT, audio.VERSION, encoder.fingerprint, str(encoder.dtype), rows, *asked])
 
@@ -235,24 +244,33 @@ def _write(encoder: SpeechTextEncoder, made: Embedded, path: Path, model: str) -
     header = Header(encoder.dim, model, encoder.fingerprint, dropped=made.dropped, noted=made.noted)
     rows = [
         {"id": item.id, "kind": item.kind, "language": item.language, "text": item.text,
-         "audio": item.audio and storable(item.audio), "seconds": seconds}
+         "audio": item.audio and storable(item.audio), "image": item.image and storable(item.image),
+         "seconds": seconds}
         for item, seconds in zip(made.items, made.seconds, strict=True)
     ]  # fmt: skip
     write_vectors(path, header, rows, made.vectors)
 
 
-def _blocks(items: Sequence[Item]) -> Iterator[tuple[Sequence[Item], dict[int, np.ndarray], list[Dropped]]]:
-    """Consecutive items, the waveforms of their clips by row, and the clips that cannot be used."""
-    start, seconds = 0, 0.0
+def _blocks(
+    items: Sequence[Item], sees: bool
+) -> Iterator[tuple[Sequence[Item], dict[int, np.ndarray], dict[int, np.ndarray], list[Dropped]]]:
+    """Consecutive items, the waveforms and the pixels of their files by row, and the files that cannot be used."""
+    start, filled = 0, 0.0
     waveforms: dict[int, np.ndarray] = {}
+    pictures: dict[int, np.ndarray] = {}
     dropped: list[Dropped] = []
     for row, item in enumerate(items):
-        if item.audio is not None:
-            try:
+        try:
+            if item.audio is not None:
                 waveforms[row - start] = waveform = check_waveform(read_clip(item.audio), max_seconds=np.inf)
-                seconds += len(waveform) / SAMPLE_RATE
-            except AudioError as error:
-                dropped.append(Dropped(item.id, error.reason, storable(error.detail)))
-        if seconds >= BLOCK_SECONDS or row == len(items) - 1:
-            yield items[start : row + 1], waveforms, dropped
-            start, seconds, waveforms, dropped = row + 1, 0.0, {}, []
+                filled += len(waveform) / SAMPLE_RATE / BLOCK_SECONDS
+            elif item.image is not None and sees:
+                pictures[row - start] = pixels = read_image(item.image)
+                filled += pixels.size / 3 / BLOCK_PIXELS
+            elif item.image is not None:
+                dropped.append(Dropped(item.id, BLIND))
+        except (AudioError, ImageError) as error:
+            dropped.append(Dropped(item.id, error.reason, storable(error.detail)))
+        if filled >= 1 or row == len(items) - 1:
+            yield items[start : row + 1], waveforms, pictures, dropped
+            start, filled, waveforms, pictures, dropped = row + 1, 0.0, {}, {}, []

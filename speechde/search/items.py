@@ -1,18 +1,18 @@
-r"""What the arguments of a command name: clips and texts, from files, folders, patterns, manifests and standard input.
+r"""What the arguments of a command name: clips, pictures and texts, from files, folders, patterns and standard input.
 
 | argument | gives |
 | --- | --- |
-| a folder | every audio file below it; what it passes over is listed, linked folders among it |
+| a folder | every audio file and picture below it; what it passes over is listed, linked folders among it |
 | a pattern (``clips/*.ogg``, ``**`` too) | what each match gives |
 | ``.tsv``, ``.jsonl``, ``.parquet`` | the clips of a manifest (or its texts) |
 | ``.txt`` | a text a line |
 | ``-`` | a text a line, from standard input |
-| any other file | a clip |
+| any other file | a picture where its name ends as one, else a clip |
 | anything else | the argument itself, as a text |
 
 A name that looks like a file and is none is an error, and not a text: one with the suffix of one (``b.ogg``), and one
 without spaces that starts or ends as a path does, is a pattern of one, or lies in a folder that is there. ``AC/DC`` is
-a text. The id of a clip is its name; bytes in it that are no UTF-8 are spelled ``\xff``.
+a text. The id of a clip or picture is its name; bytes in it that are no UTF-8 are spelled ``\xff``.
 """
 
 from __future__ import annotations
@@ -31,27 +31,37 @@ from speechde.errors import DataError
 from speechde.text import BadLine, read_lines, storable
 from speechde.types import Dropped
 
-SPEECH, TEXT = "speech", "text"
+SPEECH, TEXT, IMAGE = "speech", "text", "image"
 # what a folder is searched for; libsndfile decodes nothing from .amr on: it is there to be counted, not passed over
 AUDIO = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".snd", ".caf", ".w64",
          ".rf64", ".sph", ".amr", ".m4a", ".aac", ".mp4", ".webm", ".wma")  # fmt: skip
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg")
 PATH_STARTS = ("/", "./", "../", "~/")
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to embed; ``audio`` is None for a text, and ``text`` is None for a clip without a transcript."""
+    """One thing to embed: a clip (``audio``), a picture (``image``), or a text, which has neither.
+
+    ``text`` of a clip is its transcript, None where it has none.
+    """
 
     id: str
     language: str | None
     text: str | None
     audio: str | None
+    image: str | None = None
 
     @property
     def kind(self) -> str:
-        """``speech`` or ``text``."""
-        return TEXT if self.audio is None else SPEECH
+        """``speech``, ``image`` or ``text``."""
+        return SPEECH if self.audio is not None else IMAGE if self.image is not None else TEXT
+
+    @property
+    def file(self) -> str | None:
+        """The path or locator of a clip or a picture."""
+        return self.image if self.audio is None else self.audio
 
 
 def collect(
@@ -96,7 +106,7 @@ def collect(
 
 def looks_like_file(argument: str) -> bool:
     """Whether an argument that names no file was meant to (see the module)."""
-    if os.path.splitext(argument)[1].lower() in (*AUDIO, ".txt", *manifest.SUFFIXES):
+    if os.path.splitext(argument)[1].lower() in (*AUDIO, *PICTURES, ".txt", *manifest.SUFFIXES):
         return True
     if os.sep not in argument or any(c.isspace() for c in argument):
         return False
@@ -118,8 +128,10 @@ def _named(
         found = _below(argument, dropped)
         if not found:
             passed = "".join(f"; {item.id}: {item.reason}" for item in dropped[before : before + 3])
-            raise DataError(f"{argument} holds no audio file; files end in {' '.join(AUDIO)}{passed}")
-        yield from (_clip(path, language) for path in found)
+            raise DataError(
+                f"{argument} holds no audio file or picture; files end in {' '.join((*AUDIO, *PICTURES))}{passed}"
+            )
+        yield from (_medium(path, language) for path in found)
     elif os.path.exists(argument):
         yield from _file(argument, language, texts, dropped)
     elif glob.has_magic(argument) and (found := sorted(glob.glob(argument, recursive=True))):
@@ -141,7 +153,7 @@ def _named(
 
 
 def _below(folder: str, dropped: list[Dropped]) -> list[str]:
-    """The audio files below a folder, in order. What is passed over is listed, files of no audio suffix together."""
+    """The audio files and pictures below a folder, in order; what is passed over is listed, by suffix at last."""
 
     def unreadable(error: OSError) -> None:
         dropped.append(Dropped(storable(error.filename), "unreadable folder", error.strerror))
@@ -151,12 +163,12 @@ def _below(folder: str, dropped: list[Dropped]) -> list[str]:
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         for name in sorted(folders):
             if os.path.islink(path := os.path.join(parent, name)):
-                dropped.append(Dropped(storable(path), "linked folder", "name it too, for the clips in it"))
+                dropped.append(Dropped(storable(path), "linked folder", "name it too, for what is in it"))
         for name in sorted(names):
             path, suffix = os.path.join(parent, name), os.path.splitext(name)[1].lower()
             if not os.path.exists(path):
                 dropped.append(Dropped(storable(path), "dangling link"))
-            elif suffix not in AUDIO:
+            elif suffix not in (*AUDIO, *PICTURES):
                 others[suffix].append(path)
             elif os.path.isfile(path):
                 found.append(str(Path(path)))
@@ -164,7 +176,9 @@ def _below(folder: str, dropped: list[Dropped]) -> list[str]:
                 dropped.append(Dropped(storable(path), "not a file"))
     for suffix, paths in sorted(others.items()):
         called = storable(os.path.join(folder, f"**/*{suffix}"))
-        dropped.append(Dropped(called, "not an audio suffix", f"{len(paths)} files, the first: {storable(paths[0])}"))
+        dropped.append(
+            Dropped(called, "not a suffix of audio or pictures", f"{len(paths)} files, the first: {storable(paths[0])}")
+        )
     return sorted(found, key=Path)
 
 
@@ -178,11 +192,14 @@ def _file(path: str, language: str | None, texts: bool, dropped: list[Dropped]) 
         for u in corpus.utterances:
             yield Item(u.id, language or u.lang, u.text, None if texts else os.path.abspath(u.audio))
     else:
-        yield _clip(path, language)
+        yield _medium(path, language)
 
 
-def _clip(path: str, language: str | None) -> Item:
-    return Item(storable(path), language, None, os.path.abspath(path))
+def _medium(path: str, language: str | None) -> Item:
+    whole = os.path.abspath(path)
+    if os.path.splitext(path)[1].lower() in PICTURES:
+        return Item(storable(path), language, None, None, whole)
+    return Item(storable(path), language, None, whole)
 
 
 def _lines(source: str | Iterable[bytes], name: str, language: str | None, dropped: list[Dropped]) -> Iterator[Item]:

@@ -1,8 +1,9 @@
 """Vectors in a Parquet file: what ``speechde embed`` writes, and ``index`` and ``mine`` read.
 
-One row per clip or text, with the columns of ``SCHEMA`` and ``embedding``, a list of ``dim`` float32 numbers. The
-metadata of the file (key ``speechde``) is JSON: format, dim, model, fingerprint, and what was left out or noted. Any
-reader of Parquet reads such a file (pandas, polars, datasets, DuckDB).
+One row per clip, text or picture, with the columns of ``SCHEMA`` and ``embedding``, a list of ``dim`` float32 numbers.
+Files of before pictures have no column ``image`` and are read as if it were null. The metadata of the file (key
+``speechde``) is JSON: format, dim, model, fingerprint, and what was left out or noted. Any reader of Parquet reads such
+a file (pandas, polars, datasets, DuckDB).
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ EMBEDDING = "embedding"
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
-        "kind": pa.string(),  # speech or text
+        "kind": pa.string(),  # speech, text or image
         "language": pa.string(),  # FLEURS code; null where it is not known
         "text": pa.string(),  # the text, or the clip's transcript; null where it has none
-        "audio": pa.string(),  # path of the clip; null for a text
-        "seconds": pa.float32(),  # of the clip, before silence at its ends is cut; null for a text
+        "audio": pa.string(),  # path of the clip; null for a text or a picture
+        "image": pa.string(),  # path of the picture; null for a text or a clip
+        "seconds": pa.float32(),  # of the clip, before silence at its ends is cut; null for the others
     }
 )
 
@@ -129,7 +131,9 @@ def read_vectors(paths: Iterable[Path]) -> Vectors:
         raise DataError("no file of vectors was given")
     tables = [_read_table(path) for path in paths]
     arrays = [_array(table, header.dim) for table, header in zip(tables, headers, strict=True)]
-    rows = pa.concat_tables([table.drop_columns(EMBEDDING).replace_schema_metadata() for table in tables])
+    rows = pa.concat_tables(
+        [table.drop_columns(EMBEDDING).replace_schema_metadata() for table in tables], promote_options="default"
+    )
     return Vectors(np.concatenate(arrays), rows, headers[0].model, headers[0].fingerprint)
 
 
@@ -137,9 +141,8 @@ def join(paths: Sequence[Path], out: Path, header: Header) -> None:
     """Write the rows of ``paths`` into one file, holding one of them in memory at a time."""
     with atomic_write(out) as temporary, pq.ParquetWriter(temporary, header.schema()) as writer:
         for path in paths:
-            table = _read_table(path)
-            if len(table):
-                writer.write_table(table.replace_schema_metadata(header.schema().metadata))
+            if len(table := _read_table(path)):
+                writer.write_table(_with_columns(table, header))
 
 
 def _read_table(path: Path) -> pa.Table:
@@ -147,6 +150,12 @@ def _read_table(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is damaged ({_first_line(error)}); delete it, and embed anew") from error
+
+
+def _with_columns(table: pa.Table, header: Header) -> pa.Table:
+    """The table of a part with all columns; one of before pictures lacks theirs."""
+    every = pa.concat_tables([header.schema().empty_table(), table], promote_options="default")
+    return every.replace_schema_metadata(header.schema().metadata)
 
 
 def _array(table: pa.Table, dim: int) -> np.ndarray:

@@ -55,9 +55,10 @@ def test_vectors_are_those_of_the_library(embed, folder, encoder, tmp_path):
     np.testing.assert_allclose(found.vectors, expected, atol=2e-6)
     assert found.fingerprint == encoder.fingerprint
     assert rows(tmp_path / "out.parquet")[3:] == [
-        {"id": clips[3], "kind": "speech", "language": "fr_fr", "text": None, "audio": clips[3],
+        {"id": clips[3], "kind": "speech", "language": "fr_fr", "text": None, "audio": clips[3], "image": None,
          "seconds": pytest.approx(0.6)},
-        {"id": "argument 2", "kind": "text", "language": "fr_fr", "text": "un texte", "audio": None, "seconds": None},
+        {"id": "argument 2", "kind": "text", "language": "fr_fr", "text": "un texte", "audio": None, "image": None,
+         "seconds": None},
     ]  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def test_what_a_folder_passes_over_is_listed(folder, another_user):
     assert [item.id for item in items] == [f"clips/{name}" for name in names]
     assert {item.id.removeprefix("clips/"): item.reason for item in dropped} == {
         "linked": "linked folder", "z.ogg": "dangling link", "pipe.wav": "not a file", "closed": "unreadable folder",
-        "**/*.pdf": "not an audio suffix", "**/*": "not an audio suffix"}  # fmt: skip
+        "**/*.pdf": "not a suffix of audio or pictures", "**/*": "not a suffix of audio or pictures"}  # fmt: skip
     assert dropped[-1].detail == "2 files, the first: clips/notes.pdf"
     assert ids("clips/linked") == ["clips/linked/c.m4a"], "a link that is named is followed"
     assert collect(["clips/*.ogg"])[1] == [Dropped("clips/z.ogg", "dangling link")]
@@ -141,5 +141,5 @@ def test_nothing(arguments, folder):
 
 def test_a_folder_without_audio(folder):
     (folder / "none").mkdir()
-    with pytest.raises(DataError, match=f"none holds no audio file; files end in {AUDIO[0]}"):
+    with pytest.raises(DataError, match=f"none holds no audio file or picture; files end in {AUDIO[0]}"):
         collect(["none"])
