@@ -26,6 +26,7 @@ from speechde.evaluation.speech import data_counts, evaluate_speech
 from speechde.features.encoders import load_speech_encoder
 from speechde.features.kmeans import fit_kmeans
 from speechde.features.units import Quantiser
+from speechde.features.vision import VisionEncoder
 from speechde.features.windows import FORCED
 from speechde.models.backbone import Backbone
 from speechde.models.prompt import Prompt
@@ -147,12 +148,12 @@ def tiny_settings():
 
 
 @pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper, tiny_settings):
-    """``tiny_model(kind, llm="…", dims=[8, 5], prompts={…}, **head)`` → folder of a discrete or continuous model."""
+def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper, tiny_vision, tiny_settings):
+    """``tiny_model(kind, llm="…", dims=[8, 5], prompts={…}, sees=True, **head)`` → folder of a model of that kind."""
     folders = {}
 
-    def build(kind="continuous", llm=None, dims=(), prompts=None, **head):
-        key = (kind, llm, tuple(dims), *(prompts or {}).items(), *head.items())
+    def build(kind="continuous", llm=None, dims=(), prompts=None, sees=False, **head):
+        key = (kind, llm, tuple(dims), *(prompts or {}).items(), sees, *head.items())
         if key not in folders:
             folders[key] = tmp_path_factory.mktemp("models") / kind
             write(
@@ -160,9 +161,15 @@ def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper, tiny_settings):
                 kind == "discrete",
                 tiny_llm(llm or ("gemma3_text" if kind == "discrete" else "bert")),
                 head,
-                {"dims": list(dims), "prompts": dict(prompts or {})},
+                {"dims": list(dims), "prompts": dict(prompts or {})} | (seeing(head) if sees else {}),
             )
         return folders[key]
+
+    def seeing(head):
+        encoder = VisionEncoder(tiny_vision)
+        patches = {"patch_dim": encoder.dim, "embedding_std": 1.0, "hidden": 8, "layers": 1, "heads": 2,
+                   "dropout": 0.1, "drop": 0.0, "entry_layer": head.get("speech_layer", 0)}  # fmt: skip
+        return {"patches": patches, "image": {"encoder": str(tiny_vision), "encoder_key": encoder.describe()}}
 
     def write(folder, discrete, llm, head, options):
         torch.manual_seed(3)

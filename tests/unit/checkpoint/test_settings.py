@@ -19,6 +19,13 @@ from speechde.models.prompt import Prompt
 
 OPTIONAL = [("frontend", "downsample"), ("frontend", "mask_features"), ("head", "projection_gain"),
             ("head", "speech_layer"), ("speech", "mean_norm"), ("speech", "bpe")]  # fmt: skip
+PATCHES = {"patch_dim": 6, "embedding_std": 1.0, "hidden": 8, "layers": 0, "heads": 2, "dropout": 0.1, "drop": 0.0,
+           "entry_layer": 0}  # fmt: skip
+SEEING = {
+    "patches": PATCHES,
+    "image": {"encoder": "a", "encoder_key": {"weights": "x"}},
+    "prefix": {"image": "[Image] "},
+}
 
 
 @pytest.fixture
@@ -39,6 +46,21 @@ def test_json_comes_back_as_it_was(stated):
     assert read.dims == (8, 5) and stated["dims"] == [8, 5]
     stated["speech"]["rate"] = 25  # a whole number stays one: json.dumps, and so a fingerprint, tells it from 25.0
     assert repr(Settings.from_json(stated, "a file").to_json()["speech"]["rate"]) == "25"
+
+
+def test_a_model_that_does_not_see_says_nothing_of_pictures(tiny_settings):
+    """So that older versions read its folder, and its fingerprint is theirs."""
+    blind, seeing = tiny_settings().to_json(), tiny_settings(**SEEING).to_json()
+    assert not {"patches", "image"} & blind.keys() and "image" not in blind["prefix"]
+    assert seeing["prefix"]["image"] == "[Image] " and seeing["patches"] == PATCHES
+    assert Settings.from_json(deepcopy(seeing), "a file").to_json() == seeing
+    assert {key: value for key, value in seeing.items() if key not in ("patches", "image", "prefix")} == {
+        key: value for key, value in blind.items() if key != "prefix"
+    }
+    other = tiny_settings(**SEEING | {"image": {"encoder": "b", "encoder_key": {"weights": "x"}}})
+    assert other.decisive() == tiny_settings(**SEEING).decisive()
+    weights = tiny_settings(**SEEING | {"image": {"encoder": "a", "encoder_key": {"weights": "y"}}})
+    assert weights.decisive() != other.decisive()
 
 
 def test_what_a_folder_leaves_out_is_the_default_and_stays_out(stated):

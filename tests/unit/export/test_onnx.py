@@ -9,10 +9,11 @@ import onnxruntime
 import pytest
 from transformers import AutoTokenizer
 
-from speechde import SpeechTextEncoder
+from speechde import Image, Item, SpeechTextEncoder
 from speechde.checkpoint.folder import TrainedModel
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.export import onnx
+from speechde.features.pictures import patches_in_memory
 from speechde.models.frontends.base import pad_sequences
 
 TEXTS = ["a", "un autobuz cu etaj și foarte lung", "été"]
@@ -20,14 +21,15 @@ TEXTS = ["a", "un autobuz cu etaj și foarte lung", "été"]
 
 @pytest.mark.parametrize(
     ("kind", "options", "dim"),
-    [("discrete", {"normalise": False}, None), ("continuous", {"speech_layer": 1, "dims": (8, 5)}, 5)],
+    [("discrete", {"normalise": False}, None), ("continuous", {"speech_layer": 1, "dims": (8, 5), "sees": True}, 5)],
 )
 def test_both_sides_give_the_vectors_of_the_library(tiny_model, make_wav, tmp_path, kind, options, dim):
     encoder = SpeechTextEncoder.from_pretrained(tiny_model(kind, **options), device="cpu", dim=dim)
     paths = [str(make_wav(f"{n}.wav", seconds, seed=n)) for n, seconds in enumerate((0.4, 1.7, 0.9))]
     text, speech = encoder.encode_text(TEXTS, "ro"), encoder.encode_speech(paths, "ro")
     differences = onnx.export_onnx(encoder.trained, tmp_path / "o")
-    assert set(differences) == {"text.onnx", "speech.onnx"} and max(differences.values()) <= onnx.TOLERANCE
+    files = {"text.onnx", "speech.onnx", *(["image.onnx"] if "sees" in options else [])}
+    assert set(differences) == files and max(differences.values()) <= onnx.TOLERANCE
     prompt = encoder.trained.prompt
     ids = pad_sequences([prompt.text_ids(item, "ro_ro") for item in TEXTS])
     sides = {"text": {"input_ids": ids.values, "attention_mask": ids.mask}}
@@ -35,7 +37,15 @@ def test_both_sides_give_the_vectors_of_the_library(tiny_model, make_wav, tmp_pa
     prefix = pad_sequences([prompt.speech_ids("ro_ro")] * len(paths))
     sides["speech"] = {"speech": items.values, "speech_mask": items.mask, "prefix_ids": prefix.values,
                        "prefix_mask": prefix.mask}  # fmt: skip
-    for name, expected in (("text", text), ("speech", speech)):
+    answers = {"text": text, "speech": speech}
+    if "sees" in options:
+        pictures = list(np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8))
+        answers["image"] = encoder.embed([Item(Image(picture), lang="ro") for picture in pictures])
+        items = pad_sequences(patches_in_memory(pictures, encoder.vision))
+        prefix = pad_sequences([prompt.medium_ids("image", "ro_ro")] * 3)
+        sides["image"] = {"image": items.values, "image_mask": items.mask, "prefix_ids": prefix.values,
+                          "prefix_mask": prefix.mask}  # fmt: skip
+    for name, expected in answers.items():
         session = onnxruntime.InferenceSession(tmp_path / f"o/{name}.onnx")
         (found,) = session.run(None, {key: tensor.numpy() for key, tensor in sides[name].items()})
         limit = onnx.TOLERANCE * np.linalg.norm(expected, axis=1).max()
