@@ -95,6 +95,8 @@ def test_defaults_are_not_shared_between_configurations():
         ({"frontend": {"ray_workers": -1}}, r"frontend\.ray_workers=-1 is outside \[0, ∞\)"),
         *(({"frontend": {"shard": text}}, rf"frontend\.shard='{text}' is not I/N with 1 ≤ I ≤ N; write .*shard=3/16")
           for text in ("3", "0/4", "5/4", "a/b", "1/0", "-1/4", "1/4/2", "1.0/2", "", " 1/2")),
+        ({"image": {"kind": "pixels"}}, r"image\.kind: 'pixels' is not known; allowed: none, patches"),
+        ({"model": {"image_layer": -1}}, r"model\.image_layer=-1 is outside \[0, ∞\)"),
         ({"model": "gemma"}, r"model='gemma' is not a group of settings; .*model\.source=…"),
     ],
 )  # fmt: skip

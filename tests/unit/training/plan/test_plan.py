@@ -20,6 +20,7 @@ from speechde.features.sets import build_encoder
 from speechde.features.units import Quantiser
 from speechde.media.containers import locator
 from speechde.models.backbone import Backbone
+from speechde.models.frontends.patches import PatchFrontend
 from speechde.training import data, run
 from speechde.training.build import build_model, model_shape
 from speechde.training.features import Features
@@ -69,6 +70,14 @@ def test_counts_are_those_of_the_built_model(tiny_run, recipe, overrides):
     assert found.memory["gradients and Adam"] == found.trained * (4 + ADAM_BYTES)
     backbone = [p.requires_grad for name, p in model.backbone.named_parameters() if name != "embedding.audio"]
     assert found.text_is_frozen == (not any(backbone))
+
+
+def test_a_frontend_for_pictures_is_counted(tiny_run, tiny_vision):
+    blind = planned(tiny_run())
+    image = {"kind": "patches", "encoder": str(tiny_vision), "hidden": 8, "heads": 2, "layers": 0}
+    seeing = planned(tiny_run(image=image))
+    frontend = PatchFrontend(16, 16, 1.0, hidden=8, heads=2)
+    assert seeing.parameters - blind.parameters == sum(p.numel() for p in frontend.parameters())
 
 
 def test_an_average_of_the_weights_takes_their_memory_and_disk(tiny_run):
