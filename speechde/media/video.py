@@ -1,6 +1,6 @@
 """Video in: an item with a film becomes an item of pictures with their times and, when asked for, its sound.
 
-A model has no frontend of its own for films: one frame a second, at most ``MAX_FRAMES`` spread evenly, each after its
+A model has no frontend of its own for films: one frame a second, at most 32 spread evenly, each after its
 time in words ("0:03"), is the sequence that Gemini Embedding 2 describes too. PyAV (FFmpeg) decodes. What a file is
 decides its content and not its name; lists of other files or addresses (HLS, concat) are no films and are not opened.
 
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from speechde.errors import AssetError
+from speechde.errors import AssetError, ConfigError
 from speechde.install import install_command
 from speechde.media.audio import AudioError, check_samples
 from speechde.media.image import MAX_PIXELS
@@ -47,8 +47,10 @@ class VideoError(MediaError):
     MEDIUM, LARGE, MAX_BYTES = "film", "too large", MAX_BYTES
 
 
-def as_pictures(item: Item, sound: bool = False) -> Item:
+def as_pictures(item: Item, sound: bool = False, frames: int = MAX_FRAMES) -> Item:
     """The item with each film replaced by its times and frames and, with ``sound``, by what is heard after them.
+
+    ``frames`` is how many a film has at most: an LLM of 512 positions has room for nine of 49 patches.
 
     Raises:
         VideoError: a film cannot be decoded, or has no picture or, with ``sound``, no sound.
@@ -59,7 +61,7 @@ def as_pictures(item: Item, sound: bool = False) -> Item:
         if not isinstance(part, Video):
             parts.append(part)
             continue
-        for seconds, frame in read_frames(part.content):
+        for seconds, frame in read_frames(part.content, frames):
             parts += [Text(time_stamp(seconds)), Image(frame)]
         if sound:
             parts.append(Audio(read_sound(part.content), sampling_rate=SAMPLE_RATE))
@@ -77,18 +79,21 @@ def time_stamp(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def read_frames(content: str | Path | bytes | BinaryIO) -> list[tuple[float, np.ndarray]]:
-    """Seconds and ``(height, width, 3)`` uint8 of the frames that stand for a film.
+def read_frames(content: str | Path | bytes | BinaryIO, count: int = MAX_FRAMES) -> list[tuple[float, np.ndarray]]:
+    """Seconds and ``(height, width, 3)`` uint8 of the frames that stand for a film, at most ``count``.
 
     Raises:
+        ConfigError: ``count`` is below 1.
         VideoError: it cannot be decoded, is cut short, or has no picture.
         AssetError: PyAV is not installed.
     """
+    if count < 1:
+        raise ConfigError(f"frames={count}: a film has at least 1; the default is {MAX_FRAMES}")
     with _opened(content) as (container, name):
         stream = _picture_stream(container, name)
         start, end, keys = _packets(container, stream, name)
-        step = max(1.0, (end - start) / MAX_FRAMES)
-        wanted = [start + k * step for k in range(max(1, min(MAX_FRAMES, math.ceil(end - start))))]
+        step = max(1.0, (end - start) / count)
+        wanted = [start + k * step for k in range(max(1, min(count, math.ceil(end - start))))]
         frames = _frames_at(container, stream, wanted, keys)
         found = [(at - start, _pixels(frame, name)) for at, frame in zip(wanted, frames, strict=False)]
         if not found:

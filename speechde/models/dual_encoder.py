@@ -143,7 +143,8 @@ class DualEncoder(nn.Module):
             return 0
         if modality not in self.frontends:
             known = ", ".join([TEXT, *self.frontends])
-            raise ConfigError(f"this model has no frontend for {modality}; it reads {known}: give it another model")
+            fix = "make pictures of it (media.video.as_pictures)" if modality == "video" else "give it another model"
+            raise ConfigError(f"this model has no frontend for {modality}; it reads {known}: {fix}")
         return self.frontends[modality].entry_layer
 
     def stride(self, modality: str) -> int:

@@ -9,10 +9,12 @@ import soundfile
 from PIL import Image as Pillow
 
 from speechde import SpeechTextEncoder
+from speechde.errors import ConfigError
+from speechde.media.video import as_pictures
 from speechde.search import embed as module
 from speechde.search import vectors as files
 from speechde.search.vectors import read_vectors
-from speechde.types import SAMPLE_RATE, Image, Item
+from speechde.types import SAMPLE_RATE, Image, Item, Video
 
 
 @pytest.fixture
@@ -101,3 +103,19 @@ def test_files_of_before_pictures_are_read_and_joined(run, models, album, tmp_pa
     assert run("index", "build", old, "--out", tmp_path / "i").code == 0
     run("embed", "un texte", "--model", models.continuous, "--out", tmp_path / "text.parquet")
     assert run("index", "add", tmp_path / "i", tmp_path / "text.parquet").code == 0
+
+
+def test_a_film_is_embedded_as_pictures(sees, tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=2)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p"
+        for level in (0, 80, 160):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), level, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    encoder, film = SpeechTextEncoder.from_pretrained(sees), Item(Video(path))
+    assert np.isfinite(encoder.embed(as_pictures(film))).all()
+    with pytest.raises(ConfigError, match=r"no frontend for video; .* make pictures of it \(media.video.as_pictures\)"):
+        encoder.embed(film)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechde.errors import AssetError
+from speechde.errors import AssetError, ConfigError
 from speechde.media import video
 from speechde.media.video import MAX_FRAMES, VideoError, as_pictures, read_frames, read_sound, time_stamp, upright
 from speechde.types import SAMPLE_RATE, Image, Item, Text, Video
@@ -101,6 +101,9 @@ def test_an_item_of_parts(tmp_path):
     assert wave.dtype == np.float32 and abs(len(wave) / SAMPLE_RATE - 2.5) < 0.1
     spectrum = np.abs(np.fft.rfft(wave[: SAMPLE_RATE * 2]))
     assert abs(spectrum.argmax() / 2 - 440) < 2
+    assert [at for at, _ in read_frames(path, 2)] == [0, 1.25] and len(as_pictures(item, frames=1).parts) == 3
+    with pytest.raises(ConfigError, match="frames=0: a film has at least 1"):
+        as_pictures(item, frames=0)
     without = Item(Text("a"))
     assert as_pictures(without).parts == without.parts
 
