@@ -257,10 +257,8 @@ def assemble(llm: torch.nn.Module, settings: Settings) -> DualEncoder:
     backbone = Backbone(llm, settings.frontend.units if settings.discrete else 0, settings.attention)
     frontends: dict[str, Frontend] = {}
     if settings.frontend is not None:
-        arguments = asdict(settings.frontend) | {"entry_layer": layer}
-        frontends["speech"] = (
-            UnitFrontend(**arguments) if settings.discrete else ContinuousFrontend(width=backbone.width, **arguments)
-        )
+        arguments = asdict(settings.frontend) | {"width": backbone.width, "entry_layer": layer}
+        frontends["speech"] = (UnitFrontend if settings.discrete else ContinuousFrontend)(**arguments)
     if settings.patches is not None:
         frontends["image"] = PatchFrontend(width=backbone.width, **asdict(settings.patches))
     return DualEncoder(backbone, frontends, **head)

@@ -25,12 +25,17 @@ NEWER = "A newer version may have written it: update speechde, or fetch the fold
 
 @dataclass(frozen=True, kw_only=True)
 class UnitSettings:
-    """Arguments of ``UnitFrontend``."""
+    """Arguments of ``UnitFrontend``, less the width, which is that of the LLM."""
 
     kind: ClassVar[str] = "discrete"
     units: int
     drop: float
     drop_span: int
+    layers: int = 0
+    hidden: int = 384
+    heads: int = 6
+    dropout: float = 0.1
+    embedding_std: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

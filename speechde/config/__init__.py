@@ -47,6 +47,7 @@ class FrontendConfig:
     drop_span: int = bounded(1, "[1, ∞)")
     units: int = bounded(1024, "[2, ∞)")
     deduplicate: bool = True
+    unit_layers: int = bounded(0, "[0, ∞)")  # of an adapter over units; 0: they are tokens of the LLM, as in the paper
     bpe: int | None = None  # audio tokens after byte-pair encoding of the units; None for the units themselves
     hidden: int = bounded(384, "[1, ∞)")
     stride: int = bounded(2, "[1, ∞)")

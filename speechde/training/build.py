@@ -118,7 +118,7 @@ def model_settings(
     """What ``assemble`` builds a model from, and what is stored with it."""
     f, m = config.frontend, config.model
     if f.kind == "discrete":
-        frontend = _filled(UnitSettings, f, units=audio_tokens)
+        frontend = _filled(UnitSettings, f, units=audio_tokens, layers=f.unit_layers, embedding_std=scale)
     elif encoder is not None:
         frontend = _filled(FrameSettings, f, frame_dim=encoder.dim, embedding_std=scale)
     else:

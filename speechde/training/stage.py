@@ -127,6 +127,8 @@ def _described(folder: Path, settings: Settings) -> tuple[dict[str, Any], dict[s
     if settings.discrete:
         with safe_open(folder / "kmeans.safetensors", "numpy") as file:
             fixed["frontend.units"] = file.get_slice("centroids").get_shape()[0]
+        fixed |= {f"frontend.{key}": getattr(frontend, key) for key in ("hidden", "heads")} if frontend.layers else {}
+        fixed["frontend.unit_layers"] = frontend.layers
     else:
         fixed |= {f"frontend.{key}": getattr(frontend, key) for key in SHAPE}
     # the encoder may lie elsewhere: its weights are checked against those of training

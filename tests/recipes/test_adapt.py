@@ -62,7 +62,10 @@ def read(path):
     return json.loads(path.read_text("utf-8"))
 
 
-@pytest.mark.parametrize(("recipe", "options"), [("stamps", {}), ("stamps", {"frontend__bpe": 12}), ("quickstart", {})])
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [("stamps", {}), ("stamps", {"frontend__bpe": 12, "frontend__unit_layers": 1}), ("quickstart", {})],
+)
 def test_adapts_and_compares(base, adapting, recipe, options, monkeypatch):
     source = base(recipe, **options)
     config = adapting(source)

@@ -167,6 +167,7 @@ MANY = {
     "models.backbone.Backbone.load": "settings of an LLM, each with its default",
     "models.frontends.frames.ContinuousFrontend.__init__": "settings of an adapter, each with its default",
     "models.frontends.patches.PatchFrontend.__init__": "settings of an adapter, each with its default",
+    "models.frontends.units.UnitFrontend.__init__": "settings of an adapter, each with its default",
     "models.prompt.Prompt.__init__": "templates and limits of what goes before items, each with its default",
     "training.lit_module.LitDualEncoder.__init__": "settings of the optimiser, each by its name",
     "training.mixture.Task.__init__": "settings of a task, each with its default",

@@ -184,10 +184,10 @@ class Cost:
         return self.prefix + seconds * self.config.frontend.rate * (1 - drop) * self.per_frame
 
     def adapter(self, seconds: float, drop: float = 0.0) -> float:
-        """FLOPs of one clip in a continuous frontend; its convolutions are counted at the rate of its input."""
+        """FLOPs of one clip in the frontend; convolutions are counted at the rate of their input."""
         frontend = self.model.frontends["speech"]
-        if not hasattr(frontend, "input"):
-            return 0.0
+        if not hasattr(frontend, "input"):  # over units there is nothing, or an adapter
+            return 2 * (self.positions(seconds, drop) - self.prefix) * numel(frontend)
         lower = sum(numel(m) for m in (frontend.input, frontend.convolutions, frontend.pooling) if m is not None)
         frames = seconds * self.config.frontend.rate * (1 - drop)
         return 2 * frames * (lower + (numel(frontend) - lower) * self.per_frame)

@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from speechde.errors import AssetError, DataError
+from speechde.errors import AssetError, ConfigError, DataError
 from speechde.features import kmeans as kmeans_module
 from speechde.features.kmeans import KMeans, fit_kmeans
 from speechde.features.units import deduplicate
 from speechde.models.frontends.base import pad_sequences
+from speechde.models.frontends.frames import ContinuousFrontend
 from speechde.models.frontends.units import UnitFrontend
 from speechde.models.vocabulary import ExtendedEmbedding
+from speechde.types import Sequences
 
 
 def planted(clusters=5, each=60, dim=8):
@@ -142,6 +144,28 @@ def test_units_become_audio_rows():
     out, mask = UnitFrontend(6)(speech, embedding)
     assert torch.equal(out[0], embedding.audio[[0, 5, 2]]) and torch.equal(out[1, 0], embedding.audio[3])
     assert torch.equal(mask, speech.mask)
+
+
+def test_an_adapter_reads_the_rows_of_units_as_that_of_frames_reads_frames():
+    torch.manual_seed(0)
+    embedding = ExtendedEmbedding(nn.Embedding(10, 4), 6)
+    over_units = UnitFrontend(6, layers=2, hidden=8, heads=2, embedding_std=0.5, width=4).eval()
+    frames = ContinuousFrontend(4, 4, 0.5, hidden=8, stride=1, layers=2, heads=2).eval()
+    frames.load_state_dict(over_units.adapter.state_dict())
+    speech = pad_sequences([np.array([0, 5, 2]), np.array([3])])
+    out, mask = over_units(speech, embedding)
+    expected, _ = frames(Sequences(embedding.audio[speech.values], speech.mask), embedding)
+    torch.testing.assert_close(out[mask], expected[mask])
+    alone, _ = over_units(pad_sequences([np.array([3])]), embedding)
+    torch.testing.assert_close(alone[0], out[1, :1])
+    assert torch.equal(mask, speech.mask) and float(out[mask].std()) == pytest.approx(0.5, rel=0.2)
+
+
+def test_an_adapter_over_units_needs_the_width_of_the_llm():
+    with pytest.raises(ConfigError, match="layers=1 over units need the width"):
+        UnitFrontend(6, layers=1)
+    with pytest.raises(ConfigError, match=r"frontend\.hidden=9 is not a multiple of frontend\.heads=2"):
+        UnitFrontend(6, layers=1, hidden=9, heads=2, width=4)
 
 
 @pytest.mark.parametrize("unit", [6, -1])

@@ -50,6 +50,7 @@ def planned(config):
         ("stamps", {}),
         ("stamps", {"model__freeze": [], "model__dim": 8}),
         ("stamps", {"model__num_layers": 1}),
+        ("stamps", {"frontend__unit_layers": 1}),
         ("stamps", {"model__lora": {"rank": 2}, "model__dtype": "bfloat16"}),
         ("quickstart", {}),
         ("quickstart", {"frontend__downsample": "attention", "model__freeze": ["embedding.text.*"]}),
