@@ -7,6 +7,7 @@ and the number is the mean over languages, those that training had apart from th
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -50,14 +51,27 @@ def language_tasks(
     split: str,
     sides: tuple[str, str] = (QUERY, DOCUMENT),
     trained: Collection[str] | None = None,
+    known: dict[tuple, Item] | None = None,
 ) -> list[Retrieval]:
-    """``example_task`` of each language of a split alone; ``trained``: the languages of training, None for all."""
-    found = []
+    """``example_task`` of each language of a split alone.
+
+    Args:
+        trained: the languages of training, None for all.
+        known: the items of other tasks, which these are added to. Equal items are one object, and have their vector
+            computed once: a picture asks in ten languages, and answers in several tasks.
+    """
+    found, known = [], {} if known is None else known
     for lang in sorted(set(examples.strata)):
         own = examples.subset(np.flatnonzero(np.array(examples.strata, dtype=str) == lang))
+        alike = [replace(one, query=_same(one.query, known), positive=_same(one.positive, known)) for one in own]
         role = ROLE if trained is None or lang in trained else NEVER
-        found.append(example_task(name, own, f"{split} {lang}", sides, role))
+        found.append(example_task(name, alike, f"{split} {lang}", sides, role))
     return found
+
+
+def _same(item: Item, known: dict[tuple, Item]) -> Item:
+    parts = tuple((part.modality, part.content) for part in item.parts)
+    return known.setdefault((parts, item.id, item.lang, item.meaning, item.title), item)
 
 
 def example_metrics(results: Results) -> dict[str, dict]:

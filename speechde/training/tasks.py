@@ -106,12 +106,12 @@ def held_out_tasks(
     ``trained``: as in ``language_tasks``.
     """
     prompts = task_prompts(config)
-    tasks = []
+    tasks, known = [], {}
     for name, file in files.items():
         named = (prompt_name(name, role) for role in (QUERY, DOCUMENT))
         sides = tuple(own if own in prompts else role for own, role in zip(named, (QUERY, DOCUMENT), strict=True))
         if config.tasks[name].by_language:
-            tasks += language_tasks(name, file, split, sides, trained)
+            tasks += language_tasks(name, file, split, sides, trained, known)
         else:
             tasks.append(example_task(name, file, split, sides))
     return tasks

@@ -138,7 +138,7 @@ def test_it_resumes_is_a_stage_for_another_and_is_averaged(texts, tmp_path):
     ("overrides", "message"),
     [
         ({"tasks__speech": {"examples": "clips"}}, r"data\.name=none and frontend\.kind=none: there is no speech for"),
-        ({"frontend__shard": "1/2"}, r"frontend\.shard=1/2: a model of text alone has no clips to encode"),
+        ({"frontend__shard": "1/2"}, r"frontend\.shard=1/2: a model without speech has no clips to encode"),
         ({"frontend__kind": "continuous"}, "data=none and frontend=none belong together"),
     ],
 )

@@ -68,6 +68,15 @@ def test_each_language_is_what_it_is_alone(examples):
             assert own[task.subset][key] == whole["test"][key]
 
 
+def test_equal_items_of_languages_and_tasks_are_embedded_once(examples):
+    held_out, asked, known = examples.select("test"), [], {}
+    tasks = [one for name in ("a", "b") for one in language_tasks(name, held_out, "test", known=known)]
+    evaluate(tasks, lambda items, role: asked.extend(items) or embed(items, role))
+    assert len(asked) == THINGS + THINGS * len(LANGS)  # things have no language, their names have one
+    alone = evaluate(language_tasks("a", held_out, "test"), embed)
+    assert evaluate(tasks, embed).rows["b"] == alone.rows["a"]
+
+
 def test_one_gallery_of_all(examples):
     found = example_metrics(evaluate([example_task("named", examples.select("test"), "test")], embed))
     assert found["named"]["gallery"] == 18 and "languages" not in found["named"]

@@ -74,9 +74,9 @@ def test_counts_are_those_of_the_built_model(tiny_run, recipe, overrides):
 
 
 def test_a_frontend_for_pictures_is_counted(tiny_run, tiny_vision):
-    blind = planned(tiny_run())
+    blind = planned(tiny_run(**STATED))
     image = {"kind": "patches", "encoder": str(tiny_vision), "hidden": 8, "heads": 2, "layers": 0}
-    seeing = planned(tiny_run(image=image))
+    seeing = planned(tiny_run(**STATED, image=image))
     frontend = PatchFrontend(16, 16, 1.0, hidden=8, heads=2)
     assert seeing.parameters - blind.parameters == sum(p.numel() for p in frontend.parameters())
 
@@ -170,7 +170,7 @@ def test_no_archive_is_opened_for_a_plan(tiny_run, clips, tmp_path, monkeypatch,
         for u in clips:
             archive.add(u.audio, u.id)
     inside = [replace(u, audio=locator(tmp_path / "clips.tar.gz", u.id), seconds=0.3) for u in clips]
-    for module in ("speechde.media.audio", "speechde.media.containers"):
+    for module in ("speechde.media.sources", "speechde.media.containers"):
         monkeypatch.setattr(f"{module}.read_member", lambda *_: pytest.fail("opened"))
     hours = run.train(tiny_run(plan_only=True, utterances=inside))["plan"]["sets"]["train"]["hours"]
     assert hours == pytest.approx(10 * 0.3 / 3600)
