@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from speechde.cache import atomic_directory, fingerprint
+from speechde.cache import atomic_directory, fingerprint, sha256_file
 from speechde.corpora import debian, stamps, synthetic
 from speechde.corpora.load import ARTICLE
 from speechde.corpora.pictures import Concept, Pictures, check_apart, readable
@@ -97,7 +97,7 @@ def held_out_texts(texts: Mapping[str, Stamp]) -> list[str]:
 
 def _pictures(font: Path, wanted: Collection[str], cache_dir: Path) -> dict[str, Path]:
     """The picture of each emoji that the font has one of, as a file named by its characters."""
-    key = fingerprint([font.stat().st_size, list(wanted)])
+    key = fingerprint([sha256_file(font), list(wanted)])
     folder = cache_dir / "corpora" / f"{PACKAGE}-{VERSION}-pictures-{key}"
     if not folder.is_dir():
         opened = _open(font)

@@ -6,18 +6,21 @@ and the number is the mean over languages, those that training had apart from th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from speechde.corpora.examples_file import FileExamples
-from speechde.evaluation.retrieval import DOCUMENT, QUERY, Labels, Results, Retrieval
+from speechde.evaluation.retrieval import COMMON, DOCUMENT, QUERY, Labels, Results, Retrieval, recall
 from speechde.types import Example, Item
 
 ROLE = "trained_on"  # of the row: the file has a split that was trained on
+NO_LANGUAGE = "-"
 NEVER = "zero_shot"  # nothing of the language was trained on
 _NAMES = {ROLE: "languages of training", NEVER: "other languages"}
+TOP_TEN = {"recall@10": recall(10)}  # of tasks by language: a page of pictures is looked at as a whole
 SCORES = ("recall@1", "ci95", "chance", "recall@5", "mrr", "queries", "gallery")
 
 
@@ -65,7 +68,9 @@ def language_tasks(
         own = examples.subset(np.flatnonzero(np.array(examples.strata, dtype=str) == lang))
         alike = [replace(one, query=_same(one.query, known), positive=_same(one.positive, known)) for one in own]
         role = ROLE if trained is None or lang in trained else NEVER
-        found.append(example_task(name, alike, f"{split} {lang}", sides, role))
+        found.append(
+            replace(example_task(name, alike, f"{split} {lang or NO_LANGUAGE}", sides, role), scores=COMMON | TOP_TEN)
+        )
     return found
 
 
@@ -78,23 +83,27 @@ def example_metrics(results: Results) -> dict[str, dict]:
     """By task: recall@1 with its chance and interval, and the other columns, of its one split.
 
     Of ``language_tasks`` there is a mean for each role, with all queries and the mean size of the galleries, and the
-    rows of its ``languages``.
+    rows of its ``languages``; these have recall@10 too.
     """
     found = {}
     for name, rows in results.rows.items():
-        for subset, row in rows.items():
-            split, _, lang = subset.partition(" ")
-            scores = {score: row[score] for score in SCORES}
-            if lang:
-                mean = _mean(results, name, split, row["role"])
-                found.setdefault(f"{name}, {_NAMES[row['role']]}", mean)["languages"][lang] = scores
-            else:
-                found[name] = {"split": split, **scores}
+        for role, title in _NAMES.items():
+            own = {subset.partition(" ")[::2]: row for subset, row in rows.items() if row["role"] == role}
+            langs = {lang: _scores(row, *TOP_TEN) for (_, lang), row in own.items() if lang}
+            splits = [split for split, _ in own]
+            if langs:
+                mean = _mean(results, name, role, sum(row["queries"] for row in own.values()))
+                found[f"{name}, {title}"] = {"split": splits[0], **mean, "languages": langs}
+            elif own:
+                found[name] = {"split": splits[0], **_scores(*own.values())}
     return found
 
 
-def _mean(results: Results, name: str, split: str, role: str) -> dict:
-    mean = results.mean(name, ("recall@1", "chance", "recall@5", "mrr", "gallery"), lambda _, row: row["role"] == role)
-    queries = sum(row["queries"] for row in results.rows[name].values() if row["role"] == role)
-    own = mean | {"queries": queries, "gallery": round(mean["gallery"])}
-    return {"split": split, **{score: own[score] for score in SCORES}, "languages": {}}
+def _scores(row: Mapping[str, Any], *further: str) -> dict[str, Any]:
+    return {score: row[score] for score in (*SCORES, *further)}
+
+
+def _mean(results: Results, name: str, role: str, queries: int) -> dict[str, Any]:
+    averaged = ("recall@1", "chance", *COMMON, *TOP_TEN, "gallery")
+    mean = results.mean(name, averaged, lambda _, row: row["role"] == role)
+    return _scores(mean | {"queries": queries, "gallery": round(mean["gallery"])}, *TOP_TEN)

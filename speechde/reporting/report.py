@@ -122,19 +122,21 @@ def task_markdown(metrics: Mapping) -> str:
 def task_table(tasks: Mapping[str, Mapping]) -> list[str]:
     """A row for each task that is a file of examples: its queries among all positives of the split.
 
-    Below the mean of a task that is scored by language is a row for each language.
+    Below the mean of a task that is scored by language is a row for each language. R@10 is a column where one has it.
     """
     every = [
         (label, row["split"], one)
         for name, row in tasks.items()
         for label, one in ((name, row), *((f"· {lang}", own) for lang, own in row.get("languages", {}).items()))
     ]
+    top = [key for key in ("recall@10",) if any(key in row for *_, row in every)]
     table = [
         [label, split, str(row["queries"]), str(row["gallery"]), percent(row["chance"]), recall_cell(row),
-         percent(row["recall@5"]), f"{row['mrr']:.3f}"]
+         percent(row["recall@5"]), *(percent(row[key]) if key in row else "" for key in top), f"{row['mrr']:.3f}"]
         for label, split, row in every
     ]  # fmt: skip
-    return markdown_table(["task", "split", "queries", "gallery", "chance", "R@1 [95 % CI]", "R@5", "MRR"], table)
+    head = ["task", "split", "queries", "gallery", "chance", "R@1 [95 % CI]", "R@5", *["R@10"] * len(top), "MRR"]
+    return markdown_table(head, table)
 
 
 def size_table(sizes: Mapping[str, Mapping]) -> list[str]:

@@ -53,6 +53,8 @@ def test_a_gallery_for_each_language(examples):
     assert (seen["split"], seen["recall@1"], seen["queries"], seen["gallery"]) == ("test", 1.0, 12, 6)
     assert (never["recall@1"], never["queries"]) == (0.0, 6) and seen["chance"] == pytest.approx(1 / 6)
     assert list(seen["languages"]) == ["fr_fr", "ro_ro"] and list(never["languages"]) == ["ru_ru"]
+    assert seen["recall@10"] == 1.0 and seen["languages"]["fr_fr"]["recall@10"] == 1.0
+    assert "| R@5 | R@10 | MRR |" in task_table(found)[0]
     rows = [line.split("|")[1].strip() for line in task_table(found)[2:]]
     assert rows == ["named, languages of training", "· fr_fr", "· ro_ro", "named, other languages", "· ru_ru"]
 
@@ -79,4 +81,15 @@ def test_equal_items_of_languages_and_tasks_are_embedded_once(examples):
 
 def test_one_gallery_of_all(examples):
     found = example_metrics(evaluate([example_task("named", examples.select("test"), "test")], embed))
-    assert found["named"]["gallery"] == 18 and "languages" not in found["named"]
+    assert found["named"]["gallery"] == 18 and not {"languages", "recall@10"} & set(found["named"])
+    assert "| R@5 | MRR |" in task_table(found)[0]
+
+
+def test_what_has_no_language_is_a_gallery_too(tmp_path):
+    path = tmp_path / "mixed.jsonl"
+    rows = [{"query": f"q {lang} {n}", "positive": f"p {lang} {n}", "stratum": lang, "split": "test"}
+            for lang in ("", "fr_fr") for n in range(3)]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    tasks = language_tasks("named", read_examples(path).select("test"), "test")
+    found = example_metrics(evaluate(tasks, lambda items, role: np.ones((len(items), 2), np.float32)))
+    assert list(found["named, languages of training"]["languages"]) == ["-", "fr_fr"]
