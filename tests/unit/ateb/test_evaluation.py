@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from speechde.cli import main as cli
 from speechde.errors import ConfigError, DataError
 from speechde.evaluation.asked import Asked
 from speechde.evaluation.ateb import GROUPS, NAMES
@@ -180,3 +181,11 @@ def test_the_page_of_results_has_a_row_for_each_set(asked, tiny_llm, tmp_path):
         ["instruction following", "ateb_llmbar", "5"],
     ]
     assert rows[0][6] == "50.0" and rows[1][6] == "–"  # majority, of labels
+
+
+def test_the_command(ateb_folder, tiny_llm, own_cache, capsys):
+    asked = ["evaluate-text", str(tiny_llm("bert")), "-t", "ateb_fever_symmetric", "--controls", "--json"]
+    assert cli.main([*asked, "--folder", str(ateb_folder), "--per-language", "4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tasks"]["ateb_fever_symmetric"]["per_language"]["en_us"]["queries"] == 4
+    assert set(found["controls"]["ateb_fever_symmetric"]) == {"majority", "probe", "alone"}
