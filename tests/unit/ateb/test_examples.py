@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from speechde.corpora.ateb.sets import read_set
 from speechde.corpora.ateb.splits import WHOLE, split_rows
 from speechde.corpora.examples_file import read_examples
 from speechde.errors import ConfigError
+from speechde.training.dataset import meaning_ids
 
 
 def row(name, text=None, right=0, answers=("true", "false"), **more):
@@ -166,3 +168,14 @@ def test_what_a_set_has_not_is_refused(tmp_path, ateb_folder):
 def test_templates_are_checked_before_anything_is_read(settings, message):
     with pytest.raises(ConfigError, match=message):
         AtebConfig(**settings)
+
+
+def test_rows_of_one_label_mean_the_same_and_no_others_do(ateb_folder, tmp_path):
+    """So that the loss's mask does what ATEB gave answers ids for."""
+    path, _ = examples_file("creak", AtebConfig(target="label+explanation+id"), str(ateb_folder), tmp_path)
+    train = read_examples(path).select("train")
+    meant = [set(meaning_ids(one, SimpleNamespace(task=0, example=n))) for n, one in enumerate(train)]
+    labels = [one.positive.meaning for one in train]
+    assert set(labels) == {"creak: true", "creak: false"}
+    for one, mine in zip(meant, labels, strict=True):
+        assert [bool(one & other) for other in meant] == [mine == theirs for theirs in labels]
