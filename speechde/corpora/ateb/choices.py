@@ -18,7 +18,7 @@ from pathlib import Path
 from speechde.corpora.ateb.labels import Read
 from speechde.corpora.ateb.rows import Row, beginning, fields_of, json_lines, json_list, read_records, text_of
 from speechde.corpora.manifest import BadRow, clean_text
-from speechde.errors import ConfigError
+from speechde.errors import AssetError, ConfigError
 from speechde.languages import resolve
 from speechde.text import read_lines
 
@@ -128,7 +128,10 @@ def alphanli(path: Path) -> Read:
 
 def _with_labels(path: Path, asked: Mapping[str, str], answers: tuple[str, str], first: int) -> Read:
     stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    labels = [line for _, line in read_lines(path.with_name(f"{stem}-labels.lst"))]
+    beside = path.with_name(f"{stem}-labels.lst")
+    if not beside.is_file():
+        raise AssetError(f"{beside} is missing, which says what is right in {path.name}; put it there")
+    labels = [line for _, line in read_lines(beside)]
 
     def parse(place: str, record: Mapping) -> Row:
         right = int(labels[int(place.rpartition(":")[2])]) - first

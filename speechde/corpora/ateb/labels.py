@@ -154,5 +154,8 @@ def beavertails(path: Path) -> Read:
     return read_records(path, json_lines(path), parse)
 
 
-def _csv(path: Path) -> csv.DictReader:
-    return csv.DictReader(read_content(path).decode("utf-8-sig").splitlines(keepends=True))
+def _csv(path: Path) -> list[Mapping]:
+    try:
+        return list(csv.DictReader(read_content(path).decode("utf-8-sig").splitlines(keepends=True)))
+    except (UnicodeDecodeError, csv.Error) as error:  # whose messages quote the file
+        raise AssetError(f"{path} is no CSV in UTF-8 ({type(error).__name__}); get it again") from None

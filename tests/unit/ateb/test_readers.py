@@ -88,6 +88,8 @@ def test_a_row_of_each_layout(write, read, name, record, fields, right):
 
 def test_labels_beside_the_rows(write, tmp_path):
     rows = [{"goal": f"G{n}", "sol1": "a", "sol2": "b"} for n in range(3)]
+    with pytest.raises(AssetError, match=r"train-labels\.lst is missing"):
+        choices.piqa(write("train.jsonl", rows))
     (tmp_path / "train-labels.lst").write_text("1\n0\n")
     found, dropped = choices.piqa(write("train.jsonl", rows))
     assert [row.answers[row.right] for row in found] == ["b", "a"]
@@ -201,6 +203,9 @@ def test_a_file_of_another_layout(tmp_path, content):
     path.write_text(content)
     with pytest.raises(AssetError, match="get it again"):
         labels.diasafety(path)
+    path.write_bytes(b"\xff\xfe\x00MARKED")
+    with pytest.raises(AssetError, match=r"no CSV in UTF-8 \(UnicodeDecodeError\)"):
+        labels.xstest(path)
     path.write_text("a\tb\n")
     with pytest.raises(AssetError, match="no column begin_label"):
         labels.begin(path)
