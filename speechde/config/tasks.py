@@ -68,6 +68,10 @@ class TaskConfig:
             )
         if self.examples in (CLIPS, TRANSLATIONS) and self.by_language:
             raise ConfigError(f"tasks.{name}.by_language: {self.examples} are scored by language as it is; name a file")
+        if self.by_language and self.gallery == "own":
+            raise ConfigError(
+                f"tasks.{name}.by_language: with gallery=own each query has a gallery of its own; drop one"
+            )
         if self.examples in (CLIPS, TRANSLATIONS) and self.negatives:
             raise ConfigError(f"tasks.{name}.negatives={self.negatives}: {self.examples} have none; name a file")
 
