@@ -50,7 +50,7 @@ SUFFIXES = (".jsonl", ".parquet")
 MEDIA = {"audio": Audio, "image": Image}
 PARTS = ("text", *MEDIA)
 COLUMNS = ("query", "positive", "negatives", "stratum", "source", "split")
-_INVALID = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")  # tabs and line breaks belong to documents
+INVALID = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")  # tabs and line breaks belong to documents
 
 
 class FileExamples(Sequence[Example]):
@@ -304,7 +304,7 @@ def _part(value: Any, folder: Path, side: str) -> Part:
         raise BadRow(f"empty {name}", side)
     if name in MEDIA:
         return MEDIA[name](str(folder / content))
-    if _INVALID.search(content):
+    if INVALID.search(content):
         raise BadRow("invalid text", "a control or replacement character: the text was decoded wrongly")
     return Text(content)
 

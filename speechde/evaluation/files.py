@@ -1,7 +1,8 @@
 """Files of examples as retrieval: each query of a split asks for its positive among all positives of the split.
 
 Or among those of its language (its stratum), where a picture has an answer in each: then the subset is named by both,
-and the number is the mean over languages, those that training had apart from those that it had not.
+and the number is the mean over languages, those that training had apart from those that it had not. Or among its own
+positive and hard negatives.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from speechde.corpora.examples_file import FileExamples
-from speechde.evaluation.retrieval import COMMON, DOCUMENT, QUERY, Labels, Results, Retrieval, recall
+from speechde.errors import DataError
+from speechde.evaluation.retrieval import COMMON, DOCUMENT, QUERY, Labels, Qrels, Results, Retrieval, recall
 from speechde.types import Example, Item
 
 ROLE = "trained_on"  # of the row: the file has a split that was trained on
@@ -77,6 +79,37 @@ def language_tasks(
 def _same(item: Item, known: dict[tuple, Item]) -> Item:
     parts = tuple((part.modality, part.content) for part in item.parts)
     return known.setdefault((parts, item.id, item.lang, item.meaning, item.title), item)
+
+
+def choice_task(
+    name: str, examples: Sequence[Example], subset: str, sides: tuple[str, str] = (QUERY, DOCUMENT)
+) -> Retrieval:
+    """Each query among its own positive and hard negatives; answers that are equal are one item. As ``example_task``.
+
+    Raises:
+        DataError: an example has no hard negative, so that its query would be right whatever the model does.
+    """
+    places: dict[tuple, int] = {}
+    gallery: list[Item] = []
+    pairs, candidates = [], []
+    for number, one in enumerate(examples):
+        if not one.negatives:
+            raise DataError(
+                f"{name}: example {number} of {subset} has no hard negative to be told from; add some (speechde "
+                f"negatives), or set tasks.{name}.gallery=all"
+            )
+        own = []
+        for answer in (one.positive, *one.negatives):
+            key = (answer.lang, answer.meaning, tuple((part.modality, part.content) for part in answer.parts))
+            if key not in places:
+                places[key] = len(gallery)
+                gallery.append(answer)
+            own.append(places[key])
+        pairs.append((number, own[0]))
+        candidates.append(np.array(own, np.int64))
+    relevance = Qrels(np.array(pairs, np.int64), candidates)
+    queries = [one.query for one in examples]
+    return Retrieval(name, subset, ROLE, queries, gallery, relevance, np.arange(len(queries)), sides=sides)
 
 
 def example_metrics(results: Results) -> dict[str, dict]:

@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from speechde.cache import atomic_write
-from speechde.evaluation.text import UNKNOWN
-from speechde.languages import get
+from speechde.evaluation.asked import UNKNOWN
+from speechde.evaluation.ateb import ABILITY_OF
+from speechde.languages import LANGUAGES
 from speechde.reporting.report import ROLE_NAMES, markdown_table, percent, recall_cell
 
 FILE = "text.json"
 NAMES = {**ROLE_NAMES, UNKNOWN: "training unknown"}
 _SCORES = ["R@1 [95 % CI]", "R@5", "MRR"]
+CONTROLS = ["majority", "overlap", "probe", "alone", "answer"]  # of evaluation.ateb_controls
 MEANS = ["task", "role", "languages", "chance", *_SCORES]
+ATEB_MEANS = ["ability", "task", "parts", "chance", "accuracy [95 % CI]", *CONTROLS]
 
 
 def write_text_report(folder: Path, metrics: Mapping) -> None:
@@ -39,10 +42,12 @@ def text_markdown(metrics: Mapping) -> str:
     lines += [f"- commit {metrics['commit']}; hardware {metrics['hardware']}; {metrics['seconds']:.0f} s"]
     lines += [f"- command `{metrics['command']}`", "", "## Means over languages", ""]
     lines += markdown_table(MEANS, means(metrics))
+    if metrics.get("controls"):
+        lines += ["", "## Controls of ATEB's sets", "", *markdown_table(["task", *CONTROLS], controls(metrics))]
     for name, task in sorted(metrics["tasks"].items()):
         rows = [
-            [lang, get(lang).name, NAMES[row["role"]], str(row["queries"]), str(row["gallery"]), percent(row["chance"]),
-             *_scores(row)]
+            [lang, LANGUAGES[lang].name if lang in LANGUAGES else "–", NAMES[row["role"]], str(row["queries"]),
+             str(row["gallery"]), percent(row["chance"]), *_scores(row)]
             for lang, row in sorted(task["per_language"].items(), key=lambda item: (list(NAMES).index(item[1]["role"]),
                                                                                     item[0]))
         ]  # fmt: skip
@@ -59,6 +64,34 @@ def means(metrics: Mapping) -> list[list[str]]:
         for role in NAMES
         if role in task
     ]
+
+
+def ateb_means(metrics: Mapping) -> list[list[str]]:
+    """Rows of ``ATEB_MEANS``: each task of ATEB's sets and role, with its controls; accuracy is R@1."""
+    found = metrics.get("controls", {})
+    return [
+        [ABILITY_OF[name], name, languages, chance, accuracy, *control_cells(found.get(name, {}))]
+        for name, _, languages, chance, accuracy, *_ in means(metrics)
+        if name in ABILITY_OF
+    ]
+
+
+def other_means(metrics: Mapping) -> list[list[str]]:
+    """The rows of ``MEANS`` that are of no set of ATEB."""
+    return [row for row in means(metrics) if row[0] not in ABILITY_OF]
+
+
+def controls(metrics: Mapping) -> list[list[str]]:
+    """Rows of ``task`` and ``CONTROLS``: accuracy, a mean over the parts of a set."""
+    return [[name, *control_cells(found)] for name, found in sorted(metrics["controls"].items())]
+
+
+def control_cells(found: Mapping[str, Mapping]) -> list[str]:
+    """A cell for each of ``CONTROLS``, a dash for one that a task has not."""
+    means = {
+        name: sum(row["recall@1"] for row in parts.values()) / len(parts) for name, parts in found.items() if parts
+    }
+    return [percent(means[name]) if name in means else "–" for name in CONTROLS]
 
 
 def _scores(row: Mapping) -> list[str]:

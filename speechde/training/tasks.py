@@ -16,7 +16,7 @@ from speechde.corpora.examples import (
     TranslationExamples,
 )
 from speechde.corpora.examples_file import FileExamples
-from speechde.evaluation.files import example_task, language_tasks
+from speechde.evaluation.files import choice_task, example_task, language_tasks
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Retrieval
 from speechde.languages import resolve
 from speechde.models.prompt import check_template
@@ -113,7 +113,8 @@ def held_out_tasks(
         if config.tasks[name].by_language:
             tasks += language_tasks(name, file, split, sides, trained, known)
         else:
-            tasks.append(example_task(name, file, split, sides))
+            build = choice_task if config.tasks[name].gallery == "own" else example_task
+            tasks.append(build(name, file, split, sides))
     return tasks
 
 

@@ -70,7 +70,7 @@ def test_a_task_is_dropped_by_null_and_one_must_be_left():
     [
         (
             {"spech": {"rate": 2.0}},
-            r"tasks\.spech has no examples; set tasks\.spech\.examples to clips, translations or",
+            r"tasks\.spech has no examples; set tasks\.spech\.examples to clips, translations, at",
         ),
         ({"speech": {"examples": "clips", "rate": 0}}, r"tasks\.speech\.rate=0\.0 is outside \(0, ∞\)"),
         (
@@ -96,6 +96,10 @@ def test_a_task_is_dropped_by_null_and_one_must_be_left():
             r"t\.consecutive=2 is of clips; set examples=clips, or use 1",
         ),
         ({"t": {"examples": "qa.jsonl", "length_bins": 2}}, r"t\.length_bins=2: .*lengths are not known before; use 1"),
+        (
+            {"t": {"examples": "qa.jsonl", "by_language": True, "gallery": "own"}},
+            r"tasks\.t\.by_language: with gallery=own",
+        ),
         ({"speech": 3}, r"tasks\.speech=3 is not a group of settings"),
     ],
 )
