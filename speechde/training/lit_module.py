@@ -93,8 +93,7 @@ class LitDualEncoder(pl.LightningModule):
     @property
     def text_is_frozen(self) -> bool:
         """Whether the text states before the projection are constants."""
-        backbone = self.model.backbone
-        return not any(p.requires_grad for n, p in backbone.named_parameters() if n != "embedding.audio")
+        return text_is_frozen(self.model)
 
     def on_fit_start(self) -> None:
         if self.average is not None:
@@ -238,6 +237,11 @@ class LitDualEncoder(pl.LightningModule):
             raise ConfigError(f"the checkpoint lacks {names} …: it is of another model; delete the run directory")
         if not sharding.is_sharded(self.model):
             checkpoint["state_dict"] = {name: own[name] for name in fixed} | checkpoint["state_dict"]
+
+
+def text_is_frozen(model: DualEncoder) -> bool:
+    """Whether nothing is trained that a text passes before the projection."""
+    return not any(p.requires_grad for n, p in model.backbone.named_parameters() if n != "embedding.audio")
 
 
 def frozen_names(module: torch.nn.Module) -> set[str]:
