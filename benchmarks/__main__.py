@@ -18,7 +18,7 @@ from benchmarks.inputs import real
 from speechde.provenance import commit
 
 NAMES = ("text_embedding", "speech_encoder", "kmeans", "ranks", "growth", "large_batch", "training", "training_cached",
-         "neighbour", "manifest")  # fmt: skip
+         "neighbour", "manifest", "evaluation")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
