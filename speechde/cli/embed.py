@@ -38,7 +38,7 @@ EXAMPLES = (
     "speechde embed corpus.tsv --texts --model M --out texts.parquet",
     "speechde embed clips/ --model M --dim 128 --out speech.parquet",
     "speechde embed 'clips/**/*.ogg' --model M --out speech.parquet --shard 3/16",
-    "RAY_ADDRESS=auto speechde embed clips/ --model M --out speech.parquet --ray 32",
+    "speechde embed clips/ --model M --out speech.parquet --ray 32",
     "cut -f2 corpus.tsv | speechde embed - --model M --out texts.parquet",
 )
 
