@@ -26,7 +26,7 @@ FLOORS = {
     2: ["models", "corpora", "features"],
     3: ["checkpoint", "chunks", "provenance"],
     4: ["evaluation", "api"],
-    5: ["reporting", "search.vectors", "search.index", "search.mining", "search.items"],
+    5: ["reporting", "search.vectors", "search.index", "search.kinds", "search.mining", "search.items"],
     6: ["training", "search", "export", "demo", "evaluation.mteb", "scoring"],
     7: ["cli", "train", "evaluate", "hydra_plugins"],
     8: ["__main__"],
