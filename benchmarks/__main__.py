@@ -18,7 +18,7 @@ from benchmarks.inputs import real
 from speechde.provenance import commit
 
 NAMES = ("text_embedding", "speech_encoder", "kmeans", "ranks", "growth", "large_batch", "training", "training_cached",
-         "neighbour")  # fmt: skip
+         "neighbour", "manifest", "evaluation", "search")  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -26,7 +26,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure speechde against its peers.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; none for all")
     parser.add_argument("--tiny", action="store_true", help="sizes of a test: shows that all works, measures nothing")
-    parser.add_argument("--full", action="store_true", help="all 100,000 queries of ranks")
+    parser.add_argument(
+        "--full", action="store_true", help="all 100,000 queries of ranks; ten million vectors of search"
+    )
     parser.add_argument("--out", type=Path, default=harness.FOLDER, help="folder of the JSON files")
     parser.add_argument("--threads", type=int, default=1, help="of both sides (default 1)")
     chosen = parser.parse_args(arguments)

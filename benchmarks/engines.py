@@ -45,9 +45,17 @@ def dual_encoder(folder: Path) -> DualEncoder:
     return DualEncoder(backbone, {}, projection_init="identity", normalise=True)
 
 
+def lit_module(model: DualEncoder, micro_batch: int | None, rate: float = RATE) -> LitDualEncoder:
+    """The trained module of both: cosines times 20, and so many steps that the cosine schedule stays at its start."""
+    loss = ContrastiveLoss("cosine", 1 / SCALE, spread_out_weight=0.0, mask_duplicates=False)
+    return LitDualEncoder(model, loss, seed=0, steps=10**9, lr=rate, backbone_lr=rate, weight_decay=0.0,
+                          warmup_share=0.0, micro_batch=micro_batch).to(next(model.parameters()).device)  # fmt: skip
+
+
 def train_ours(
-    model: DualEncoder, folder: Path, pairs: Pairs, batch: int, dtype: torch.dtype, micro_batch: int | None = None
-) -> Trained:
+    model: DualEncoder, folder: Path, pairs: Pairs, batch: int, dtype: torch.dtype, micro_batch: int | None = None,
+    device: str = "cpu",
+) -> Trained:  # fmt: skip
     """Train on ``pairs`` in order with ``LitDualEncoder``, ``batch`` at a time."""
     prompt = plain_prompt(folder, model.backbone)
     tokenising, ids = timed(lambda: [[prompt.text_ids(text, None) for text in pair] for pair in pairs])
@@ -56,14 +64,12 @@ def train_ours(
         query, positive = (pad_items([[(TEXT, ids[row][side])] for row in rows]) for side in (0, 1))
         return Batch([Rows(query, positive)], torch.tensor(rows)[:, None])
 
-    loss = ContrastiveLoss("cosine", 1 / SCALE, spread_out_weight=0.0, mask_duplicates=False)
-    # so many steps that the cosine schedule stays at its start
-    module = LitDualEncoder(model, loss, seed=0, steps=10**9, lr=RATE, backbone_lr=RATE, weight_decay=0.0,
-                            warmup_share=0.0, micro_batch=micro_batch)  # fmt: skip
+    module = lit_module(model, micro_batch)
     clock, precision = _Clock(), "bf16-mixed" if dtype == torch.bfloat16 else "32-true"
     options = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", precision=precision, gradient_clip_val=CLIP,
+    accelerator = "gpu" if device == "cuda" else device
+    trainer = pl.Trainer(max_epochs=1, accelerator=accelerator, devices=1, precision=precision, gradient_clip_val=CLIP,
                          callbacks=[clock], **options)  # fmt: skip
     trainer.fit(module, DataLoader(range(len(pairs)), batch, collate_fn=collate, drop_last=True))
     return Trained(clock.losses, _a_step(clock.times) + tokenising * batch / len(pairs))
@@ -88,7 +94,9 @@ class _Clock(pl.Callback):
         self.times.append(now())
 
 
-def sentence_transformer(folder: Path, dtype: torch.dtype = torch.float32, projection: bool = True):
+def sentence_transformer(
+    folder: Path, dtype: torch.dtype = torch.float32, projection: bool = True, device: str = "cpu"
+):
     """The same model in sentence-transformers, with its own defaults."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Dense, Transformer
@@ -102,12 +110,13 @@ def sentence_transformer(folder: Path, dtype: torch.dtype = torch.float32, proje
         transformer.auto_model.get_input_embeddings().weight.requires_grad_(False)
     else:
         modules.append(Normalize())
-    return SentenceTransformer(modules=modules, device="cpu")
+    return SentenceTransformer(modules=modules, device=device)
 
 
 def train_peer(
-    model, pairs: Pairs, batch: int, dtype: torch.dtype, scratch: Path, micro_batch: int | None = None
-) -> Trained:
+    model, pairs: Pairs, batch: int, dtype: torch.dtype, scratch: Path, micro_batch: int | None = None,
+    device: str = "cpu",
+) -> Trained:  # fmt: skip
     """Train ``sentence_transformer(…)`` on ``pairs`` in order with sentence-transformers' trainer and loss."""
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -134,7 +143,7 @@ def train_peer(
 
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(scratch / "trainer"), per_device_train_batch_size=batch, max_steps=len(pairs) // batch,
-        bf16=dtype == torch.bfloat16, use_cpu=True, learning_rate=RATE, lr_scheduler_type="constant",
+        bf16=dtype == torch.bfloat16, use_cpu=device == "cpu", learning_rate=RATE, lr_scheduler_type="constant",
         weight_decay=0.0, max_grad_norm=CLIP, report_to="none", save_strategy="no", logging_strategy="no",
         disable_tqdm=True, dataloader_drop_last=True, dataloader_pin_memory=False,
         batch_sampler=lambda dataset, **options: DefaultBatchSampler(SequentialSampler(dataset), **options),

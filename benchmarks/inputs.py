@@ -38,7 +38,7 @@ class Inputs:
         clips: recordings.
         scratch: for temporary files.
         tiny: sizes of a test, not of a measurement.
-        full: all queries of ``ranks``.
+        full: all queries of ``ranks``, ten million vectors of ``search``.
         dtype: of matrix products under autocast, on both sides.
     """
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from speechde.errors import ConfigError, unknown_value
 
@@ -239,6 +240,7 @@ def get(code: str) -> Language:
     return LANGUAGES[code]
 
 
+@lru_cache(4096)
 def resolve(tag: str) -> str:
     """The FLEURS code of a language tag: FLEURS code, ISO 639-1/-2/-3 code, BCP 47 tag, locale or English name.
 

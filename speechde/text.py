@@ -167,6 +167,9 @@ def _wide(raw_lines: Iterable[bytes], encoding: str) -> Iterator[str | BadLine]:
 
 def _is_quoted(path: str | Path) -> bool:
     """Whether a file has fields with a ``"``, and all of them are quoted."""
+    with _open(Path(path)) as file:
+        if not any(b'"' in block for block in iter(lambda: file.read(1 << 20), b"")):
+            return False
     found = False
     for _, row in _joined(read_lines(path)):
         if isinstance(row, str) and '"' in row:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,7 @@ EXAMPLES = (
     "speechde embed corpus.tsv --texts --model M --out texts.parquet",
     "speechde embed clips/ --model M --dim 128 --out speech.parquet",
     "speechde embed 'clips/**/*.ogg' --model M --out speech.parquet --shard 3/16",
+    "speechde embed clips/ --model M --out speech.parquet --ray 32",
     "cut -f2 corpus.tsv | speechde embed - --model M --out texts.parquet",
 )
 
@@ -59,6 +61,9 @@ def embed(
     shard: Annotated[
         str | None, typer.Option(help="3/16: embed the third of 16 shares of the inputs, and stop.")
     ] = None,
+    ray: Annotated[
+        int, typer.Option(min=0, help="Embed with so many Ray workers, here or on the cluster of RAY_ADDRESS.")
+    ] = 0,
     overwrite: Overwrite = False,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -72,7 +77,8 @@ def embed(
     than 240 s are embedded in parts, whose mean is taken. The language is optional.
 
     Stopped at any moment, the same command goes on where it was. To use several machines, give each a share with
-    --shard and the same --out on a disk they share, and at the end run the command without --shard.
+    --shard and the same --out on a disk they share, and at the end run the command without --shard; or give all of it
+    to a Ray cluster with --ray.
     """
     from speechde.search.embed import embed_items
     from speechde.search.items import collect
@@ -84,7 +90,12 @@ def embed(
     share = parse_shard(shard)
     items, dropped = collect(inputs, language_code(language), texts=texts, stdin=sys.stdin.buffer)
     encoder = open_model(model, device, dtype, dim)
-    how = {"prompt": prompt, "dropped": dropped, "shard": share, "overwrite": overwrite}
+    make = None
+    if ray:
+        from speechde.search.ray_embed import Opening, make_with_ray
+
+        make = partial(make_with_ray, Opening(model, encoder.fingerprint, device, dtype, dim), ray)
+    how = {"prompt": prompt, "dropped": dropped, "shard": share, "overwrite": overwrite, "make": make}
     report = embed_items(encoder, items, out, model=model, **how)
     list_dropped(report.dropped)
     if json:

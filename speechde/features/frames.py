@@ -36,7 +36,7 @@ from speechde.types import SAMPLE_RATE, Utterance
 
 VERSION = 1  # raise it when the encoders, their windows or what follows them make other frames of the same waveform
 CHUNK = 256  # clips decoded ahead, and at most sorted together: about 25 MB of waveforms where a clip has 1.5 s
-CHUNK_SECONDS = 240.0  # of audio, at which a chunk ends: some seconds of encoding, which is what a kill can cost
+CHUNK_SECONDS = 240.0  # of audio, at which a chunk ends: some seconds of encoding on most machines
 BATCH_SECONDS = 30.0  # padded audio a batch
 
 
@@ -109,11 +109,13 @@ class Clips:
         """See ``Medium``."""
         return len(chunk) == CHUNK or sum(seconds for *_, seconds in chunk) >= CHUNK_SECONDS
 
-    def encode(self, contents: list[Contents]) -> Iterator[tuple[Utterance, np.ndarray, float]]:
+    def batches(self, contents: list[Contents]) -> Iterator[list[Contents]]:
         """See ``Medium``; the shortest come first."""
-        for batch in by_length(contents):
-            for (u, _, seconds), frames in zip(batch, self.encoder.encode([w for _, w, _ in batch]), strict=True):
-                yield u, frames, seconds
+        return by_length(contents)
+
+    def encode(self, batch: list[Contents]) -> list[np.ndarray]:
+        """See ``Medium``."""
+        return self.encoder.encode([waveform for _, waveform, _ in batch])
 
 
 def extract_frames(

@@ -65,11 +65,13 @@ class Pictures:
         """See ``Medium``."""
         return len(chunk) == CHUNK
 
-    def encode(self, contents: list[Contents]) -> Iterator[tuple[Picture, np.ndarray, float]]:
-        """See ``Medium``; in their order."""
-        tokens = self.encoder.encode([prepared for _, prepared, _ in contents])
-        for (picture, _, seconds), rows in zip(contents, tokens, strict=True):
-            yield picture, rows, seconds
+    def batches(self, contents: list[Contents]) -> Iterator[list[Contents]]:
+        """See ``Medium``; the encoder makes its own batches of a chunk."""
+        yield contents
+
+    def encode(self, batch: list[Contents]) -> list[np.ndarray]:
+        """See ``Medium``."""
+        return self.encoder.encode([prepared for _, prepared, _ in batch])
 
 
 def extract_patches(

@@ -2,10 +2,11 @@
 
 A piece is named by what its members, clips or pictures, hold: their bytes (``media.content``) and never their paths'
 dates. Members are read by threads while the encoder works, chunk by chunk, so memory is bounded. A start makes the
-pieces that are missing and no other. A chunk is kept beside its piece until the piece is whole, so that a kill costs
-some seconds and not a piece; the chunks of a piece are the same however often it was started, and so are its bits.
-Pieces are independent of each other, so several processes or machines that see one cache folder can share them out, and
-another engine than this process can make them (``ray_extraction``).
+pieces that are missing and no other. A chunk is kept beside its piece until the piece is whole, and of a slow encoder
+the batches of a chunk until the chunk is (``kept``), so that a kill costs some seconds and not a piece; both are the
+same however often a piece was started, and so are its bits. Pieces are independent of each other, so several processes
+or machines that see one cache folder can share them out, and another engine than this process can make them
+(``ray_extraction``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,11 +24,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from speechde.cache import fingerprint
-from speechde.errors import AssetError, DataError
+from speechde.errors import DataError
+from speechde.features.kept import Made, part, remove_parts
 from speechde.features.store import FeatureStore, Piece
 from speechde.media.content import content_keys, is_known
 from speechde.media.sources import MediaError
 from speechde.progress import progress
+
+KEEP_SECONDS = 20.0  # of encoding within a chunk after which its batches are kept: with one batch, what a kill can cost
 
 
 class Member(Protocol):
@@ -75,8 +79,12 @@ class Medium(Protocol):
         """Members that are read before they are encoded."""
         ...
 
-    def encode(self, contents: list[Contents]) -> Iterator[tuple[Any, np.ndarray, float]]:
-        """Member, rows ``(n, dim)`` float16 and seconds of each, in any order that depends on them alone."""
+    def batches(self, contents: list[Contents]) -> Iterator[list[Contents]]:
+        """What was read of a chunk as what is encoded together, in any order that depends on the chunk alone."""
+        ...
+
+    def encode(self, batch: list[Contents]) -> list[np.ndarray]:
+        """Rows ``(n, dim)`` float16 of each member of a batch."""
         ...
 
 
@@ -97,7 +105,7 @@ def make_missing(
     missing = [job for job in jobs if not Piece.finished(job.folder)]
     if missing:
         total = sum(len(job.members) for job in jobs)
-        left = sum(len(job.members) - len(_Made.kept(job.folder)) for job in missing)
+        left = sum(len(job.members) - len(Made.kept(job.folder)) for job in missing)
         with progress(label, total, medium.called, done=total - left) as advance:
             for done in make(missing) if make else make_pieces(medium, missing):
                 advance(done)
@@ -124,72 +132,44 @@ def make_pieces(medium: Medium, jobs: Sequence[Job]) -> Iterator[int]:
 
     What an earlier start has kept of a piece is neither encoded nor counted again.
     """
-    kept = deque(_Made.kept(job.folder) for job in jobs)
+    kept = deque(Made.kept(job.folder) for job in jobs)
     left = [(job, member) for job, made in zip(jobs, kept, strict=True) for member in job.members[len(made) :]]
     chunks = _read(medium, left)
     for job in jobs:
         made = kept.popleft()
         while len(made) < len(job.members):
-            new, start = _Made(), time.perf_counter()
-            chunk = next(chunks)
-            good = [one for one in chunk if not isinstance(one[1], MediaError)]
-            new.dropped = [[member.id, e.reason, e.detail] for member, e, _ in chunk if isinstance(e, MediaError)]
-            for member, rows, seconds in medium.encode(good):
-                new.ids.append(member.id)
-                new.parts.append(rows)
-                new.seconds.append(seconds)
-            new.took = time.perf_counter() - start
+            chunk, folder = next(chunks), part(job.folder, len(made))
+            new = _encoded(medium, chunk, folder)
             if len(made) + len(new) < len(job.members):
-                new.write(_part(job.folder, len(made)), medium.dim)
+                new.write(folder, medium.dim)
+                remove_parts(folder)
             made.add(new)
             yield len(chunk)
         made.write(job.folder, medium.dim)
-        for folder in job.folder.parent.glob(f"{job.folder.name}-part*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        remove_parts(job.folder)
 
 
-@dataclass
-class _Made:
-    """Members of a piece that have been encoded, or dropped; its length is their number."""
-
-    ids: list[str] = field(default_factory=list)
-    parts: list[np.ndarray] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    dropped: list[list[str]] = field(default_factory=list)
-    took: float = 0.0
-
-    @classmethod
-    def kept(cls, folder: Path) -> _Made:
-        """What other starts have kept of the piece ``folder``, from its first member on; rows are not read yet."""
-        made = cls()
-        while Piece.finished(part := _part(folder, len(made))):
-            try:
-                piece = Piece(part)
-            except AssetError:  # another process has just made the piece and removed its parts, or a disk was full
-                shutil.rmtree(part, ignore_errors=True)
-                break
-            parts = piece.parts() if piece.ids else []
-            made.add(cls(piece.ids, parts, piece.seconds, piece.index["dropped"], piece.index["took"]))
-        return made
-
-    def __len__(self) -> int:
-        return len(self.ids) + len(self.dropped)
-
-    def add(self, other: _Made) -> None:
-        for name in ("ids", "parts", "seconds", "dropped"):
-            getattr(self, name).extend(getattr(other, name))
-        self.took += other.took
-
-    def write(self, folder: Path, dim: int) -> None:
-        """Nothing is written where the folder is there already."""
-        index = {"ids": self.ids, "seconds": self.seconds, "dropped": self.dropped, "took": self.took,
-                 "times_real_time": sum(self.seconds) / self.took}  # fmt: skip
-        Piece.write(folder, self.parts or [np.zeros((0, dim), np.float16)], index)
-
-
-def _part(folder: Path, start: int) -> Path:
-    """Where the chunk of a piece that starts at member ``start`` is kept until the piece is whole."""
-    return folder.with_name(f"{folder.name}-part{start}")
+def _encoded(medium: Medium, chunk: Sequence[Contents], folder: Path) -> Made:
+    """Encode a chunk, batch by batch; what took ``KEEP_SECONDS`` is kept beside ``folder``, and not encoded again."""
+    made, new, start = Made.kept(folder), Made(), time.perf_counter()
+    before = len(made)
+    batches = deque(medium.batches([one for one in chunk if not isinstance(one[1], MediaError)]))
+    while batches:
+        batch = batches.popleft()
+        if before:  # batches depend on the chunk alone, and are kept whole
+            before -= len(batch)
+            continue
+        new.parts += medium.encode(batch)
+        new.ids += [member.id for member, _, _ in batch]
+        new.seconds += [seconds for _, _, seconds in batch]
+        new.took = time.perf_counter() - start
+        if not batches or new.took >= KEEP_SECONDS:
+            if batches:
+                new.write(part(folder, len(made)), medium.dim)
+            made.add(new)
+            new, start = Made(), time.perf_counter()
+    made.dropped = [[member.id, e.reason, e.detail] for member, e, _ in chunk if isinstance(e, MediaError)]
+    return made
 
 
 def _jobs(medium: Medium, cut: Sequence[Sequence[Member]], cache_dir: Path, label: str) -> list[Job]:

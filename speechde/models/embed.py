@@ -150,7 +150,20 @@ def text_states(model: DualEncoder, ids: Sequence[np.ndarray]) -> np.ndarray:
 
     They are constant, so worth caching, when the LLM is frozen.
     """
-    return embed_rows(model, [[(TEXT, each)] for each in ids], "text states", states=True)
+    return embed_rows(model, _TextRows(ids), "text states", states=True)
+
+
+class _TextRows(Sequence[Row]):
+    """Rows of texts, made when they are asked for: of a million there is no list."""
+
+    def __init__(self, ids: Sequence[np.ndarray]) -> None:
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Row:
+        return [(TEXT, self.ids[index])]
 
 
 @torch.no_grad()

@@ -13,8 +13,9 @@ import logging
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,31 @@ def units_of(
         raise _none_usable(len(items), dropped)
 
 
+@dataclass(frozen=True)
+class Part:
+    """What is missing of a part: its items from number ``start`` on, and its key."""
+
+    key: str
+    items: Sequence[Item]
+    start: int
+
+
+# Parts, the folder of their files, and the model's name and prompt → the number of items done, as they are.
+Make = Callable[[Sequence[Part], Path, str, str | None], Iterator[int]]
+
+
+def make_parts(
+    encoder: SpeechTextEncoder, parts: Sequence[Part], folder: Path, model: str, prompt: str | None
+) -> Iterator[int]:
+    """Embed parts in this process, a file for each block of theirs; yields the number of items of each."""
+    for part in parts:
+        start = part.start
+        for made in embed_blocks(encoder, part.items, prompt):
+            _write(encoder, made, folder / f"{part.key}-{start}-{start + len(made)}.parquet", model)
+            start += len(made)
+            yield len(made)
+
+
 def embed_items(
     encoder: SpeechTextEncoder,
     items: Sequence[Item],
@@ -138,6 +164,7 @@ def embed_items(
     dropped: Sequence[Dropped] = (),
     shard: tuple[int, int] = (1, 1),
     overwrite: bool = False,
+    make: Make | None = None,
 ) -> Report:
     """Write the vectors of ``items`` to ``out``, going on with what an interrupted call left.
 
@@ -148,6 +175,7 @@ def embed_items(
         shard: (number, count): with a count above 1, only part i with i % count == number - 1, and ``out`` is not
             written. A call without it joins all, and embeds what is missing.
         overwrite: replace an ``out`` of other inputs.
+        make: embeds the parts that are missing; None does so in this process.
 
     Raises:
         DataError: ``out`` was made from something else, or not one item can be used.
@@ -171,14 +199,12 @@ def embed_items(
     done, total = sum(covered.values()), sum(len(parts[i]) for i in chosen)
     if done:
         log.info("%d of %d items are there from an earlier call", done, total)
-    with progress("embed", total, "items", done=done) as advance:
-        for i in [i for i in chosen if covered[i] < len(parts[i])]:
-            for made in embed_blocks(encoder, parts[i][covered[i] :], prompt):
-                path = folder / f"{keys[i]}-{covered[i]}-{covered[i] + len(made)}.parquet"
-                _write(encoder, made, path, model)
-                files[i].append(path)
-                covered[i] += len(made)
-                advance(len(made))
+    missing = [Part(keys[i], parts[i][covered[i] :], covered[i]) for i in chosen if covered[i] < len(parts[i])]
+    if missing:
+        with progress("embed", total, "items", done=done) as advance:
+            for count_done in (make or partial(make_parts, encoder))(missing, folder, model, prompt):
+                advance(count_done)
+        files, covered = _there(folder, {i: keys[i] for i in chosen})
     if out.exists() and not folder.is_dir() and _job(out) == job:  # another process was the first to finish
         return _report(out, [out], done)
     paths = [path for i in chosen for path in files[i]]

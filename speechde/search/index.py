@@ -4,21 +4,21 @@ A folder with three files:
 
     index.json            format, kind, metric, dim, count, model, fingerprint; name, size and SHA-256 of the other two
     index-<key>.faiss     the vectors, as FAISS writes them
-    rows-<key>.parquet    one row per vector, in order: column ``id`` (unique), and any others
+    rows-<key>.parquet    one row per vector, in order: column ``id`` (unique), and any others; of kinds that are
+                          mapped an Arrow file, ``rows-<key>.arrow``
 
 A save writes both data files under new names, and then replaces ``index.json``, which is what names them. Killed at
 any moment, it leaves the old index or the new one, whole; a folder cannot be replaced that way by renaming it. Of a
 first save it leaves what is no index yet: files of those names without ``index.json``, which the next save takes over.
 
-Scores are dot products, as in evaluation. ``flat`` compares all vectors and is exact; ``hnsw`` (Malkov and Yashunin
-2018) walks a graph and may miss some; ``ivfpq`` (Jégou et al. 2011) stores a code of ``dim / 4`` bytes for each vector,
-so its scores are approximate too.
+Scores are dot products, as in evaluation; ``search.kinds`` has the kinds. Those of lists (``MAPPED``) are opened
+without reading them: a query reads the lists that it looks into and the rows that it finds. Their sizes alone are then
+compared with those that were written; ``load(folder, mapped=False)`` reads and hashes all.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -36,19 +36,15 @@ from filelock import FileLock, Timeout
 from speechde.cache import atomic_write, sha256_file
 from speechde.errors import AssetError, DataError, unknown_value
 from speechde.progress import progress
+from speechde.search.kinds import KINDS, MAPPED, add_vectors, kind_for, new_index, read_faiss, sample_for, write_faiss
+from speechde.search.vectors import read_blocks, read_headers
 
 FORMAT = 1
 INFO = "index.json"
-KINDS = ("flat", "hnsw", "ivfpq")
-FLAT_UP_TO = 50_000  # vectors that are compared in about 10 ms a query
-HNSW_UP_TO = 1_000_000  # its graph adds 256 bytes to each vector, which ivfpq does without
-MIN_IVFPQ = 1024  # training needs 256 vectors for each table of codes, and some for each list
-ADDED = 16_384  # vectors added at once
-LINKS = 32  # of a vector in the graph
-WIDTH = 128  # candidates kept while walking it
+CHUNK = 1_000_000  # rows of a block of an Arrow file
 LOCK = ".lock"
 WAIT = 60  # seconds for another process that saves
-_PATTERNS = ("index-*.faiss", "rows-*.parquet", ".tmp-*")
+_PATTERNS = ("index-*.faiss", "rows-*.parquet", "rows-*.arrow", ".tmp-*")
 
 Rows = pa.Table | Sequence[Mapping[str, Any]]
 
@@ -81,6 +77,7 @@ class SearchIndex:
     def __init__(self, index: faiss.Index, rows: pa.Table, kind: str, model: str, fingerprint: str) -> None:
         self._index, self.rows = index, rows
         self._kind, self._model, self._fingerprint = kind, model, fingerprint
+        self._mapped = False
         self._origin: tuple[Path, str] | None = None  # folder and index.json that this was read from
 
     @classmethod
@@ -90,7 +87,7 @@ class SearchIndex:
         Args:
             model: name of the model, to be shown.
             fingerprint: ``SpeechTextEncoder.fingerprint`` of the model that made the vectors.
-            kind: one of ``KINDS``, or ``auto``: flat up to ``FLAT_UP_TO`` vectors, hnsw up to ``HNSW_UP_TO``.
+            kind: one of ``KINDS``, or ``auto``: what ``kind_for`` takes for so many vectors.
 
         Raises:
             ConfigError: an unknown kind.
@@ -106,6 +103,29 @@ class SearchIndex:
         index = new_index(vectors, kind)
         add_vectors(index, vectors)
         return cls(index, table, kind, model, fingerprint)
+
+    @classmethod
+    def build_from(cls, files: Sequence[Path], kind: str = "auto") -> SearchIndex:
+        """Index files of vectors (``search.vectors``), as ``build`` does, with a block of their vectors in memory.
+
+        Raises:
+            ConfigError, DataError: as ``build`` and ``read_headers``.
+        """
+        if kind not in (*KINDS, "auto"):
+            raise unknown_value("index kind", kind, (*KINDS, "auto"))
+        headers = read_headers(files)
+        count = sum(pq.read_metadata(path).num_rows for path in files)
+        if not count:
+            raise DataError("an index needs at least one vector; none was given")
+        kind = kind_for(count) if kind == "auto" else kind
+        index = new_index(_checked(sample_for(kind, files, count, headers[0].dim)), kind, count)
+        tables = []
+        with progress("index", count, "vectors") as advance:
+            for vectors, rows in read_blocks(files):
+                index.add(_checked(vectors))
+                tables.append(rows)
+                advance(len(vectors))
+        return cls(index, _table(pa.concat_tables(tables), count), kind, headers[0].model, headers[0].fingerprint)
 
     @property
     def info(self) -> IndexInfo:
@@ -128,11 +148,13 @@ class SearchIndex:
             )
 
     def add(self, vectors: np.ndarray, rows: Rows, *, fingerprint: str) -> None:
-        """Add vectors of the same model. The kind stays; the centroids of an ivfpq are not fitted again.
+        """Add vectors of the same model. The kind stays; the centroids of lists are not fitted again.
 
         Raises:
-            DataError: vectors of another model or width, NaN, or an id that is there already. Nothing is added.
+            DataError: vectors of another model or width, NaN, or an id that is there already; an index that is mapped.
+                Nothing is added.
         """
+        self._refuse_mapped()
         vectors = self._fitting(vectors, fingerprint)
         table = _table(rows, len(vectors))
         there = table["id"].filter(pc.is_in(table["id"], value_set=self.rows["id"].combine_chunks()))
@@ -164,7 +186,9 @@ class SearchIndex:
         hits = []
         for row_scores, row_found in zip(scores, found, strict=True):
             kept = row_found >= 0  # approximate kinds fill up with -1
-            rows = self.rows.take(row_found[kept]).to_pylist()
+            rows = [
+                self.rows.slice(row, 1).to_pylist()[0] for row in row_found[kept].tolist()
+            ]  # take would join chunks
             pairs = zip(row_scores[kept].tolist(), rows, strict=True)
             hits.append([Hit(score, row["id"], row) for score, row in pairs])
         return hits
@@ -176,9 +200,11 @@ class SearchIndex:
             overwrite: False refuses to replace an index.
 
         Raises:
-            DataError: the folder holds something else, or another process has changed the index since it was loaded.
+            DataError: the folder holds something else, or another process has changed the index since it was loaded;
+                or this index is mapped.
             OSError: it cannot be written.
         """
+        self._refuse_mapped()
         folder = Path(folder)
         if folder.exists() and not (folder / INFO).is_file() and not unfinished(folder):
             raise DataError(f"{folder} is there and is no index; give a new folder")
@@ -198,12 +224,13 @@ class SearchIndex:
         if self._origin and self._origin[0] == folder.resolve() and _read_text(folder / INFO) != self._origin[1]:
             raise DataError(f"{folder} was changed by another process since it was read; load it again, and add again")
         key = uuid.uuid4().hex[:8]
-        paths = {"vectors": folder / f"index-{key}.faiss", "rows": folder / f"rows-{key}.parquet"}
+        suffix = "arrow" if self._kind in MAPPED else "parquet"
+        paths = {"vectors": folder / f"index-{key}.faiss", "rows": folder / f"rows-{key}.{suffix}"}
         try:
             with atomic_write(paths["vectors"]) as temporary:
-                _write_faiss(self._index, temporary)
+                write_faiss(self._index, temporary)
             with atomic_write(paths["rows"]) as temporary:
-                pq.write_table(self.rows, temporary)
+                _write_rows(self.rows, temporary)
             files = {
                 part: {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
                 for part, path in paths.items()
@@ -219,8 +246,11 @@ class SearchIndex:
                     path.unlink()
 
     @classmethod
-    def load(cls, folder: str | Path) -> SearchIndex:
+    def load(cls, folder: str | Path, mapped: bool = True) -> SearchIndex:
         """Read an index whose files are those that were written.
+
+        Args:
+            mapped: leave the vectors and rows of kinds of ``MAPPED`` where they are, to be searched and no more.
 
         Raises:
             AssetError: there is none, it is damaged, or a newer version wrote it.
@@ -228,24 +258,25 @@ class SearchIndex:
         folder = Path(folder)
         text = _read_text(folder / INFO)
         try:
-            return cls._load(folder, text)
+            return cls._load(folder, text, mapped)
         except AssetError:
             # another process that saves between two reads removes the files of the older index.json
             if (newer := _read_text(folder / INFO)) == text:
                 raise
-            return cls._load(folder, newer)
+            return cls._load(folder, newer, mapped)
 
     @classmethod
-    def _load(cls, folder: Path, text: str) -> SearchIndex:
+    def _load(cls, folder: Path, text: str, mapped: bool) -> SearchIndex:
         try:
             stated = json.loads(text)
             if stated["format"] != FORMAT:
                 raise AssetError(f"{folder} has format {stated['format']}, this version reads {FORMAT}; build it again")
             files = stated.pop("files")
             info = IndexInfo(**stated)
-            paths = {part: _verified(folder, files[part]) for part in ("vectors", "rows")}
-            index = faiss.read_index(str(paths["vectors"]))
-            rows = pq.read_table(paths["rows"])
+            mapped = mapped and info.kind in MAPPED
+            paths = {part: _verified(folder, files[part], not mapped) for part in ("vectors", "rows")}
+            index = read_faiss(paths["vectors"], mapped)
+            rows = _read_rows(paths["rows"], mapped)
         except (ValueError, TypeError, KeyError, OSError, RuntimeError) as error:
             if isinstance(error, AssetError | PermissionError):
                 raise
@@ -253,8 +284,14 @@ class SearchIndex:
         if not info.count == index.ntotal == len(rows) or info.dim != index.d:
             raise AssetError(f"{folder} is damaged: its files disagree on the number of vectors; build it again")
         loaded = cls(index, rows, info.kind, info.model, info.fingerprint)
-        loaded._origin = folder.resolve(), text
+        loaded._origin, loaded._mapped = (folder.resolve(), text), mapped
         return loaded
+
+    def _refuse_mapped(self) -> None:
+        if self._mapped:
+            raise DataError(
+                "this index was opened to be searched; load it with mapped=False to add to it or to save it"
+            )
 
     def _fitting(self, vectors: np.ndarray, fingerprint: str | None) -> np.ndarray:
         if fingerprint is not None:
@@ -263,42 +300,6 @@ class SearchIndex:
         if vectors.shape[1] != self._index.d:
             raise DataError(f"vectors of {vectors.shape[1]} numbers do not fit an index of {self._index.d}")
         return vectors
-
-
-def kind_for(count: int) -> str:
-    """The kind of index that ``auto`` takes for so many vectors."""
-    return "flat" if count <= FLAT_UP_TO else "hnsw" if count <= HNSW_UP_TO else "ivfpq"
-
-
-def new_index(vectors: np.ndarray, kind: str) -> faiss.Index:
-    """An empty FAISS index for dot products, fitted to float32 ``vectors (n, dim)`` where its kind is fitted."""
-    count, dim = vectors.shape
-    if kind == "flat":
-        return faiss.IndexFlatIP(dim)
-    if kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dim, LINKS, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = index.hnsw.efSearch = WIDTH
-        return index
-    if count < MIN_IVFPQ:
-        raise DataError(f"an ivfpq index is fitted to at least {MIN_IVFPQ} vectors, not {count}; use flat or hnsw")
-    lists = max(1, min(round(4 * math.sqrt(count)), count // 39))
-    codes = max(m for m in range(1, max(1, dim // 4) + 1) if dim % m == 0)
-    index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dim), dim, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
-    for clustering in (index.cp, index.pq.cp):
-        clustering.min_points_per_centroid = 1  # no warnings on small sets: MIN_IVFPQ is the bound
-    with progress("fitting the index", None, "lists"):
-        index.train(vectors)
-    index.nprobe = max(16, lists // 16)
-    return index
-
-
-def add_vectors(index: faiss.Index, vectors: np.ndarray) -> None:
-    """Add float32 ``vectors (n, dim)``, some at a time, and show how far it is."""
-    with progress("index", len(vectors), "vectors") as advance:
-        for start in range(0, len(vectors), ADDED):
-            block = vectors[start : start + ADDED]
-            index.add(block)
-            advance(len(block))
 
 
 def _checked(vectors: np.ndarray) -> np.ndarray:
@@ -356,20 +357,29 @@ def _read_text(path: Path) -> str:
         ) from error
 
 
-def _verified(folder: Path, stated: Mapping[str, Any]) -> Path:
+def _verified(folder: Path, stated: Mapping[str, Any], hashed: bool) -> Path:
     name = stated["name"]
     path = folder / name
     if Path(name).name != name:
         raise AssetError(f"{folder / INFO} names the file {name!r}, which is not in its folder; build the index again")
     if not path.is_file():
         raise AssetError(f"{path} is missing; build the index again, or restore a copy")
-    if path.stat().st_size != stated["bytes"] or sha256_file(path) != stated["sha256"]:
-        raise AssetError(f"{path} is damaged: its SHA-256 is not the stored one; build the index again, or restore it")
+    if path.stat().st_size != stated["bytes"] or (hashed and sha256_file(path) != stated["sha256"]):
+        raise AssetError(
+            f"{path} is damaged: its size or its SHA-256 is not the stored one; build the index again, or restore it"
+        )
     return path
 
 
-def _write_faiss(index: faiss.Index, path: Path) -> None:
-    try:
-        faiss.write_index(index, str(path))
-    except RuntimeError as error:  # FAISS says neither which file nor, reliably, why
-        raise OSError(f"{path.parent}: the index could not be written; is the disk full? ({error})") from error
+def _write_rows(rows: pa.Table, path: Path) -> None:
+    if path.suffix == ".parquet":
+        pq.write_table(rows, path)
+        return
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, rows.schema) as writer:
+        writer.write_table(rows, max_chunksize=CHUNK)
+
+
+def _read_rows(path: Path, mapped: bool) -> pa.Table:
+    if path.suffix == ".parquet":  # an ivfpq that was written before rows were mapped has one too
+        return pq.read_table(path)
+    return pa.ipc.open_file(pa.memory_map(str(path)) if mapped else pa.BufferReader(path.read_bytes())).read_all()

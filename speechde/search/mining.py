@@ -19,7 +19,7 @@ import numpy as np
 
 from speechde.errors import ConfigError, DataError, unknown_value
 from speechde.progress import progress
-from speechde.search.index import add_vectors, kind_for, new_index
+from speechde.search.kinds import add_vectors, kind_for, new_index
 
 MARGINS = ("ratio", "distance")
 NEIGHBOURS = ("flat", "hnsw", "auto")

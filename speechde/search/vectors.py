@@ -9,7 +9,7 @@ a file (pandas, polars, datasets, DuckDB).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from speechde.types import Dropped
 FORMAT = 1
 KEY = b"speechde"
 EMBEDDING = "embedding"
+BLOCK = 16_384  # rows read at once
 SCHEMA = pa.schema(
     {
         "id": pa.string(),
@@ -135,6 +136,33 @@ def read_vectors(paths: Iterable[Path]) -> Vectors:
         [table.drop_columns(EMBEDDING).replace_schema_metadata() for table in tables], promote_options="default"
     )
     return Vectors(np.concatenate(arrays), rows, headers[0].model, headers[0].fingerprint)
+
+
+def read_blocks(paths: Iterable[Path]) -> Iterator[tuple[np.ndarray, pa.Table]]:
+    """Vectors ``(n, dim)`` float32 and rows of files, at most ``BLOCK`` at a time, in order.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    for path in paths:
+        dim = read_header(path).dim
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(BLOCK):
+                    table = pa.Table.from_batches([batch])
+                    yield _array(table, dim), table.drop_columns(EMBEDDING).replace_schema_metadata()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path} is damaged ({_first_line(error)}); embed anew") from error
+
+
+def read_rows(paths: Iterable[Path], rows: np.ndarray, dim: int) -> np.ndarray:
+    """The vectors ``(n, dim)`` float32 of some rows, in rising order, of files one after another."""
+    out, start = np.empty((len(rows), dim), np.float32), 0
+    for vectors, _ in read_blocks(paths):
+        first, last = np.searchsorted(rows, (start, start + len(vectors)))
+        out[first:last] = vectors[rows[first:last] - start]
+        start += len(vectors)
+    return out
 
 
 def join(paths: Sequence[Path], out: Path, header: Header) -> None:

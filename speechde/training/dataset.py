@@ -1,5 +1,8 @@
 """Training examples for Lightning: stored items and token ids become ``types.Batch``.
 
+Nothing here grows with rows × text but what a frozen LLM needs: the token ids of all transcripts, whose states are
+computed before training. Else texts are read as they are drawn, and the first ``REMEMBERED`` of them once.
+
 Each row has the ids of what its two sides mean, and the loss takes no two rows that share one for each other's
 negatives. They are hashes, so that all processes agree on them and none holds a table of millions of translations.
 
@@ -9,8 +12,9 @@ encoded in their place and counts for nothing: all processes then encode alike, 
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -26,12 +30,13 @@ from speechde.evaluation.retrieval import DOCUMENT, QUERY
 from speechde.losses.meaning import ABSENT
 from speechde.models.embed import Cut, stored_key
 from speechde.models.frontends.base import pad_items
-from speechde.models.prompt import Prompt
+from speechde.models.prompt import Prompt, Words
 from speechde.training.letters import Alphabet
 from speechde.training.mixture import Mixture, Row
 from speechde.types import Batch, Example, Inputs, Item, Part, Rows, Sequences, Text
 
 Side = tuple[Item, Row, str]  # an item, its row, and which side of it the item is
+REMEMBERED = 100_000  # texts whose token ids are kept: some 50 MB
 IDS = 4  # columns of ``Batch.meaning`` before those of the hard negatives
 
 
@@ -60,6 +65,7 @@ class ExampleDataset(Dataset):
         cut: told each text that is cut.
         readings: of each task; () reads no negatives, and items with their prefixes.
         alphabet: of the transcripts whose letters are learned too.
+        known: number the transcripts (``Rows.known``) and keep their token ids (``known_ids``).
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class ExampleDataset(Dataset):
         cut: Cut | None = None,
         readings: Sequence[Reading] = (),
         alphabet: Alphabet | None = None,
+        known: bool = True,
     ) -> None:
         self.tasks, self.views, self.prompt, self.cut = tasks, [Consecutive(view) for view in views], prompt, cut
         self.alphabet = alphabet
@@ -83,9 +90,10 @@ class ExampleDataset(Dataset):
             ]
             if missing:
                 raise DataError(f"{len(missing)} training clips have no features, e.g. {missing[0]!r}")
-        texts = dict.fromkeys(text for stream in spoken for text in stream.texts)
+        texts = dict.fromkeys(text for stream in spoken for text in stream.texts) if known else {}
         self._known = {text: row for row, text in enumerate(texts)}
-        self.known_ids = [prompt.text_ids(text, lang, cut) for lang, text in texts]  # of transcripts, read once
+        self.known_ids = TokenIds(prompt.ids_of_texts(texts, cut))  # of transcripts, read once
+        self._remembered: dict[tuple, list[tuple[str, np.ndarray]]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self.tasks))
@@ -142,11 +150,22 @@ class ExampleDataset(Dataset):
     def _parts(self, item: Item, row: Row, role: str) -> list[tuple[str, np.ndarray]]:
         if (known := self._place(item, row, role)) is not None:
             return [("text", self.known_ids[known])]
+        if written := _written(item):
+            return self._read(written, item, self._prompt(row, role))
         store = self.views[row.view]
         return [
             (modality, store[stored_key(store, item, values)] if isinstance(values, Part) else values)
             for modality, values in self.prompt.segments(item, self.cut, self._prompt(row, role))
         ]
+
+    def _read(self, written: Words, item: Item, name: str | None) -> list[tuple[str, np.ndarray]]:
+        """The token ids of an item that is one text; those of templates that name its title are not remembered."""
+        key = (written, name)
+        if item.title or (found := self._remembered.get(key)) is None:
+            found = self.prompt.segments(item, self.cut, name)
+            if not item.title and len(self._remembered) < REMEMBERED:
+                self._remembered[key] = found
+        return found
 
 
 class Consecutive(Mapping[str, np.ndarray]):
@@ -169,7 +188,28 @@ class Consecutive(Mapping[str, np.ndarray]):
         return len(self.store)
 
 
-def _written(item: Item) -> tuple[str | None, str] | None:
+class TokenIds(Sequence[np.ndarray]):
+    """Token ids ``(time,)`` int64 of many texts; kept in 32 bits, one after another."""
+
+    def __init__(self, texts: Iterable[np.ndarray]) -> None:
+        lengths = array("q")
+        values = array("i")
+        for ids in texts:
+            lengths.append(len(ids))
+            values.frombytes(ids.astype(np.int32).tobytes())
+        self._values = np.frombuffer(values, np.int32) if values else np.empty(0, np.int32)
+        self._ends = np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._values[self._ends[index] : self._ends[index + 1]].astype(np.int64)
+
+
+def _written(item: Item) -> Words | None:
     """Language and words of an item that is one text."""
     first, *others = item.parts
     return (item.lang, first.content) if isinstance(first, Text) and not others else None

@@ -25,7 +25,7 @@ from speechde.training.data import TrainingData
 from speechde.training.dataset import ExampleDataModule, ExampleDataset
 from speechde.training.features import Features, frozen_text_states
 from speechde.training.letters import Alphabet, LetterReader
-from speechde.training.lit_module import LitDualEncoder, frozen_names
+from speechde.training.lit_module import LitDualEncoder, frozen_names, text_is_frozen
 from speechde.training.recall import DevRecall
 from speechde.training.record import stored_record, training_record
 from speechde.training.session import Session
@@ -67,7 +67,8 @@ def fit(session: Session, features: Features, built: TrainedModel, data: Trainin
     examples = task_examples(config, data.training, data.pairs, data.files, features.seconds)
     batches = mixture(config, examples, steps=t.eval_every, views=len(features.train))
     alphabet = Alphabet.of(data.training) if config.ctc.weight else None
-    dataset = ExampleDataset(examples, features.train, prompt, cut.training.add, readings(config), alphabet)
+    known = text_is_frozen(built.model)  # else no state is computed before training
+    dataset = ExampleDataset(examples, features.train, prompt, cut.training.add, readings(config), alphabet, known)
     recall = DevRecall(
         prompt,
         [u for u in data.dev if u.id in features.dev],

@@ -26,6 +26,7 @@ from speechde.errors import ConfigError, DataError
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.losses.gradcache import cached
 from speechde.models.dual_encoder import DualEncoder, in_buckets
+from speechde.models.frontends.base import on_host
 from speechde.training import sharding
 from speechde.training.averaging import KEY as AVERAGE
 from speechde.training.averaging import WeightAverage
@@ -35,6 +36,7 @@ from speechde.training.optim import build_optimiser, parameter_groups
 from speechde.training.shares import WaitClock, padding_share
 from speechde.types import Batch, Inputs, Rows
 
+WATCHED = 10  # steps after which a GPU's losses are looked at: those whose numbers are logged
 BUCKETS = 4  # parts of a batch by length: clips of 1 to 4 s padded together would double the work
 
 
@@ -77,6 +79,7 @@ class LitDualEncoder(pl.LightningModule):
         self.average = average
         self.waiting = WaitClock()
         self._text_states: torch.Tensor | None = None
+        self._diverged: torch.Tensor | None = None  # step and loss of the first that was not finite; −1 before
         self._whole: list[DualEncoder] = []  # in a list, so that it is not a submodule
 
     def configure_model(self) -> None:
@@ -93,8 +96,7 @@ class LitDualEncoder(pl.LightningModule):
     @property
     def text_is_frozen(self) -> bool:
         """Whether the text states before the projection are constants."""
-        backbone = self.model.backbone
-        return not any(p.requires_grad for n, p in backbone.named_parameters() if n != "embedding.audio")
+        return text_is_frozen(self.model)
 
     def on_fit_start(self) -> None:
         if self.average is not None:
@@ -135,8 +137,7 @@ class LitDualEncoder(pl.LightningModule):
         positive, *negatives = map(torch.cat, answers)
         negatives = [each.unflatten(0, (len(query), -1)) for each in negatives]
         losses = self.loss(*gather(query, positive, batch.meaning, *negatives))
-        if not torch.isfinite(losses["loss"]):
-            raise DataError(f"the loss became {losses['loss'].item()} at step {self.global_step}; lower optim.lr")
+        self._watch(losses["loss"].detach())
         losses = self._with_letters(losses, [loss for loss in read if loss is not None])
         logged = losses | {"scale": self.loss.scale.detach()}
         logged["padding_share"] = padding_share([(one, self._parts(len(one))) for one in computed])
@@ -144,6 +145,23 @@ class LitDualEncoder(pl.LightningModule):
             logged["wait_share"] = share
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch.meaning))
         return losses["loss"]
+
+    def _watch(self, loss: torch.Tensor) -> None:
+        """Refuse a loss that is not finite: at once on the host. A GPU would have to be waited for in every step, so
+        there the first such loss is kept, and read now and then and before a checkpoint is written.
+        """
+        now = torch.stack([torch.full_like(loss, self.global_step), loss]).float()
+        if self._diverged is None:
+            self._diverged = torch.full_like(now, -1)
+        self._diverged = torch.where(torch.isfinite(loss) | (self._diverged[0] >= 0), self._diverged, now)
+        if on_host(loss) or self.global_step % WATCHED == WATCHED - 1:
+            self._check_finite()
+
+    def _check_finite(self) -> None:
+        """Raises DataError where the loss of a step was not finite."""
+        step, loss = (-1, 0) if self._diverged is None else self._diverged.tolist()
+        if step >= 0:
+            raise DataError(f"the loss became {loss} at step {step:.0f}; lower optim.lr")
 
     def _check_alike(self, computed: list[Inputs]) -> None:
         """Refuse a batch for which processes would run a sharded model differently, and wait for each other for ever.
@@ -198,6 +216,7 @@ class LitDualEncoder(pl.LightningModule):
             self.average.after_step()
 
     def on_train_epoch_end(self) -> None:
+        self._check_finite()
         if self.average is not None:
             self.average.before_evaluation(self.current_epoch)
         if self.dev_recall is not None:
@@ -223,6 +242,7 @@ class LitDualEncoder(pl.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
+        self._check_finite()
         # frozen weights come back from their source; for a frozen LLM that is 99 % of the file
         fixed = frozen_names(self)
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in fixed}
@@ -238,6 +258,11 @@ class LitDualEncoder(pl.LightningModule):
             raise ConfigError(f"the checkpoint lacks {names} …: it is of another model; delete the run directory")
         if not sharding.is_sharded(self.model):
             checkpoint["state_dict"] = {name: own[name] for name in fixed} | checkpoint["state_dict"]
+
+
+def text_is_frozen(model: DualEncoder) -> bool:
+    """Whether nothing is trained that a text passes before the projection."""
+    return not any(p.requires_grad for n, p in model.backbone.named_parameters() if n != "embedding.audio")
 
 
 def frozen_names(module: torch.nn.Module) -> set[str]:

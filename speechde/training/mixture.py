@@ -9,7 +9,6 @@ speech, translations.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -297,10 +296,10 @@ _NONE = np.empty(0, np.int64)
 
 def _by_stratum(strata: np.ndarray, chosen: np.ndarray) -> dict[str, np.ndarray]:
     """Places of the chosen examples by stratum, in the order of the alphabet."""
-    pools = defaultdict(list)
-    for place in np.flatnonzero(chosen):
-        pools[str(strata[place])].append(place)
-    return {stratum: np.array(pools[stratum], np.int64) for stratum in sorted(pools)}
+    places = np.flatnonzero(chosen)
+    names, which, counts = np.unique(strata[places], return_inverse=True, return_counts=True)
+    pools = np.split(places[np.argsort(which, kind="stable")], np.cumsum(counts)[:-1])
+    return dict(zip(map(str, names), pools, strict=False))
 
 
 def _probabilities(counts: Iterable[int], exponent: float) -> np.ndarray:

@@ -26,7 +26,7 @@ class WaitClock:
     """Share of the time of an epoch between the end of a step and the start of the next.
 
     That is reading and collating the batch, moving it to the device, and writing logs. A step ends when its kernels
-    have been launched; as each step also waits for its own loss, at most its backward pass is counted as waiting.
+    have been launched; on a GPU, which steps do not wait for, that is before they are done, and the share is too high.
     """
 
     def __init__(self) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import harness, profiles, table
+from benchmarks import gpu, harness, profiles, table
 from benchmarks.__main__ import NAMES, main
 from benchmarks.inputs import Inputs, prepared
 
@@ -53,6 +54,28 @@ def test_profiles_of_both_sides(inputs, capsys):
     pytest.importorskip("sentence_transformers", reason="benchmarks.profiles compares with sentence_transformers")
     profiles.show(inputs, texts=4, batch=4)
     assert capsys.readouterr().out.count("Self CPU time total") == 4
+
+
+def test_the_gpu_script_runs_on_a_cpu(tmp_path):
+    """All sections; what cannot be measured here says why."""
+    record = gpu.main(["--tiny", "--out", str(tmp_path / "gpu.json")])
+    assert json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8")) == json.loads(json.dumps(record))
+    sections = record["sections"]
+    assert sections.keys() == {*gpu.SECTIONS, "seconds"}
+    skipped = {section: [one["skipped"] for one in found if "skipped" in one] for section, found in sections.items()}
+    assert not skipped["correctness"] and not skipped["speech"] and not skipped["profile"]
+    assert all("flash_attention_2" in reason for reason in skipped["training"]) and len(skipped["training"]) == 1
+    assert len(sections["training"]) == len(gpu.TINY_CASES) and len(sections["speech"]) == 4
+    if find_spec("sentence_transformers"):
+        assert not skipped["peer"] and sections["peer"][-1]["agree"]
+
+
+def test_the_gpu_script_keeps_to_its_time(tmp_path, capsys):
+    record = gpu.main(["training", "--tiny", "--seconds", "0.001", "--out", str(tmp_path / "gpu.json")])
+    assert all("TimeoutError" in one["skipped"] for one in record["sections"]["training"])
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main(["everything", "--out", "x.json"])
+    assert "use correctness, training" in capsys.readouterr().err
 
 
 def test_what_differs_is_an_error():

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoTokenizer
 
 from speechde.cache import sha256_file
@@ -29,8 +30,10 @@ from speechde.features.units import Quantiser
 from speechde.features.vision import VisionEncoder
 from speechde.features.windows import FORCED
 from speechde.models.backbone import Backbone
+from speechde.models.frontends import base, units
 from speechde.models.prompt import Prompt
 from speechde.reporting import report
+from speechde.training import lit_module
 from speechde.types import Utterance
 
 SEEN, ZERO_SHOT = ("ca_es", "fr_fr"), ("ro_ro",)
@@ -203,3 +206,36 @@ def public_folder(monkeypatch):
     for module in (public, ntrex, benchmarks):
         monkeypatch.setattr(module, "pinned", lambda: pins)
     return folder
+
+
+READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero")
+
+
+class OnDevice(TorchDispatchMode):
+    """Refuses to read a number from what stands for a tensor of a GPU: all but the lengths."""
+
+    def __torch_dispatch__(self, function, _, arguments=(), options=None):
+        if function._schema.name in READS and not self.known(arguments[0]):
+            raise AssertionError(f"{function} waits for the device")
+        out = function(*arguments, **(options or {}))
+        if isinstance(out, torch.Tensor) and any(isinstance(a, torch.Tensor) and self.known(a) for a in arguments):
+            out.of_lengths = True
+        return out
+
+    @staticmethod
+    def known(tensor):
+        return getattr(tensor, "of_lengths", False)
+
+
+@pytest.fixture
+def as_on_a_device(monkeypatch):
+    """``with as_on_a_device(*inputs):`` tensors pass for those of a GPU; only lengths of ``inputs`` may be read."""
+
+    def start(*known):
+        for module in (base, units, lit_module):
+            monkeypatch.setattr(module, "on_host", lambda _: False)
+        for column in (column for inputs in known for _, column in inputs.columns):
+            column.lengths.of_lengths = True
+        return OnDevice()
+
+    return start

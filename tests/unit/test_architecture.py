@@ -26,7 +26,7 @@ FLOORS = {
     2: ["models", "corpora", "features"],
     3: ["checkpoint", "chunks", "provenance"],
     4: ["evaluation", "api"],
-    5: ["reporting", "search.vectors", "search.index", "search.mining", "search.items"],
+    5: ["reporting", "search.vectors", "search.index", "search.kinds", "search.mining", "search.items"],
     6: ["training", "search", "export", "demo", "evaluation.mteb", "scoring"],
     7: ["cli", "train", "evaluate", "hydra_plugins"],
     8: ["__main__"],
@@ -169,6 +169,7 @@ MANY = {
     "models.frontends.patches.PatchFrontend.__init__": "settings of an adapter, each with its default",
     "models.frontends.units.UnitFrontend.__init__": "settings of an adapter, each with its default",
     "models.prompt.Prompt.__init__": "templates and limits of what goes before items, each with its default",
+    "search.embed.embed_items": "what is asked of a job, each with its default",
     "training.lit_module.LitDualEncoder.__init__": "settings of the optimiser, each by its name",
     "training.mixture.Task.__init__": "settings of a task, each with its default",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import soundfile
 
 from speechde import SpeechTextEncoder
 from speechde.features import frames as features
+from speechde.features import pieces
 from speechde.features.encoders import WhisperFrames
 from speechde.features.frames import extract_frames
 from speechde.search import embed
@@ -65,6 +67,31 @@ def test_frames(clips, tiny_whisper, tmp_path, monkeypatch):
     assert 0 < len(encoded) < len(clips) / 2 and cut.key == whole.key
     for clip in clips:
         np.testing.assert_array_equal(cut[clip.id], whole[clip.id])
+
+
+def test_batches_of_a_slow_encoder(clips, tiny_whisper, tmp_path, monkeypatch):
+    """One chunk, killed at each second batch: what took a while is kept within it."""
+    monkeypatch.setattr(pieces, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(features, "BATCH_SECONDS", 2.0)
+    clips.insert(3, replace(clips[0], id="gone", audio=str(tmp_path / "gone.wav")))
+    encoder = WhisperFrames(tiny_whisper)
+
+    def work(name="cut"):
+        return extract_frames(clips, encoder, tmp_path / name, rate=50.0)
+
+    for kill in range(KILLS):
+        killed(work, 2, WhisperFrames, "encode")
+        assert len(list((tmp_path / "cut/frames").glob("[!.]*"))) == kill + 1
+    encoded = []
+    with monkeypatch.context() as patched:
+        real = WhisperFrames.encode
+        patched.setattr(WhisperFrames, "encode", lambda self, given: encoded.extend(given) or real(self, given))
+        cut = work()
+    whole = work("whole")
+    assert 0 < len(encoded) < len(clips) / 2 and cut.key == whole.key and cut.ids == whole.ids
+    assert [dropped.id for dropped in cut.dropped] == ["gone"] and len(list((tmp_path / "cut/frames").iterdir())) == 1
+    for id_ in cut.ids:
+        np.testing.assert_array_equal(cut[id_], whole[id_])
 
 
 def test_vectors(clips, tiny_model, tmp_path, monkeypatch):

@@ -1,12 +1,15 @@
 import csv
 import json
+import unicodedata
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from speechde.corpora.manifest import read_manifest, write_manifest
+from speechde.corpora import manifest
+from speechde.corpora.manifest import BadRow, read_manifest, write_manifest
 from speechde.errors import ConfigError, DataError
 from speechde.types import Utterance
 
@@ -231,3 +234,32 @@ def test_stated_seconds(folder, value):
 def test_seconds_that_are_no_length(folder, value):
     corpus = read_manifest(write_jsonl(folder / "m.jsonl", [GOOD, GOOD | {"id": "b", "seconds": value}]))
     assert [(d.id, d.reason) for d in corpus.dropped] == [("b", "bad value")]
+
+
+@pytest.mark.parametrize("folder", [".", "/", "/data", "data/part", "..", "/a/.."])
+@pytest.mark.parametrize(
+    "name", ["a.wav", "b/c.wav", "/d/e.wav", "./f.wav", "g//h.wav", "//i.wav", "j/./k.wav", "../l.wav", ".m/.n.wav",
+             "o/", "p/.", ".", "..", "a.tar::b/c.wav", "/", "q/../r.wav"]
+)  # fmt: skip
+def test_a_path_is_that_of_pathlib(folder, name):
+    assert manifest._path(folder, name) == str(Path(folder) / name)
+
+
+def test_characters_that_no_transcript_has():
+    """The pattern is the category that it stands for."""
+    for code in range(0x110000):
+        bad = unicodedata.category(chr(code)) == "Cc" or code == 0xFFFD
+        assert bool(manifest._UNREADABLE.search(chr(code))) == bad
+
+
+@pytest.mark.parametrize("value", ["a\ud800", "é\udfff", True, 3, 2.5, ["a"], None, "  é a ", "\u00a0b\u2003"])
+@pytest.mark.parametrize("column", ["id", "text", "seconds", "synthetic"])
+def test_values_are_those_of_the_rule(column, value):
+    """Whichever short cut is taken, the rule is: None is empty; the types of the column; stripped; encodable."""
+    kinds = {"text": str, "seconds": str | int | float}.get(column, str | int)
+    good = value is None or (isinstance(value, kinds) and not (column == "seconds" and isinstance(value, bool)))
+    if good and not any("\ud800" <= character <= "\udfff" for character in str(value)):
+        assert manifest._text_value({column: value}, column) == ("" if value is None else str(value).strip())
+    else:
+        with pytest.raises(BadRow):
+            manifest._text_value({column: value}, column)

@@ -11,6 +11,7 @@ from tokenizers import processors
 from transformers import AutoTokenizer
 
 from speechde.errors import ConfigError
+from speechde.models import prompt as prompt_module
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import embed_rows
@@ -116,6 +117,20 @@ PIECES = {
                     [], ["</s>"]),
     "XLMRobertaTokenizer": ("sentencepiece.bpe.model", {"model_type": "unigram"}, {}, ["<s>"], ["</s>"]),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["name", "none"])
+def test_many_texts_are_read_as_one_is(closing, monkeypatch, mode):
+    """Cut ones, those that spell an audio token, and the end of a block too."""
+    monkeypatch.setattr(prompt_module, "AT_ONCE", 3)
+    tokenizer = with_audio_tokens(closing, len(closing), 4)
+    texts = [("fr_fr", "chat"), (None, ""), ("ro_ro", "<audio_1> urs"), ("fr_fr", "long " * 20), ("es_419", "<eos>"),
+             ("fr_fr", "ă"), ("fr_fr", "fin")]  # fmt: skip
+    prompt = Prompt(tokenizer, mode=mode, max_tokens=40)
+    each, many = [], []
+    expected = [prompt.text_ids(text, lang, each.append) for lang, text in texts]
+    found = list(prompt.ids_of_texts(iter(texts), many.append))
+    assert [ids.tolist() for ids in found] == [ids.tolist() for ids in expected] and each == many == [texts[3]]
 
 
 @pytest.fixture(scope="module")

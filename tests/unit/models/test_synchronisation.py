@@ -5,34 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechde.errors import DataError
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
-from speechde.models.frontends import base, units
 from speechde.models.frontends.base import pad_sequences
 from speechde.models.frontends.frames import ContinuousFrontend
 from speechde.models.frontends.units import UnitFrontend
 from speechde.types import Inputs, Sequences
-
-READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero")
-
-
-class OnDevice(TorchDispatchMode):
-    """Refuses to read a number from what stands for a tensor of a GPU: all but the lengths."""
-
-    def __torch_dispatch__(self, function, _, arguments=(), options=None):
-        if function._schema.name in READS and not self.known(arguments[0]):
-            raise AssertionError(f"{function} waits for the device")
-        out = function(*arguments, **(options or {}))
-        if isinstance(out, torch.Tensor) and any(isinstance(a, torch.Tensor) and self.known(a) for a in arguments):
-            out.of_lengths = True
-        return out
-
-    @staticmethod
-    def known(tensor):
-        return getattr(tensor, "of_lengths", False)
 
 
 @pytest.fixture(params=["units", "frames"])
@@ -54,17 +34,8 @@ def speech(model):
     return Inputs([("text", prefix), ("speech", spoken)])
 
 
-def as_on_a_device(monkeypatch, *known):
-    """Take tensors for those of a GPU; the context that is returned lets lengths of ``known`` be read, no more."""
-    for module in (base, units):
-        monkeypatch.setattr(module, "on_host", lambda _: False)
-    for column in (column for inputs in known for _, column in inputs.columns):
-        column.lengths.of_lengths = True
-    return OnDevice()
-
-
 @pytest.mark.parametrize("buckets", [1, 2])
-def test_vectors_are_the_same_and_nothing_is_read(model, speech, monkeypatch, buckets):
+def test_vectors_are_the_same_and_nothing_is_read(model, speech, monkeypatch, as_on_a_device, buckets):
     text = Inputs([("text", pad_sequences([np.arange(1, n) for n in (4, 30, 7)]))])
     mixed = Inputs([*speech.columns, ("text", pad_sequences([np.arange(1, n) for n in (3, 9, 2, 6)]))])
     every = speech, text, mixed
@@ -72,7 +43,7 @@ def test_vectors_are_the_same_and_nothing_is_read(model, speech, monkeypatch, bu
         expected = [model.encode(inputs, buckets) for inputs in every]
         plain, made = model.backbone.forward, []  # transformers' own code looks whether a mask is needed
         monkeypatch.setattr(model.backbone, "forward", lambda *a: (made.append(a), torch.ones_like(a[0]))[1])
-        with as_on_a_device(monkeypatch, *every):
+        with as_on_a_device(*every):
             for inputs in every:
                 model.encode(inputs, buckets)
         monkeypatch.setattr(model.backbone, "forward", plain)
@@ -84,19 +55,19 @@ def test_vectors_are_the_same_and_nothing_is_read(model, speech, monkeypatch, bu
         assert inputs.shape[1] == mask.sum(1).max()  # no padding that nobody needs
 
 
-def test_in_training_what_is_left_out_stays_as_padding_and_changes_nothing(model, speech, monkeypatch):
+def test_in_training_what_is_left_out_stays_as_padding_and_changes_nothing(model, speech, as_on_a_device):
     model.frontends.train()
     torch.manual_seed(0)
     expected = model.encode(speech)
     torch.manual_seed(0)
-    as_on_a_device(monkeypatch)
+    as_on_a_device()
     torch.testing.assert_close(model.encode(speech), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_without_lengths_the_vectors_are_the_same(model, speech, monkeypatch):
+def test_without_lengths_the_vectors_are_the_same(model, speech, as_on_a_device):
     with torch.no_grad():
         expected = model.encode(speech)
-        as_on_a_device(monkeypatch)
+        as_on_a_device()
         bare = Inputs([(name, Sequences(column.values, column.mask)) for name, column in speech.columns])
         torch.testing.assert_close(model.encode(bare), expected, atol=1e-6, rtol=1e-5)
 

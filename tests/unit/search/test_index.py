@@ -9,13 +9,17 @@ import subprocess
 import sys
 from dataclasses import asdict
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from speechde.errors import AssetError, ConfigError, DataError
 from speechde.search import index as module
-from speechde.search.index import INFO, KINDS, SearchIndex, kind_for
+from speechde.search import kinds
+from speechde.search import vectors as files
+from speechde.search.index import INFO, SearchIndex
+from speechde.search.kinds import KINDS, kind_for
 
 DIM = 16
 
@@ -52,7 +56,7 @@ def test_flat_is_brute_force():
     assert hits[0][0].row == {"id": hits[0][0].id, "text": f"text {expected[0, 0]}"}
 
 
-@pytest.mark.parametrize(("kind", "least"), [("hnsw", 0.97), ("ivfpq", 0.6)])
+@pytest.mark.parametrize(("kind", "least"), [("hnsw", 0.97), ("ivfsq", 0.95), ("ivfpq", 0.6)])
 def test_recall_of_the_approximate_kinds(kind, least, tmp_path):
     """Ten nearest of 4,000; the bounds are a little below what the kinds reach."""
     vectors, queries = unit(4000), unit(100, seed=1)
@@ -60,30 +64,76 @@ def test_recall_of_the_approximate_kinds(kind, least, tmp_path):
     index = SearchIndex.build(vectors, rows(4000), model="m", fingerprint="f", kind=kind)
     found = ids(index.search(queries, 10))
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, found, strict=True)])
-    assert least <= recall < (1.01 if kind == "hnsw" else 1), recall
+    assert least <= recall < (1 if kind == "ivfpq" else 1.01), recall
     index.save(tmp_path / kind)
     assert ids(SearchIndex.load(tmp_path / kind).search(queries, 10)) == found
 
 
 def test_kind_by_size(monkeypatch):
-    assert [kind_for(n) for n in (1, 50_000, 50_001, 1_000_000, 1_000_001)] == ["flat"] * 2 + ["hnsw"] * 2 + ["ivfpq"]
-    monkeypatch.setattr(module, "FLAT_UP_TO", 10)
+    assert [kind_for(n) for n in (1, 50_000, 50_001, 1_000_000, 1_000_001)] == ["flat"] * 2 + ["hnsw"] * 2 + ["ivfsq"]
+    monkeypatch.setattr(kinds, "FLAT_UP_TO", 10)
     assert (build(10, "auto").info.kind, build(11, "auto").info.kind) == ("flat", "hnsw")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_reopen_and_add(kind, tmp_path):
-    count = module.MIN_IVFPQ
+    count = kinds.MIN_FITTED["ivfpq"]
     vectors = unit(count + 40)
     SearchIndex.build(vectors[:count], rows(count), model="m", fingerprint="f", kind=kind).save(tmp_path / "i")
     for start in (count, count + 20):
-        index = SearchIndex.load(tmp_path / "i")
+        index = SearchIndex.load(tmp_path / "i", mapped=False)
         index.add(vectors[start : start + 20], rows(20, start), fingerprint="f")
         index.save(tmp_path / "i")
     index = SearchIndex.load(tmp_path / "i")
     assert len(index) == count + 40 and index.info.kind == kind
     assert np.mean([best[0].id == f"v{i}" for i, best in enumerate(index.search(vectors, 1))]) > 0.85
-    assert sorted(path.suffix for path in (tmp_path / "i").iterdir()) == ["", ".faiss", ".json", ".parquet"]
+    suffix = ".arrow" if kind in kinds.MAPPED else ".parquet"
+    assert {path.suffix for path in (tmp_path / "i").iterdir()} == {"", ".faiss", ".json", suffix}
+
+
+@pytest.mark.parametrize("kind", kinds.MAPPED)
+def test_lists_are_searched_on_disk(kind, tmp_path):
+    """Opened, an index finds what it found; neither its vectors nor its rows are read, nor changed."""
+    count = 3000
+    vectors, queries = unit(count), unit(20, seed=1)
+    made = SearchIndex.build(vectors, rows(count), model="m", fingerprint="f", kind=kind)
+    made.save(tmp_path / "i")
+    opened, read = (SearchIndex.load(tmp_path / "i", mapped=mapped) for mapped in (True, False))
+    expected = made.search(queries, 5)
+    assert opened.search(queries, 5) == read.search(queries, 5) == expected
+    assert type(faiss.downcast_InvertedLists(opened._index.invlists)).__name__ == "OnDiskInvertedLists"
+    for change in (lambda: opened.add(unit(1), rows(1, count), fingerprint="f"), lambda: opened.save(tmp_path / "j")):
+        with pytest.raises(DataError, match="load it with mapped=False"):
+            change()
+    (data,) = (tmp_path / "i").glob("rows-*.arrow")
+    damaged = bytearray(data.read_bytes())
+    damaged[len(damaged) // 2] ^= 255
+    data.write_bytes(damaged)
+    SearchIndex.load(tmp_path / "i")  # what is not read is not checked
+    with pytest.raises(AssetError, match="is damaged"):
+        SearchIndex.load(tmp_path / "i", mapped=False)
+    data.write_bytes(damaged[:-1])
+    with pytest.raises(AssetError, match="is damaged"):
+        SearchIndex.load(tmp_path / "i")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "auto"])
+def test_files_are_indexed_block_by_block(kind, tmp_path, monkeypatch):
+    """As vectors in memory are; the lists are fitted to all of them, as there are so few."""
+    monkeypatch.setattr(files, "BLOCK", 700)
+    vectors, paths = unit(1500), [tmp_path / f"{n}.parquet" for n in range(3)]
+    for path, start, stop in zip(paths, (0, 900, 900), (900, 900, 1500), strict=True):
+        described = [row | {"kind": "text"} for row in rows(stop - start, start)]
+        files.write_vectors(path, files.Header(DIM, "m", "f"), described, vectors[start:stop])
+    read = files.read_vectors(paths)
+    whole = SearchIndex.build(read.vectors, read.rows, model="m", fingerprint="f", kind=kind)
+    streamed = SearchIndex.build_from(paths, kind)
+    assert streamed.info == whole.info and streamed.rows.equals(whole.rows)
+    queries = unit(50, seed=1)
+    found, expected = ids(streamed.search(queries, 10)), ids(whole.search(queries, 10))
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, expected, strict=True)]) > 0.999
+    with pytest.raises(ConfigError, match="index kind"):
+        SearchIndex.build_from(paths, "tree")
 
 
 def test_added_rows_may_have_other_columns():
@@ -181,7 +231,7 @@ def test_no_index(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-@pytest.mark.parametrize("step", ["write_table", "_write_faiss"])
+@pytest.mark.parametrize("step", ["write_table", "write_faiss"])
 def test_a_full_disk_leaves_the_old_index(tmp_path, monkeypatch, step):
     build(30).save(tmp_path / "i")
 
@@ -237,7 +287,7 @@ def test_a_failed_save_over_a_damaged_index(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(module, "_write_faiss", full)
+        patch.setattr(module, "write_faiss", full)
         build(20).save(tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
     build(20).save(tmp_path)
@@ -260,11 +310,11 @@ def test_a_save_between_the_reads_of_a_load(tmp_path, monkeypatch):
     build(30).save(tmp_path)
     verified, saved = module._verified, []
 
-    def slow(folder, stated):
+    def slow(folder, stated, hashed):
         if not saved:
             saved.append(True)
             build(20).save(tmp_path)
-        return verified(folder, stated)
+        return verified(folder, stated, hashed)
 
     monkeypatch.setattr(module, "_verified", slow)
     assert len(SearchIndex.load(tmp_path)) == 20

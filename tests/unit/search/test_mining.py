@@ -102,7 +102,7 @@ def test_approximate_neighbours(monkeypatch):
     common = {(p.a, p.b) for p in exact} & {(p.a, p.b) for p in graph}
     assert len(common) / len(exact) > 0.95 and quality(graph[: len(known)], known)[0] > 0.9
     assert mine(a, b, neighbours="auto") == exact
-    monkeypatch.setattr("speechde.search.index.FLAT_UP_TO", 10)
+    monkeypatch.setattr("speechde.search.kinds.FLAT_UP_TO", 10)
     assert [(p.a, p.b) for p in mine(a, b, neighbours="auto")] == [(p.a, p.b) for p in graph]
 
 

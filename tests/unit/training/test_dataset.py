@@ -13,7 +13,8 @@ from speechde.corpora.bitext import TextPair
 from speechde.corpora.examples import Joined, SpeechExamples, TranslationExamples
 from speechde.errors import DataError
 from speechde.losses.meaning import ABSENT, same_meaning
-from speechde.training.dataset import ExampleDataModule, ExampleDataset, Reading
+from speechde.training import dataset as dataset_module
+from speechde.training.dataset import ExampleDataModule, ExampleDataset, Reading, TokenIds
 from speechde.training.letters import Alphabet
 from speechde.training.mixture import Mixture, Row, Task
 from speechde.types import Audio, Item, Text, Utterance
@@ -31,6 +32,9 @@ class Prompt:
     def text_ids(self, text, lang, cut=None):
         self.tokenised.append((text, lang))
         return np.array([len(text), ord(text[1])])
+
+    def ids_of_texts(self, texts, cut=None):
+        return (self.text_ids(text, lang, cut) for lang, text in texts)
 
     def segments(self, item, cut=None, name=None):
         self.names.append(name)
@@ -99,6 +103,31 @@ def test_transcripts_are_tokenised_once_and_found_by_number(dataset):
     for row, known in enumerate(batch.rows[0].known.tolist()):
         np.testing.assert_array_equal(dataset.known_ids[known], texts.values[row])
     assert batch.rows[0].known.tolist() == [0, 1, 2, 0, 3] and len(prompt.tokenised) == 4
+
+
+def test_where_no_state_is_computed_before_training_batches_are_the_same_and_texts_are_read_when_drawn(
+    utterances, monkeypatch
+):
+    every = rows(*((i, 0) for i in range(5)))
+    examples = [Joined(SpeechExamples(utterances))]
+    expected = ExampleDataset(examples, views_of(utterances), Prompt()).collate(every)
+    for remembered, reads in ((100, 4), (1, 1 + 3 * 3), (0, 3 * 5)):
+        monkeypatch.setattr(dataset_module, "REMEMBERED", remembered)
+        late = ExampleDataset(examples, views_of(utterances), Prompt(), known=False)
+        assert len(late.known_ids) == 0 and not late.prompt.tokenised
+        for _ in range(3):
+            found = late.collate(every)
+        assert found.rows[0].known is None and torch.equal(found.meaning, expected.meaning)
+        for (_, one), (_, other) in zip(found.rows[0].positive.columns, expected.rows[0].positive.columns, strict=True):
+            assert torch.equal(one.values, other.values) and torch.equal(one.mask, other.mask)
+        assert len(late.prompt.tokenised) == reads
+
+
+@pytest.mark.parametrize("texts", [[], [[]], [[3, 2**31 - 1], [], [7]]])
+def test_token_ids_of_many_texts_are_those_that_were_given(texts):
+    kept = TokenIds(np.array(text, np.int64) for text in texts)
+    assert [ids.tolist() for ids in kept] == texts and len(kept) == len(texts)
+    assert all(ids.dtype == np.int64 for ids in kept)
 
 
 def test_without_translations_and_with_one_language_only_the_transcript_counts(utterances):

@@ -217,6 +217,40 @@ def test_a_loss_that_is_not_finite_stops_the_run(make):
         fit(module)
 
 
+@pytest.mark.parametrize("options", [{}, {"freeze": ()}, {"freeze": (), "micro_batch": 2}, {"drop": 0.3}])
+def test_a_step_on_a_gpu_waits_for_nothing(make, as_on_a_device, monkeypatch, options):
+    """Forward and backward pass, hard negatives, clipping and AdamW; transformers' layers read a mask of their own."""
+    module, one = make(texts=None, **options), with_negatives()
+    module.log = module.log_dict = lambda *a, **k: None
+    module.on_train_epoch_start()
+    optimiser = module.configure_optimizers()["optimizer"]
+    loss = module.training_step(one, 0)
+    read = []
+    monkeypatch.setattr(lit_module, "padding_share", lambda parts: read.append(len(parts)))  # of lengths alone
+    with as_on_a_device(*(side for rows in one.rows for side in (rows.query, rows.positive, rows.negatives))):
+        module.training_step(one, 0).backward()
+        module.configure_gradient_clipping(optimiser, 1.0)
+        optimiser.step()
+        with pytest.raises(AssertionError, match="waits for the device"):
+            loss.item()
+    assert read == [3]
+
+
+def test_on_a_gpu_a_loss_that_is_not_finite_is_told_later_and_never_saved(make, as_on_a_device):
+    as_on_a_device()
+    module = make()
+    module.log = module.log_dict = lambda *a, **k: None
+    module.training_step(batch(), 0)
+    module._check_finite()
+    module.model.projection.weight.data.fill_(float("nan"))
+    module.training_step(batch(), 0)  # step 0 of a module without a trainer
+    module.model.projection.weight.data.fill_(1.0)
+    module.training_step(batch(), 0)
+    for reads in (module.on_train_epoch_end, lambda: module.on_save_checkpoint({"state_dict": {}})):
+        with pytest.raises(DataError, match=r"the loss became nan at step 0; lower optim\.lr"):
+            reads()
+
+
 def test_a_sharded_model_needs_all_processes_to_be_alike(make, monkeypatch):
     """Else one would wait for a layer that another never runs."""
     module, asked = make(), []
