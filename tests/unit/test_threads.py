@@ -8,7 +8,7 @@ from threading import Barrier
 import numpy as np
 import pytest
 
-from speechde import SpeechTextEncoder
+from speechde import Audio, Image, Item, SpeechTextEncoder, Text
 from speechde.checkpoint import reader
 
 QUERIES, THREADS = 50, 4
@@ -52,6 +52,27 @@ def test_the_speech_encoder_is_loaded_once(encoder, monkeypatch):
     monkeypatch.setattr(reader, "speech_encoder", lambda *a: loaded.append(load(*a)) or loaded[-1])
     found = in_threads(lambda _: encoder.encoder, range(THREADS))
     assert len(loaded) == 1 and all(one is loaded[0] for one in found)
+
+
+def test_pictures_and_mixed_items_in_threads_give_the_vectors_of_one_thread(tiny_model, clips, monkeypatch):
+    """Words of a mixed item go through layers that those of a clip skip at the same time."""
+    loaded, load = [], reader.image_encoder
+    monkeypatch.setattr(reader, "image_encoder", lambda *a: loaded.append(load(*a)) or loaded[-1])
+    seeing = SpeechTextEncoder.from_pretrained(tiny_model("continuous", sees=True, speech_layer=1), device="cpu")
+    draw = np.random.default_rng(0)
+    pictures = [Image(draw.integers(0, 256, (20, 30, 3), dtype=np.uint8)) for _ in range(4)]
+    makes = [
+        lambda n: (pictures[n % 4],),
+        lambda n: (Text(f"text {n}"), pictures[n % 4]),
+        lambda n: (Audio(clips[n % 9].audio),),
+        lambda n: (pictures[n % 4], Audio(clips[n % 9].audio), Text(f"{n}")),
+        lambda n: (Text(f"text {n}"),),
+    ]
+    items = [Item(*makes[n % 5](n)) for n in range(QUERIES)]
+    found = in_threads(seeing.embed, items)
+    assert len(loaded) == 1
+    for item, vector in zip(items, found, strict=True):
+        np.testing.assert_array_equal(vector, seeing.embed(item))
 
 
 def test_texts_that_were_cut_are_counted_for_the_call_that_gave_them(encoder, caplog):
