@@ -1,7 +1,7 @@
 """Training examples for Lightning: stored items and token ids become ``types.Batch``.
 
 Nothing here grows with rows × text but what a frozen LLM needs: the token ids of all transcripts, whose states are
-computed before training. Else texts are read as they are drawn, and the first ``REMEMBERED`` of them once.
+computed before training. Else texts are read as they are drawn, and the first ``REMEMBERED`` of them are kept.
 
 Each row has the ids of what its two sides mean, and the loss takes no two rows that share one for each other's
 negatives. They are hashes, so that all processes agree on them and none holds a table of millions of translations.
@@ -13,7 +13,7 @@ encoded in their place and counts for nothing: all processes then encode alike, 
 from __future__ import annotations
 
 from array import array
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -90,9 +90,13 @@ class ExampleDataset(Dataset):
             ]
             if missing:
                 raise DataError(f"{len(missing)} training clips have no features, e.g. {missing[0]!r}")
-        texts = dict.fromkeys(text for stream in spoken for text in stream.texts) if known else {}
+        texts = dict.fromkeys(text for stream in spoken for text in stream.texts)
+        ids = prompt.ids_of_texts(texts, cut)
+        if not known:
+            deque(ids if cut else (), maxlen=0)  # what is cut is told, whether it is drawn or not
+            texts, ids = {}, iter(())
         self._known = {text: row for row, text in enumerate(texts)}
-        self.known_ids = TokenIds(prompt.ids_of_texts(texts, cut))  # of transcripts, read once
+        self.known_ids = TokenIds(ids)  # of transcripts, read once
         self._remembered: dict[tuple, list[tuple[str, np.ndarray]]] = {}
 
     def __len__(self) -> int:
