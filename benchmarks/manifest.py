@@ -62,10 +62,10 @@ def planned(inputs: Inputs, path: Path, rows: int) -> tuple[float, float]:
     Raises:
         Different: it did not count every row.
     """
-    command = [sys.executable, "train.py", "recipe=stamps_continuous", "data=manifest", f"data.path={path}",
+    command = [sys.executable, "train.py", "recipe=quickstart", "data=manifest", f"data.path={path}",
                f"data.seen=[{','.join(SEEN)}]", "tasks.speech.shares.synthetic=0", "plan_only=true",
                f"frontend.encoder={inputs.encoder}", f"model.source={inputs.small}", "model.speech_layer=0",
-               f"runs_dir={inputs.scratch / 'runs'}"]  # fmt: skip
+               "model.num_layers=null", f"runs_dir={inputs.scratch / 'runs'}"]  # fmt: skip
     output = path.with_suffix(".txt")
     with output.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT)
