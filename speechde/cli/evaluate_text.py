@@ -55,7 +55,7 @@ def evaluate_text(
 
     from speechde.cache import cache_root
     from speechde.cli.options import check_device
-    from speechde.evaluation.text import Asked
+    from speechde.evaluation.asked import Asked
     from speechde.evaluation.text_model import evaluate_texts, open_text_model
     from speechde.progress import quiet_libraries
     from speechde.provenance import check_writable, commit, hardware

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from speechde.config.ateb import AtebConfig
 from speechde.config.data import DataConfig
 from speechde.config.earlier import refuse_moved
 from speechde.config.tasks import CLIPS, TRANSLATIONS, TaskConfig, speech_task
@@ -304,6 +305,7 @@ class RunConfig:
     archive_dir: str | None = location()  # keeps finished runs, small enough to commit; these are not run again
     data: DataConfig = field(default_factory=DataConfig)
     tasks: dict[str, TaskConfig | None] = field(default_factory=speech_task)  # null drops one
+    ateb: AtebConfig = field(default_factory=AtebConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

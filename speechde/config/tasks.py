@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from speechde.errors import ConfigError
-from speechde.schema import bounded
+from speechde.schema import bounded, choice
 
 CLIPS, TRANSLATIONS = "clips", "translations"  # what ``examples`` may be beside a file
 SPEECH = "speech"  # the task of every recipe
@@ -18,7 +18,9 @@ SOURCES = ("synthetic", "translation")  # what a task of clips may have a share 
 class TaskConfig:
     """A stream of training examples; a batch holds those of one task. See ``speechde.training.mixture.Task``."""
 
-    examples: str = ""  # clips: those of data with their transcripts; translations: texts and their English; or a file
+    # clips: those of data with their transcripts; translations: texts and their English; ateb:NAME: a set of ATEB; or a
+    # file
+    examples: str = ""
     rate: float = bounded(1.0, "(0, ∞)")  # how often a batch is of this task, relative to the others
     batch_size: int | None = bounded(None, "[2, ∞)")  # None: trainer.batch_size
     shares: dict[str, float] = field(default_factory=dict, metadata={"interval": "[0, 1]"})  # of a batch, by source
@@ -30,6 +32,7 @@ class TaskConfig:
     document: str = ""  # prompt of what answers, "title: {title} | text: {item}"
     prompt_dropout: float = bounded(0.0, "[0, 1)")  # share of the examples that are read without their prompts
     negatives: int = bounded(0, "[0, ∞)")  # hard negatives of an example that are read
+    gallery: str = choice("all", "all", "own")  # of a query of dev or test: all answers, or its own and its negatives
 
     def check(self, name: str) -> None:
         """Refuse what does not fit together.
@@ -38,7 +41,7 @@ class TaskConfig:
             ConfigError: there are no examples, or a setting that they have no use for.
         """
         if not self.examples:
-            ways = f"{CLIPS}, {TRANSLATIONS} or an examples file"
+            ways = f"{CLIPS}, {TRANSLATIONS}, ateb:NAME or an examples file"
             raise ConfigError(f"tasks.{name} has no examples; set tasks.{name}.examples to {ways}, or drop the task")
         for source in self.apart:
             if source not in self.shares:

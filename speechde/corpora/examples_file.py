@@ -48,7 +48,7 @@ from speechde.types import SPLITS, Audio, Dropped, Example, Item, Part, Text, Ut
 SUFFIXES = (".jsonl", ".parquet")
 PARTS = ("text", "audio")
 COLUMNS = ("query", "positive", "negatives", "stratum", "source", "split")
-_INVALID = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")  # tabs and line breaks belong to documents
+INVALID = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffd]")  # tabs and line breaks belong to documents
 
 
 class FileExamples(Sequence[Example]):
@@ -296,7 +296,7 @@ def _part(value: Any, folder: Path, side: str) -> Part:
         raise BadRow(f"empty {name}", side)
     if name == "audio":
         return Audio(str(folder / content))
-    if _INVALID.search(content):
+    if INVALID.search(content):
         raise BadRow("invalid text", "a control or replacement character: the text was decoded wrongly")
     return Text(content)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from speechde.cache import fingerprint, sha256_file
 from speechde.config import RunConfig
+from speechde.config.ateb import set_name
+from speechde.corpora.ateb.sets import brought
 from speechde.types import Utterance
 
 PLACES = ("path", "archive", "root", "covost", "translations.root", "synthetic.archive", "breadth.udhr",
@@ -28,7 +30,10 @@ def sources(config: RunConfig) -> dict[str, str]:
     """
     found = {}
     for name, task in config.tasks.items():
-        if Path(task.examples).is_file():
+        if own := set_name(task.examples):
+            if files := brought(own, config.data.public):
+                found[f"tasks.{name}.examples"] = fingerprint([sha256_file(file) for file in files])
+        elif Path(task.examples).is_file():
             found[f"tasks.{name}.examples"] = sha256_file(task.examples)[:16]
     groups = {"data": asdict(config.data), "adapt.old": asdict(config.adapt.old) if config.adapt.old else {}}
     for group, values in groups.items():

@@ -5,6 +5,7 @@
     xquad                  a question asks for the paragraph that answers it, among all of its language
     banking77              a customer's question asks for the name of its intent
     banking77_examples     … for any example of its intent
+    ateb_…                 sets of ATEB's abilities (``evaluation.ateb``)
 
 Galleries are whole, whatever is sampled: sampling takes queries. Texts that are equal are one item, and a query is
 right with any translation of its text. All of it is evaluated on and never trained on: a model whose record says that
@@ -13,10 +14,7 @@ it was trained on the same texts is refused.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,36 +23,15 @@ from speechde.corpora.bitext import ENGLISH
 from speechde.corpora.examples import SYNTHETIC
 from speechde.corpora.load import histories
 from speechde.errors import ConfigError, unknown_value
+from speechde.evaluation.asked import ROLES, Asked
+from speechde.evaluation.ateb import NAMES as ATEB
+from speechde.evaluation.ateb import ateb_tasks, licences
 from speechde.evaluation.retrieval import COMMON, Labels, Results, Retrieval
 from speechde.text import normalise_text
 from speechde.types import Item, Text
 
-UNKNOWN = "unknown"
-ROLES = ("seen", "synthetic_only", "zero_shot", UNKNOWN)  # the last: no record says what a model was trained on
 BACK = "_back"
 AVERAGED = ("recall@1", *COMMON, "chance")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is evaluated, and where its files are.
-
-    ``langs``: FLEURS codes, None for all that a benchmark has. ``role_of`` a language is one of ``ROLES``.
-    ``per_language``: how many queries are drawn with ``seed``; None for all. ``folder`` and ``option`` as in
-    ``public.find_files``.
-    """
-
-    cache: Path
-    folder: Path | None = None
-    option: str = "--folder"
-    langs: Sequence[str] | None = None
-    role_of: Callable[[str], str] = lambda lang: UNKNOWN
-    per_language: int | None = None
-    seed: int = 0
-
-    def of(self, known: Sequence[str]) -> list[str]:
-        """The languages that are asked for of those that a benchmark has; there may be none."""
-        return [lang for lang in known if self.langs is None or lang in self.langs]
 
 
 def text_tasks(names: Iterable[str], asked: Asked) -> list[Retrieval]:
@@ -163,7 +140,7 @@ def _translations(name: str, names: Sequence[str], texts: Mapping[str, Sequence[
         for task, asking, answering in ((name, *sides), (name + BACK, *reversed(sides))):
             if task in names:
                 items, labels, first = asking
-                drawn = _drawn([there[pair][1] for pair in first], asked)  # the same sentences in all languages
+                drawn = asked.drawn([there[pair][1] for pair in first])  # the same sentences in all languages
                 gallery, labelled, _ = answering
                 tasks.append(Retrieval(task, lang, asked.role_of(lang), [items[row] for row in drawn], gallery,
                                        Labels(labels[drawn], labelled), labels[drawn]))  # fmt: skip
@@ -178,7 +155,7 @@ def _xquad(names: Sequence[str], asked: Asked) -> list[Retrieval]:
         texts, place = _unique(found.texts)
         titles = {text: title for text, title in zip(found.texts, found.titles, strict=True)}
         gallery = _items(texts, lang, titles)
-        questions = [found.questions[row] for row in _drawn([question.id for question in found.questions], asked)]
+        questions = [found.questions[row] for row in asked.drawn([question.id for question in found.questions])]
         queries = [Item(Text(q.text), id=f"{lang}:{q.id}", lang=lang, meaning=q.text) for q in questions]
         own = place[[question.paragraph for question in questions]]
         # questions about one paragraph are right or wrong together: the bootstrap draws paragraphs
@@ -193,7 +170,7 @@ def _banking77(names: Sequence[str], asked: Asked) -> list[Retrieval]:
     found = benchmarks.read_banking77(asked.folder, asked.cache, asked.option)
     number = {name: place for place, name in enumerate(found.names)}
     texts, sentence = _unique([text for text, _ in found.test])
-    drawn = _drawn(texts, asked)
+    drawn = asked.drawn(texts)
     label = np.zeros(len(texts), np.int64)
     label[sentence] = [number[name] for _, name in found.test]
     queries, own = _items([texts[row] for row in drawn], ENGLISH), label[drawn]
@@ -216,9 +193,16 @@ _BUILDERS = {
     _ntrex: ("ntrex", "ntrex" + BACK, "ntrex_documents"),
     _xquad: ("xquad",),
     _banking77: ("banking77", "banking77_examples"),
+    ateb_tasks: ATEB,
 }
 TASKS = tuple(name for makes in _BUILDERS.values() for name in makes)
 LICENCES = {"sib200": "CC-BY-SA-4.0", "ntrex": "CC-BY-SA-4.0", "xquad": "CC-BY-SA-4.0", "banking77": "CC-BY-4.0"}
+
+
+def licences_of(names: Iterable[str]) -> dict[str, str]:
+    """The terms of what tasks are asked of."""
+    names = list(names)
+    return {of: terms for of, terms in LICENCES.items() if any(name.startswith(of) for name in names)} | licences(names)
 
 
 def _items(texts: Iterable[str], lang: str, titles: Mapping[str, str] | None = None) -> list[Item]:
@@ -248,9 +232,3 @@ def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
             label = least[place]
         if np.array_equal(label, before):
             return label
-
-
-def _drawn(names: Sequence[str], asked: Asked) -> np.ndarray:
-    """Places of the queries that are asked, in order; which they are depends on the seed and their names alone."""
-    places = [hashlib.sha256(f"{asked.seed}:{name}".encode()).hexdigest() for name in names]
-    return np.sort(np.argsort(places, kind="stable")[: asked.per_language])

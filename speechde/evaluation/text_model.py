@@ -20,8 +20,9 @@ from speechde.checkpoint.folder import TrainedModel, find_model
 from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.corpora.load import histories
 from speechde.errors import ConfigError, unknown_value
+from speechde.evaluation.asked import UNKNOWN, Asked
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Remembered, evaluate
-from speechde.evaluation.text import LICENCES, UNKNOWN, Asked, refuse_trained_on, text_metrics, text_tasks
+from speechde.evaluation.text import licences_of, refuse_trained_on, text_metrics, text_tasks
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import embed_items
@@ -153,7 +154,7 @@ def evaluate_texts(model: TextModel, names: Sequence[str], asked: Asked) -> dict
         "model": model.facts,
         "seed": asked.seed,
         "sample": {"queries per language": asked.per_language} if asked.per_language else {},
-        "licences": {of: licence for of, licence in LICENCES.items() if any(name.startswith(of) for name in names)},
+        "licences": licences_of(names),
         "noted": {f"text cut at {limit} tokens": len(model.cut)} if model.cut else {},
     }
 

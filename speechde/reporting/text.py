@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from speechde.cache import atomic_write
-from speechde.evaluation.text import UNKNOWN
-from speechde.languages import get
+from speechde.evaluation.asked import UNKNOWN
+from speechde.languages import LANGUAGES
 from speechde.reporting.report import ROLE_NAMES, markdown_table, percent, recall_cell
 
 FILE = "text.json"
@@ -41,7 +41,7 @@ def text_markdown(metrics: Mapping) -> str:
     lines += markdown_table(MEANS, means(metrics))
     for name, task in sorted(metrics["tasks"].items()):
         rows = [
-            [lang, get(lang).name, NAMES[row["role"]], str(row["queries"]), str(row["gallery"]), percent(row["chance"]),
+            [lang, LANGUAGES[lang].name if lang in LANGUAGES else "–", NAMES[row["role"]], str(row["queries"]), str(row["gallery"]), percent(row["chance"]),
              *_scores(row)]
             for lang, row in sorted(task["per_language"].items(), key=lambda item: (list(NAMES).index(item[1]["role"]),
                                                                                     item[0]))

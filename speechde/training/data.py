@@ -12,7 +12,9 @@ import numpy as np
 from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.config import RunConfig
+from speechde.config.ateb import set_name
 from speechde.config.tasks import CLIPS, TRANSLATIONS
+from speechde.corpora.ateb.examples import examples_file
 from speechde.corpora.bitext import Bitext, TextPair
 from speechde.corpora.examples import SYNTHETIC, TRANSLATION
 from speechde.corpora.examples_file import FileExamples, clips_of, read_examples
@@ -79,7 +81,7 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
         load_synthetic(config.data, corpus, cache) if config.uses(SYNTHETIC) else None,
         load_translations(config.data, corpus) if config.uses(TRANSLATION) else None,
     )
-    data.files, data.held_out = read_files(config, corpus)
+    data.files, data.held_out = read_files(config, corpus, cache)
     recorded, data.dev = corpus.select("train", corpus.seen), corpus.select("dev", corpus.seen)
     if not config.text_alone and not (recorded and data.dev):
         found = f"{len(recorded)} train and {len(data.dev)} dev clips in {', '.join(corpus.seen) or 'no language'}"
@@ -91,7 +93,9 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
     return data
 
 
-def read_files(config: RunConfig, corpus: Corpus) -> tuple[dict[str, FileExamples], dict[str, dict[str, FileExamples]]]:
+def read_files(
+    config: RunConfig, corpus: Corpus, cache: Path
+) -> tuple[dict[str, FileExamples], dict[str, dict[str, FileExamples]]]:
     """The training examples of every task that names a file, by its name; and by split those of dev and test.
 
     What is held out stays out: an example with a transcript or clip of dev or test of the corpus is dropped, and one
@@ -105,7 +109,7 @@ def read_files(config: RunConfig, corpus: Corpus) -> tuple[dict[str, FileExample
     held_out = {normalise_text(text) for text in held_out_texts(corpus)}
     held_out |= {os.path.abspath(u.audio) for u in corpus.utterances if u.split != "train"}
     wholes = {
-        name: read_examples(task.examples)
+        name: _read(config, task.examples, cache)
         for name, task in config.tasks.items()
         if task.examples not in (CLIPS, TRANSLATIONS)
     }
@@ -132,6 +136,16 @@ def read_files(config: RunConfig, corpus: Corpus) -> tuple[dict[str, FileExample
         file.dropped += [Dropped("", reason) for reason in reasons if reason]
         found[name] = file.subset(np.array(kept, np.int64))
     return found, {split: {name: file for name, file in some.items() if len(file)} for split, some in later.items()}
+
+
+def _read(config: RunConfig, examples: str, cache: Path) -> FileExamples:
+    """A file of examples, or what is made of a set of ATEB."""
+    if (own := set_name(examples)) is None:
+        return read_examples(examples)
+    path, dropped = examples_file(own, config.ateb, config.data.public, cache)
+    found = read_examples(path)
+    found.dropped[:0] = dropped
+    return found
 
 
 def _refuse_heard(what: str, files: Iterable[FileExamples], evaluated: Collection[str]) -> None:

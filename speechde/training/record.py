@@ -9,7 +9,9 @@ from typing import Any
 
 from speechde.checkpoint.folder import read_settings
 from speechde.config import RunConfig
+from speechde.config.ateb import set_name
 from speechde.config.tasks import CLIPS, TRANSLATIONS
+from speechde.corpora.ateb.sets import licences_of
 from speechde.evaluation.speech import data_counts
 from speechde.training.identity import asked
 from speechde.types import Corpus, Utterance
@@ -37,7 +39,8 @@ def training_record(
     first, *others = corpora
     seen = dict.fromkeys([*(before["seen"] if before else ()), *first.seen])
     named = [task.examples for task in config.tasks.values() if task.examples not in (CLIPS, TRANSLATIONS)]
-    files = {Path(name).name: "" for name in named}  # whose licences nobody states
+    files = {Path(name).name: "" for name in named if not set_name(name)}  # whose licences nobody states
+    files |= {name: licences_of(set_name(name)) for name in named if set_name(name)}
     further = (lang for corpus in others for lang in corpus.seen)
     synthetic = dict.fromkeys([*(before.get("seen_synthetic", ()) if before else ()), *further])
     return {

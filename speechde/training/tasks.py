@@ -9,7 +9,7 @@ from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.corpora.bitext import TextPair
 from speechde.corpora.examples import RECORDED, TRANSLATION, Joined, SpeechExamples, TranslationExamples
 from speechde.corpora.examples_file import FileExamples
-from speechde.evaluation.files import example_task
+from speechde.evaluation.files import choice_task, example_task
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Retrieval
 from speechde.languages import resolve
 from speechde.models.prompt import check_template
@@ -92,7 +92,8 @@ def held_out_tasks(config: RunConfig, files: Mapping[str, FileExamples], split: 
     for name, file in files.items():
         named = (prompt_name(name, role) for role in (QUERY, DOCUMENT))
         sides = tuple(own if own in prompts else role for own, role in zip(named, (QUERY, DOCUMENT), strict=True))
-        tasks.append(example_task(name, file, split, sides))
+        build = choice_task if config.tasks[name].gallery == "own" else example_task
+        tasks.append(build(name, file, split, sides))
     return tasks
 
 

@@ -188,12 +188,15 @@ def test_what_a_file_or_the_corpus_holds_out_no_file_trains_on(tiny_run, clips, 
     read_aloud.write_text(read_aloud.read_text() + "".join(json.dumps(line) + "\n" for line in leaks))
     tasks = {"aloud": {"examples": str(read_aloud), "negatives": 2}, "asked": {"examples": str(asked)}}
     config = tiny_run(**{f"tasks__{name}": task for name, task in tasks.items()})
-    files, later = data.read_files(config, data.read_data(config, read_aloud.parent).corpus)
+    files, later = data.read_files(config, data.read_data(config, read_aloud.parent).corpus, read_aloud.parent)
     assert {name: len(file) for name, file in files.items()} == {"aloud": 10, "asked": 1} and not later["dev"]
     reasons = ["in dev or test of another file", "a clip of dev or test", "hard negatives of several make-ups"]
     assert [dropped.reason for dropped in files["aloud"].dropped] == reasons
     config.tasks["aloud"].negatives = 1  # the first is of one make-up
-    assert len(data.read_files(config, data.read_data(config, read_aloud.parent).corpus)[0]["aloud"]) == 11
+    assert (
+        len(data.read_files(config, data.read_data(config, read_aloud.parent).corpus, read_aloud.parent)[0]["aloud"])
+        == 11
+    )
 
 
 def test_examples_whose_clips_cannot_be_used_are_counted(tiny_run, clips, read_aloud, make_wav):

@@ -16,7 +16,8 @@ from mteb.abstasks.text.bitext_mining import AbsTaskBitextMining
 from mteb.types import PromptType
 
 from speechde.evaluation import mteb as adapter
-from speechde.evaluation.text import Asked, text_tasks
+from speechde.evaluation.asked import Asked
+from speechde.evaluation.text import text_tasks
 from speechde.evaluation.text_model import evaluate_texts, open_text_model
 
 REAL = os.environ.get("SPEECHDE_PUBLIC")

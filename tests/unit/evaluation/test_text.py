@@ -11,9 +11,10 @@ import torch
 
 from speechde.checkpoint.folder import TrainedModel
 from speechde.errors import ConfigError
+from speechde.evaluation.asked import Asked
 from speechde.evaluation.retrieval import DOCUMENT, QUERY
 from speechde.evaluation.rivals import TextEncoder
-from speechde.evaluation.text import TASKS, Asked, refuse_trained_on, text_tasks
+from speechde.evaluation.text import TASKS, refuse_trained_on, text_tasks
 from speechde.evaluation.text_model import evaluate_texts, open_text_model, plain_model
 from speechde.models.embed import embed_items
 from speechde.reporting.text import text_markdown, write_text_report
