@@ -15,6 +15,7 @@ from speechde.cli.options import Device, Json, language_code, print_json
 EXAMPLES = (
     "speechde evaluate-text runs/quickstart/default-s0/model --task sib200 -l ro -l fr",
     "speechde evaluate-text packaged:multilingual-e5-small --prefix 'query: ' --task sib200 --per-language 200",
+    "speechde evaluate-text packaged:multilingual-e5-small --prefix 'query: ' --task ateb --per-language 200 -c",
     "speechde evaluate-text packaged:gemma-3-270m --task xquad --task banking77 --folder /data/public --output out",
 )
 
@@ -32,6 +33,9 @@ def evaluate_text(
     per_language: Annotated[
         int | None, typer.Option(min=1, help="Queries of each language; galleries stay whole.")
     ] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", "-c", help="Of ATEB's sets: majority, word overlap, linear probes.")
+    ] = False,
     folder: Annotated[Path | None, typer.Option(help="Holds sib200/, ntrex/ …; default: fetched to the cache.")] = None,
     prefix: Annotated[str | None, typer.Option(help="Of a model as it comes: words before each text.")] = None,
     document_prefix: Annotated[str | None, typer.Option(help="Before documents, where another.")] = None,
@@ -46,9 +50,10 @@ def evaluate_text(
 ) -> None:
     """Score a model on public texts: sentence to translation, question to paragraph, question to intent.
 
-    Tasks: sib200, sib200_back, ntrex, ntrex_back, ntrex_documents, xquad, banking77, banking77_examples. A model that
-    was not trained here is used as it comes: mean of its last states, cosine, and the prefixes given. docs/protocol.md
-    says what the numbers mean.
+    Tasks: sib200, sib200_back, ntrex, ntrex_back, ntrex_documents, xquad, banking77, banking77_examples; ateb for all
+    sets of ATEB that can be fetched, ateb_factuality for those of an ability, ateb_creak for one (docs/ateb.md). A
+    model that was not trained here is used as it comes: mean of its last states, cosine, and the prefixes given.
+    docs/protocol.md says what the numbers mean.
     """
     import torch
     from transformers.utils import logging
@@ -73,7 +78,7 @@ def evaluate_text(
     asked = Asked(cache_root(), folder, langs=codes or None, per_language=per_language, seed=seed)
     opened = open_text_model(model, prefix=prefix, document_prefix=document_prefix, attention=attention,
                              max_tokens=max_tokens, device=device, prompt=prompt)  # fmt: skip
-    metrics = evaluate_texts(opened, task or ["sib200"], asked) | known
+    metrics = evaluate_texts(opened, task or ["sib200"], asked, controls) | known
     metrics["seconds"] = round(time.perf_counter() - start, 1)
     if output:
         write_text_report(output, metrics)

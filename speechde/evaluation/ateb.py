@@ -18,7 +18,7 @@ import numpy as np
 from speechde.config.ateb import AtebConfig
 from speechde.corpora.ateb.examples import examples_of
 from speechde.corpora.ateb.rows import Row
-from speechde.corpora.ateb.sets import CHOICE, SETS, AtebSet, licences_of, read_set
+from speechde.corpora.ateb.sets import ABILITIES, CHOICE, SETS, AtebSet, is_public, licences_of, read_set
 from speechde.evaluation.asked import Asked
 from speechde.evaluation.files import choice_task, example_task
 from speechde.evaluation.retrieval import Labels, Retrieval
@@ -33,6 +33,15 @@ def _variants(name: str, own: AtebSet) -> list[str]:
 
 SET_OF = {task: name for name, own in SETS.items() for task in _variants(name, own)}  # of each task its set
 NAMES = tuple(SET_OF)
+ABILITY_OF = {task: SETS[name].ability for task, name in SET_OF.items()}
+_PUBLIC = [task for task, name in SET_OF.items() if is_public(name)]  # what anybody can ask for
+GROUPS = {
+    "ateb": tuple(_PUBLIC),
+    **{
+        PREFIX + ability.split()[0]: tuple(task for task in _PUBLIC if ABILITY_OF[task] == ability)
+        for ability in ABILITIES
+    },
+}
 
 
 def ateb_tasks(names: Sequence[str], asked: Asked) -> list[Retrieval]:

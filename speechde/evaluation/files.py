@@ -1,4 +1,4 @@
-"""Files of examples as retrieval: a query of a split asks for its positive among all of them, or among its negatives."""
+"""Files of examples as retrieval: a query of a split asks for its positive among all, or among its own negatives."""
 
 from __future__ import annotations
 

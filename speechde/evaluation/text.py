@@ -23,9 +23,8 @@ from speechde.corpora.bitext import ENGLISH
 from speechde.corpora.examples import SYNTHETIC
 from speechde.corpora.load import histories
 from speechde.errors import ConfigError, unknown_value
+from speechde.evaluation import ateb
 from speechde.evaluation.asked import ROLES, Asked
-from speechde.evaluation.ateb import NAMES as ATEB
-from speechde.evaluation.ateb import ateb_tasks, licences
 from speechde.evaluation.retrieval import COMMON, Labels, Results, Retrieval
 from speechde.text import normalise_text
 from speechde.types import Item, Text
@@ -34,17 +33,22 @@ BACK = "_back"
 AVERAGED = ("recall@1", *COMMON, "chance")
 
 
+def expanded(names: Iterable[str]) -> list[str]:
+    """The tasks that names of tasks and of ``GROUPS`` stand for, each once."""
+    return list(dict.fromkeys(task for name in names for task in GROUPS.get(name, (name,))))
+
+
 def text_tasks(names: Iterable[str], asked: Asked) -> list[Retrieval]:
-    """The tasks of ``names`` (of ``TASKS``), in their order; languages by code.
+    """The tasks of ``names`` (of ``TASKS`` or ``GROUPS``), in their order; languages by code.
 
     Raises:
         ConfigError: an unknown name, or no benchmark has one of the languages.
         AssetError: a file cannot be had.
     """
-    names = list(dict.fromkeys(names))
+    names = expanded(names)
     for name in names:
         if name not in TASKS:
-            raise unknown_value("text task", name, TASKS)
+            raise unknown_value("text task", name, [*TASKS, *GROUPS])
     built: dict[str, list[Retrieval]] = {}
     for build, makes in _BUILDERS.items():
         if wanted := [name for name in names if name in makes]:
@@ -193,16 +197,20 @@ _BUILDERS = {
     _ntrex: ("ntrex", "ntrex" + BACK, "ntrex_documents"),
     _xquad: ("xquad",),
     _banking77: ("banking77", "banking77_examples"),
-    ateb_tasks: ATEB,
+    ateb.ateb_tasks: ateb.NAMES,
 }
 TASKS = tuple(name for makes in _BUILDERS.values() for name in makes)
+DOCUMENTS = ("ntrex", "ntrex_documents", "xquad")  # ATEB's fifth ability
+GROUPS = ateb.GROUPS | {"ateb_documents": DOCUMENTS, "ateb": (*ateb.GROUPS["ateb"], *DOCUMENTS)}
 LICENCES = {"sib200": "CC-BY-SA-4.0", "ntrex": "CC-BY-SA-4.0", "xquad": "CC-BY-SA-4.0", "banking77": "CC-BY-4.0"}
 
 
 def licences_of(names: Iterable[str]) -> dict[str, str]:
     """The terms of what tasks are asked of."""
     names = list(names)
-    return {of: terms for of, terms in LICENCES.items() if any(name.startswith(of) for name in names)} | licences(names)
+    return {of: terms for of, terms in LICENCES.items() if any(name.startswith(of) for name in names)} | ateb.licences(
+        names
+    )
 
 
 def _items(texts: Iterable[str], lang: str, titles: Mapping[str, str] | None = None) -> list[Item]:

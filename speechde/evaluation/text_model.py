@@ -21,8 +21,9 @@ from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.corpora.load import histories
 from speechde.errors import ConfigError, unknown_value
 from speechde.evaluation.asked import UNKNOWN, Asked
+from speechde.evaluation.ateb_controls import ateb_controls
 from speechde.evaluation.retrieval import DOCUMENT, QUERY, Remembered, evaluate
-from speechde.evaluation.text import licences_of, refuse_trained_on, text_metrics, text_tasks
+from speechde.evaluation.text import expanded, licences_of, refuse_trained_on, text_metrics, text_tasks
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
 from speechde.models.embed import embed_items
@@ -135,22 +136,28 @@ def task_prompts(prompt: Prompt, task: str | None) -> dict[str, str | None]:
     return {role: name if name in prompt.named else None for role, name in names.items()}
 
 
-def evaluate_texts(model: TextModel, names: Sequence[str], asked: Asked) -> dict:
+def evaluate_texts(model: TextModel, names: Sequence[str], asked: Asked, controls: bool = False) -> dict:
     """Build the tasks of ``names``, with the model's roles of languages, embed and score them.
 
+    Args:
+        controls: whether the tasks of ATEB's sets get theirs (``ateb_controls``).
+
     Returns:
-        ``tasks`` (see ``text.text_metrics``), and what they are of: ``model``, ``seed``, ``sample``, ``licences``, and
-        ``noted``, which counts the texts that were cut.
+        ``tasks`` (see ``text.text_metrics``), ``controls`` where they are asked for, and what they are of: ``model``,
+        ``seed``, ``sample``, ``licences``, and ``noted``, which counts the texts that were cut.
 
     Raises:
         ConfigError: the model was trained on one of them, or see ``text.text_tasks``.
     """
+    names = expanded(names)
     refuse_trained_on(model.record, names)
     tasks = text_tasks(names, replace(asked, role_of=model.role_of))
-    results = evaluate(tasks, Remembered(model.embed, symmetric=model.symmetric), seed=asked.seed)
+    embed = Remembered(model.embed, symmetric=model.symmetric)
+    results = evaluate(tasks, embed, seed=asked.seed)
     limit = model.prompts[QUERY].max_tokens
     return {
         "tasks": text_metrics(results),
+        **({"controls": ateb_controls(tasks, asked, embed)} if controls else {}),
         "model": model.facts,
         "seed": asked.seed,
         "sample": {"queries per language": asked.per_language} if asked.per_language else {},

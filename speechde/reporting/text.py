@@ -17,6 +17,7 @@ from speechde.reporting.report import ROLE_NAMES, markdown_table, percent, recal
 FILE = "text.json"
 NAMES = {**ROLE_NAMES, UNKNOWN: "training unknown"}
 _SCORES = ["R@1 [95 % CI]", "R@5", "MRR"]
+CONTROLS = ["majority", "overlap", "probe", "alone", "answer"]  # of evaluation.ateb_controls
 MEANS = ["task", "role", "languages", "chance", *_SCORES]
 
 
@@ -39,10 +40,12 @@ def text_markdown(metrics: Mapping) -> str:
     lines += [f"- commit {metrics['commit']}; hardware {metrics['hardware']}; {metrics['seconds']:.0f} s"]
     lines += [f"- command `{metrics['command']}`", "", "## Means over languages", ""]
     lines += markdown_table(MEANS, means(metrics))
+    if metrics.get("controls"):
+        lines += ["", "## Controls of ATEB's sets", "", *markdown_table(["task", *CONTROLS], controls(metrics))]
     for name, task in sorted(metrics["tasks"].items()):
         rows = [
-            [lang, LANGUAGES[lang].name if lang in LANGUAGES else "–", NAMES[row["role"]], str(row["queries"]), str(row["gallery"]), percent(row["chance"]),
-             *_scores(row)]
+            [lang, LANGUAGES[lang].name if lang in LANGUAGES else "–", NAMES[row["role"]], str(row["queries"]),
+             str(row["gallery"]), percent(row["chance"]), *_scores(row)]
             for lang, row in sorted(task["per_language"].items(), key=lambda item: (list(NAMES).index(item[1]["role"]),
                                                                                     item[0]))
         ]  # fmt: skip
@@ -59,6 +62,19 @@ def means(metrics: Mapping) -> list[list[str]]:
         for role in NAMES
         if role in task
     ]
+
+
+def controls(metrics: Mapping) -> list[list[str]]:
+    """Rows of ``task`` and ``CONTROLS``: accuracy, a mean over the parts of a set."""
+    return [[name, *control_cells(found)] for name, found in sorted(metrics["controls"].items())]
+
+
+def control_cells(found: Mapping[str, Mapping]) -> list[str]:
+    """A cell for each of ``CONTROLS``, a dash for one that a task has not."""
+    means = {
+        name: sum(row["recall@1"] for row in parts.values()) / len(parts) for name, parts in found.items() if parts
+    }
+    return [percent(means[name]) if name in means else "–" for name in CONTROLS]
 
 
 def _scores(row: Mapping) -> list[str]:

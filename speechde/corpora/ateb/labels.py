@@ -126,7 +126,10 @@ def esnli(path: Path) -> Read:
 
 
 def dialfact(path: Path) -> Read:
-    """JSON Lines ``context`` (a list), ``response``, ``evidence_list`` (lists that end in a text), ``response_label``."""
+    """JSON Lines ``context`` (a list), ``response``, ``evidence_list``, ``response_label``.
+
+    A piece of evidence is a list that ends in its text.
+    """
 
     def parse(place: str, record: Mapping) -> Row:
         found = " ".join(each[-1] if isinstance(each, list) else each for each in record["evidence_list"])

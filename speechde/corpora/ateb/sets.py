@@ -61,7 +61,8 @@ SETS: dict[str, AtebSet] = {
     "creak_contrast": AtebSet(_FACT, LABEL, labels.creak, _files("creak", train="train.json", test="contrast_set.json"),
                               kin=("creak",)),
     "fever_symmetric": AtebSet(_FACT, LABEL, labels.fever_symmetric,
-                               _files("fever_symmetric", train="fever_symmetric_dev.jsonl", test="fever_symmetric_test.jsonl"),
+                               _files("fever_symmetric", train="fever_symmetric_dev.jsonl",
+                                      test="fever_symmetric_test.jsonl"),
                                alone="claim"),
     "begin": AtebSet(_FACT, LABEL, labels.begin, _files("begin", train="begin_dev_wow.tsv", test="begin_test_wow.tsv"),
                      alone="response"),
@@ -87,7 +88,8 @@ SETS: dict[str, AtebSet] = {
                             test=" ".join(f"test.{tag}.jsonl" for tag in _XCOPA))),
     # brought by the user: as their authors publish them
     "esnli": AtebSet(_FACT, LABEL, labels.esnli,
-                     _files("esnli", train="esnli_train_1.csv esnli_train_2.csv", dev="esnli_dev.csv", test="esnli_test.csv"),
+                     _files("esnli", train="esnli_train_1.csv esnli_train_2.csv", dev="esnli_dev.csv",
+                            test="esnli_test.csv"),
                      alone="hypothesis", explained=True),
     "vitaminc": AtebSet(_FACT, LABEL, labels.vitaminc,
                         _files("vitaminc", train="train.jsonl", dev="dev.jsonl", test="test.jsonl"), alone="claim",
@@ -124,6 +126,11 @@ def set_of(name: str) -> AtebSet:
     if name not in SETS:
         raise unknown_value("ATEB set", name, SETS)
     return SETS[name]
+
+
+def is_public(name: str) -> bool:
+    """Whether a set's files are pinned, so that they are fetched where they are missing."""
+    return all(_place(file) in pinned() for file in SETS[name].files)
 
 
 def licences_of(name: str) -> str:

@@ -56,7 +56,7 @@ def test_a_task_is_dropped_by_null_and_one_must_be_left():
     [
         (
             {"spech": {"rate": 2.0}},
-            r"tasks\.spech has no examples; set tasks\.spech\.examples to clips, translations or",
+            r"tasks\.spech has no examples; set tasks\.spech\.examples to clips, translations, at",
         ),
         ({"speech": {"examples": "clips", "rate": 0}}, r"tasks\.speech\.rate=0\.0 is outside \(0, ∞\)"),
         (
