@@ -36,8 +36,9 @@ class AtebConfig:
     templates: dict[str, str] = field(default_factory=_templates)  # of each target; of {label}, {explanation} and {id}
     shuffled: bool = False  # each explanation is that of another row of its label
     field: str = "{name}: {text}"  # a field of the input; fields are joined by line breaks
-    limit: int | None = bounded(None, "[1, ∞)")  # rows of train, of dev and of test that are drawn, each; None: all
-    seed: int = bounded(0, "[0, ∞)")  # of that draw, and of the shuffle
+    limit: int | None = bounded(None, "[1, ∞)")  # rows of train that are drawn; None: all
+    held_out_limit: int | None = bounded(None, "[1, ∞)")  # rows of dev, and of test, that are drawn
+    seed: int = bounded(0, "[0, ∞)")  # of these draws, and of the shuffle
 
     def __post_init__(self) -> None:
         for name, template in self.templates.items():

@@ -104,7 +104,10 @@ def examples_file(name: str, config: AtebConfig, folder: str | None, cache: Path
     """
     check_explained(name, config)
     rows = read_set(name, folder, cache)
-    made = {split: drawn(own, config.limit, config.seed) for split, own in rows.splits.items()}
+    made = {
+        split: drawn(own, config.limit if split == "train" else config.held_out_limit, config.seed)
+        for split, own in rows.splits.items()
+    }
     if config.shuffled:
         made["train"] = shuffled(made["train"], config.seed)
     written = {

@@ -1,0 +1,90 @@
+"""``recipe=ateb``: a run on a set, its arms, what it records, and what it never says."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from speechde.checkpoint.folder import TrainedModel
+from speechde.corpora.ateb.sets import SETS, is_public
+from speechde.errors import ConfigError
+from speechde.training import run
+from speechde.training.directory import run_directory
+
+
+@pytest.fixture
+def ateb_run(tiny_run, ateb_folder):
+    """``ateb_run(name, **overrides)`` → the configuration of a run on a set."""
+
+    def make(name, **overrides):
+        data = {"name": "none", "public": str(ateb_folder)}
+        task = {"examples": f"ateb:{name}", "negatives": 4, "gallery": "own"}
+        return tiny_run("ateb", data=data, ateb__task=name, tasks={"ateb": task}, **overrides)
+
+    return make
+
+
+def test_the_recipe_composes(recipe_values):
+    from speechde.config import build
+
+    config = build(recipe_values("ateb", "ateb.task=piqa"))
+    assert list(config.tasks) == ["ateb"] and config.tasks["ateb"].examples == "ateb:piqa"
+    assert config.tasks["ateb"].gallery == "own" and config.trainer.steps % config.trainer.eval_every == 0
+    arms = ["model.freeze=['*']", "model.lora.rank=8", "ateb.target=label+explanation+id", "loss.mask_duplicates=false"]
+    config = build(recipe_values("ateb", *arms))
+    assert (config.ateb.target, config.loss.mask_duplicates) == ("label+explanation+id", False)
+
+
+@pytest.mark.parametrize("name", ["creak", "diasafety", "llmbar", "arc_challenge", "xcopa"])
+def test_a_run_on_a_set(ateb_run, name, capfd, caplog):
+    caplog.set_level(logging.DEBUG)
+    config = ateb_run(name)
+    metrics = run.train(config)
+    row = metrics["tasks"]["ateb"]
+    assert row["chance"] == pytest.approx(0.25 if name == "arc_challenge" else 0.5) and row["split"] == "test"
+    directory = run_directory(config)
+    record = TrainedModel.load(directory / "model").settings.training
+    assert record["data"]["licences"][f"ateb:{name}"]
+    said = "".join(capfd.readouterr()) + caplog.text
+    said += "".join(
+        path.read_text("utf-8", errors="replace")
+        for path in directory.rglob("*")
+        if path.suffix in (".json", ".md", ".csv")
+    )
+    assert "MARKED" not in said
+    if name == "diasafety":
+        assert metrics["data"]["dropped"]["ateb: no response"] == 1
+
+
+@pytest.mark.parametrize("arm", [{"model__freeze": ["*"]}, {"model__lora": {"rank": 2}}])
+def test_cheap_arms(ateb_run, arm):
+    if "model__lora" in arm:
+        pytest.importorskip("peft")
+    assert run.train(ateb_run("creak", **arm))["tasks"]["ateb"]["queries"] == 8
+
+
+def test_what_a_run_was_of_is_known_again(ateb_run):
+    """A finished run is not run again; one of another sample is."""
+    config = ateb_run("creak", ateb__held_out_limit=6)
+    first = run.train(config)
+    assert run.train(config) == json.loads((run_directory(config) / "results/tasks.json").read_text("utf-8"))
+    assert first["tasks"]["ateb"]["queries"] == 6
+    with pytest.raises(ConfigError, match=r"ateb\.held_out_limit: 6 → 5"):
+        run.train(ateb_run("creak", ateb__held_out_limit=5))
+
+
+def test_two_sets_are_two_tasks(ateb_run):
+    config = ateb_run("creak")
+    config.tasks["safe"] = type(config.tasks["ateb"])(examples="ateb:diasafety", negatives=1, gallery="own")
+    assert set(run.train(config)["tasks"]) == {"ateb", "safe"}
+
+
+def test_an_unknown_set(ateb_run):
+    with pytest.raises(ConfigError, match=r"ATEB set: 'crek' is not known.*Did you mean 'creak'"):
+        run.train(ateb_run("crek"))
+
+
+def test_every_public_set_can_be_named():
+    assert len([name for name in SETS if is_public(name)]) == 15
