@@ -205,18 +205,22 @@ def _baselines(folder: Path, runs: Sequence[Run]) -> list[str]:
 
 
 def _texts(folder: Path, files: Sequence[Found]) -> list[str]:
-    """A row for each model, text benchmark and role (``speechde evaluate-text``)."""
-    if not files:
-        return []
-    rows = []
-    for found in files:
-        metrics = found.content
-        model = f"[{found.folder.name}]({_link(folder, found.folder)})"
-        about = [str(metrics.get("sample", {}).get("queries per language", "all")), metrics["hardware"]]
-        about += [metrics["commit"], _code(metrics["command"])]
-        rows += [[model, *row, *about] for row in text.means(metrics)]
-    header = ["model", *text.MEANS, "queries a language", "hardware", "commit", "command"]
-    return ["", "## Text benchmarks", "", *markdown_table(header, rows)]
+    """Rows for each model (``speechde evaluate-text``): of text benchmarks by role, and of ATEB's sets by ability."""
+    lines = []
+    for title, columns, means in (
+        ("Text benchmarks", text.MEANS, text.other_means),
+        ("ATEB: factuality, safety, reasoning, instructions", text.ATEB_MEANS, text.ateb_means),
+    ):
+        rows = []
+        for found in files:
+            metrics = found.content
+            model = f"[{found.folder.name}]({_link(folder, found.folder)})"
+            about = [str(metrics.get("sample", {}).get("queries per language", "all")), metrics["hardware"]]
+            about += [metrics["commit"], _code(metrics["command"])]
+            rows += [[model, *row, *about] for row in means(metrics)]
+        header = ["model", *columns, "queries a language", "hardware", "commit", "command"]
+        lines += ["", f"## {title}", "", *markdown_table(header, rows)] if rows else []
+    return lines
 
 
 def _summaries(folder: Path, summaries: Sequence[Found]) -> list[str]:

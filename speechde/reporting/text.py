@@ -11,6 +11,7 @@ from pathlib import Path
 
 from speechde.cache import atomic_write
 from speechde.evaluation.asked import UNKNOWN
+from speechde.evaluation.ateb import ABILITY_OF
 from speechde.languages import LANGUAGES
 from speechde.reporting.report import ROLE_NAMES, markdown_table, percent, recall_cell
 
@@ -19,6 +20,7 @@ NAMES = {**ROLE_NAMES, UNKNOWN: "training unknown"}
 _SCORES = ["R@1 [95 % CI]", "R@5", "MRR"]
 CONTROLS = ["majority", "overlap", "probe", "alone", "answer"]  # of evaluation.ateb_controls
 MEANS = ["task", "role", "languages", "chance", *_SCORES]
+ATEB_MEANS = ["ability", "task", "parts", "chance", "accuracy [95 % CI]", *CONTROLS]
 
 
 def write_text_report(folder: Path, metrics: Mapping) -> None:
@@ -62,6 +64,21 @@ def means(metrics: Mapping) -> list[list[str]]:
         for role in NAMES
         if role in task
     ]
+
+
+def ateb_means(metrics: Mapping) -> list[list[str]]:
+    """Rows of ``ATEB_MEANS``: each task of ATEB's sets and role, with its controls; accuracy is R@1."""
+    found = metrics.get("controls", {})
+    return [
+        [ABILITY_OF[name], name, languages, chance, accuracy, *control_cells(found.get(name, {}))]
+        for name, _, languages, chance, accuracy, *_ in means(metrics)
+        if name in ABILITY_OF
+    ]
+
+
+def other_means(metrics: Mapping) -> list[list[str]]:
+    """The rows of ``MEANS`` that are of no set of ATEB."""
+    return [row for row in means(metrics) if row[0] not in ABILITY_OF]
 
 
 def controls(metrics: Mapping) -> list[list[str]]:

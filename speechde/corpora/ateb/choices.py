@@ -30,11 +30,12 @@ _INSTRUCTION = re.compile(
 )
 
 
-def instructions(path: Path) -> Read:
+def instructions(path: Path, twins: bool = False) -> Read:
     """A JSON list of ``instruction, answer``: ``…: QUESTION\\n\\nAnswer1: … Answer2: …\\n\\nAnswer format: answer1/…``.
 
     The choices are called Answer, Solution or Option, and stand on one line or several. The format names them all, so
-    that an answer that happens to hold ``Answer2:`` makes a bad row and not a wrong one.
+    that an answer that happens to hold ``Answer2:`` makes a bad row and not a wrong one. ``twins``: those that begin
+    alike are of one family.
     """
 
     def parse(place: str, record: Mapping) -> Row:
@@ -49,9 +50,15 @@ def instructions(path: Path) -> Read:
         if not all(texts):
             raise BadRow("an empty choice")
         question = text_of(match.groupdict(), "question")
-        return Row(place, (("question", question),), texts, names.index(record["answer"]), group=beginning(question))
+        group = beginning(question) if twins else ""
+        return Row(place, (("question", question),), texts, names.index(record["answer"]), group=group)
 
     return read_records(path, json_list(path), parse)
+
+
+def twin_instructions(path: Path) -> Read:
+    """Of WinoGrande, whose sentences come in pairs, and of SIQA, which asks several questions about one event."""
+    return instructions(path, twins=True)
 
 
 def xcopa(path: Path) -> Read:
@@ -59,7 +66,7 @@ def xcopa(path: Path) -> Read:
 
     FLEURS has neither Haitian Creole nor Quechua: their rows are of no language, and of a part by their tag.
     """
-    tag = path.name.removesuffix(".gz").split(".")[1]
+    split, tag, *_ = path.name.split(".")
     try:
         lang = resolve(tag)
     except ConfigError:
@@ -70,7 +77,7 @@ def xcopa(path: Path) -> Read:
             raise BadRow("another question")
         fields = (*fields_of(record, premise="premise"), ("question", f"What was the {record['question']}?"))
         answers = text_of(record, "choice1"), text_of(record, "choice2")
-        group = str(record["idx"])  # one premise in all languages
+        group = f"{split} {record['idx']}"  # one premise in all languages
         return Row(place, fields, answers, record["label"], part=lang or tag, lang=lang, group=group)
 
     return read_records(path, json_lines(path), parse)

@@ -72,7 +72,7 @@ def _claims(path: Path, labels: tuple[str, ...]) -> Read:
 def begin(path: Path) -> Read:
     """TSV without quoting ``model_name, data_source, knowledge, message, response, begin_label``.
 
-    Six rows of the test file are ``Generic``, a label that its dev file has not: they are left out.
+    Six rows are ``Generic``, too few to be a label: they are left out. Dev and test share the knowledge of many rows.
     """
 
     def records() -> list[Mapping | BadRow]:

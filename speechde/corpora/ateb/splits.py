@@ -32,7 +32,7 @@ def split_rows(found: Mapping[str, Sequence[Row]], elsewhere: Iterable[Row] = ()
     """Rows by split, less repeats and leaks, which ``dropped`` lists.
 
     A row whose input and answers were there before is a repeat; one of train (of dev) whose input is in dev or test (in
-    test), whatever its answers, is a leak.
+    test), whatever its answers, is a leak, and so is one of a family there: another answer to one context.
 
     Args:
         found: rows by ``train``, ``dev``, ``test``, or ``WHOLE``.
@@ -46,21 +46,19 @@ def split_rows(found: Mapping[str, Sequence[Row]], elsewhere: Iterable[Row] = ()
         for row in whole:
             splits[_drawn(row, {"train": 1 - DEV_SHARE, "dev": DEV_SHARE})].append(row)
     out = Rows(splits)
-    asked = {"test": {row.asked for row in elsewhere}}
+    tested = list(elsewhere)
     for split in reversed(SPLITS):
-        kept, seen = [], set()
-        later = set().union(*(asked[other] for other in LATER[split]), asked["test"] if split != "test" else ())
+        later = [*tested, *(row for other in LATER[split] for row in splits[other])] if split != "test" else []
+        inputs, families = {row.asked for row in later}, {row.group for row in later if row.group}
+        kept: dict[tuple, Row] = {}
         for row in splits[split]:
-            known = (row.asked, frozenset(row.answers), row.part)
-            if known in seen:
-                out.dropped.append(Dropped(row.id, f"{split} row is a repeat"))
-            elif row.asked in later:
+            if row.asked in inputs:
                 out.dropped.append(Dropped(row.id, f"{split} input is in a later split"))
-            else:
-                seen.add(known)
-                kept.append(row)
-        splits[split] = kept
-        asked[split] = asked.get(split, set()) | {row.asked for row in kept}
+            elif row.group in families:
+                out.dropped.append(Dropped(row.id, f"{split} row is of a family of a later split"))
+            elif kept.setdefault((row.asked, frozenset(row.answers), row.part), row) is not row:
+                out.dropped.append(Dropped(row.id, f"{split} row is a repeat"))
+        splits[split] = list(kept.values())
     return out
 
 

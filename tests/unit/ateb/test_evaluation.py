@@ -15,6 +15,7 @@ from speechde.evaluation.files import choice_task, example_task
 from speechde.evaluation.retrieval import evaluate
 from speechde.evaluation.text import expanded, text_tasks
 from speechde.evaluation.text_model import evaluate_texts, open_text_model
+from speechde.reporting.index import index
 from speechde.reporting.text import text_markdown, write_text_report
 from speechde.types import Example, Item, Text
 
@@ -164,3 +165,18 @@ def test_no_text_of_a_set_is_in_what_is_written(asked, tiny_llm, tmp_path, name,
     assert text_markdown(json.loads((tmp_path / "out/text.json").read_text("utf-8"))) == page
     if name == "ateb_safety":
         assert metrics["licences"]["ateb_xstest"] == "CC-BY-4.0"
+
+
+def test_the_page_of_results_has_a_row_for_each_set(asked, tiny_llm, tmp_path):
+    opened = open_text_model(str(tiny_llm("bert")), device="cpu")
+    metrics = evaluate_texts(opened, ["ateb_creak", "ateb_llmbar"], asked, controls=True)
+    about = {"commit": "0abc", "hardware": "one core", "command": "c", "seconds": 1.0}
+    write_text_report(tmp_path / "results/ateb/bert", metrics | about)
+    page = index(tmp_path / "results")
+    assert "## Text benchmarks" not in page
+    rows = [line.split(" | ") for line in page.splitlines() if "| ateb_" in line]
+    assert [row[1:4] for row in rows] == [
+        ["factuality", "ateb_creak", "1"],
+        ["instruction following", "ateb_llmbar", "5"],
+    ]
+    assert rows[0][6] == "50.0" and rows[1][6] == "–"  # majority, of labels

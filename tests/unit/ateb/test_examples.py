@@ -33,8 +33,8 @@ def test_families_stay_together_and_a_test_row_never_moves():
     assert set(ids(fewer)["test"]) == set(ids(found)["test"]) & {each.id for each in rows[:150]}
     cut = split_rows({"train": rows, "test": [row("t")]})
     assert 0.05 < len(cut.splits["dev"]) / 300 < 0.15 and ids(cut)["test"] == ["t"]
-    kept = split_rows({"train": rows[:5], "dev": rows[5:7], "test": rows[7:]})
-    assert [len(own) for own in kept.splits.values()] == [5, 2, 293]
+    kept = split_rows({"train": rows[:6], "dev": rows[6:9], "test": rows[9:]})
+    assert [len(own) for own in kept.splits.values()] == [6, 3, 291]
 
 
 def test_repeats_and_leaks_are_dropped_and_counted():
@@ -52,6 +52,20 @@ def test_repeats_and_leaks_are_dropped_and_counted():
         "train input is in a later split": 3,
     }  # fmt: skip
     assert {each.detail for each in found.dropped} == {""}
+
+
+def test_families_do_not_cross_published_splits():
+    found = split_rows(
+        {
+            "train": [row("a", group="x"), row("b", group="y"), row("c")],
+            "dev": [row("d", group="y"), row("e", group="x")],
+            "test": [row("f", group="x"), row("g", group="x")],
+        }
+    )
+    assert ids(found) == {"train": ["c"], "dev": ["d"], "test": ["f", "g"]}
+    assert Counter(each.reason for each in found.dropped) == {
+        "train row is of a family of a later split": 2, "dev row is of a family of a later split": 1,
+    }  # fmt: skip
 
 
 def test_what_the_contrast_set_asks_is_not_trained_on(ateb_folder, tmp_path):
