@@ -125,7 +125,13 @@ class SearchIndex:
                 index.add(_checked(vectors))
                 tables.append(rows)
                 advance(len(vectors))
-        return cls(index, _table(pa.concat_tables(tables), count), kind, headers[0].model, headers[0].fingerprint)
+        return cls(
+            index,
+            _table(pa.concat_tables(tables, promote_options="default"), count),
+            kind,
+            headers[0].model,
+            headers[0].fingerprint,
+        )
 
     @property
     def info(self) -> IndexInfo:
