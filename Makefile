@@ -14,7 +14,7 @@ test: $(STAMP)
 	OMP_NUM_THREADS=2 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 # Every committed sweep; points that results/ablation/runs holds are not run again.
-SWEEPS := base frontend init all_languages loss llm prefix batches duplicates layer data units languages repeats bpe translations matryoshka sizes average adapters unit_adapters
+SWEEPS := base frontend init all_languages loss llm prefix batches duplicates layer data units languages repeats bpe translations matryoshka sizes average adapters unit_adapters entry
 ablation: $(STAMP)
 	for sweep in $(SWEEPS); do $(BIN)/python train.py -m +sweep=$$sweep || exit 1; done
 	$(BIN)/speechde report results/ablation/runs --out results/ablation --title "speechde: ablations on stamps"
