@@ -56,6 +56,11 @@ class Spy:
                 self.texts.append((lang, text))
                 return reader.prompt.text_ids(text, lang, cut)
 
+            def ids_of_texts(reader, texts, cut=None):
+                own = list(texts)
+                self.texts += own
+                return reader.prompt.ids_of_texts(own, cut)
+
             def segments(reader, item: Item, cut=None, name=None):
                 self.texts += [(item.lang, part.content) for part in item.parts if isinstance(part, Text)]
                 return reader.prompt.segments(item, cut, name)
