@@ -58,7 +58,7 @@ def start(tmp_path):
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root},
         )  # fmt: skip
         try:
-            return process.communicate(timeout=120)[0], process.returncode
+            return process.communicate(timeout=300)[0], process.returncode
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
