@@ -106,7 +106,7 @@ def of_two(tmp_path_factory):
         for rank in (0, 1)
     ]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()

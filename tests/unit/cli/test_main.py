@@ -131,7 +131,7 @@ def test_the_last_line_is_the_error(run, arguments, last):
 def shell(arguments, redirect):
     """A command in a process of its own, started by a shell that closes or redirects its streams."""
     command = f"exec {shlex.quote(sys.executable)} -m speechde {arguments} {redirect}"
-    return subprocess.run(["bash", "-c", command], capture_output=True, timeout=120)
+    return subprocess.run(["bash", "-c", command], capture_output=True, timeout=300)
 
 
 def test_closed_streams(run, index, monkeypatch):
@@ -149,7 +149,7 @@ def test_nobody_reads(index):
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "speechde", "index", "info", str(index)]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=120)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=300)
     os.close(write)
     assert (done.returncode, done.stderr) == (cli.PIPE_CLOSED, b"")
 
@@ -214,7 +214,7 @@ def test_help_is_quick_and_light():
         "heavy = {'torch', 'transformers', 'pyarrow', 'faiss', 'hydra', 'pytorch_lightning'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
 
 
