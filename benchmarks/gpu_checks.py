@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,7 +82,9 @@ def waits(run: Run) -> dict[str, Any]:
 
 def one_process(run: Run) -> dict[str, Any]:
     """DDP with one process ends where a plain run does."""
-    plain, ddp = _trained(run), _trained(run, strategy=DDPStrategy(find_unused_parameters=True))
+    plain = _trained(run)
+    with _own_environment():
+        ddp = _trained(run, strategy=DDPStrategy(find_unused_parameters=True))
     return {"largest difference": check_equal("vectors", ddp, plain, TRAINED)}
 
 
@@ -96,6 +101,20 @@ CHECKS = (vectors, frames, gradient_caching, waits, one_process, resume)
 def _model(run: Run, device: str) -> DualEncoder:
     folder = shapes.llm(SHAPE, run.tiny, run.scratch / "check", num_hidden_layers=4, vocab_size=8192)
     return shapes.dual_encoder(folder, device)
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """What Lightning tells the processes that it starts, by the environment, ends with the block.
+
+    A process that is started later would take itself for one of those, and wait for the others.
+    """
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _trained(run: Run, *, strategy: str | DDPStrategy = "auto", epochs: int = 2, save=None, resume=None) -> np.ndarray:
