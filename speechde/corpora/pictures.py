@@ -8,12 +8,12 @@ test is in all.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechde.cache import sha256_file
 from speechde.corpora.examples import RECORDED
 from speechde.corpora.examples_writer import write_examples
 from speechde.errors import DataError
@@ -63,7 +63,7 @@ def readable(pictures: Iterable[tuple[str, str]]) -> tuple[dict[str, list[str]],
     Args:
         pictures: (concept, file), in an order that decides which copy is kept.
     """
-    owners: dict[bytes, list[tuple[str, str]]] = defaultdict(list)
+    owners: dict[str, list[tuple[str, str]]] = defaultdict(list)
     dropped = []
     for concept, picture in pictures:
         try:
@@ -71,7 +71,7 @@ def readable(pictures: Iterable[tuple[str, str]]) -> tuple[dict[str, list[str]],
         except ImageError as error:
             dropped.append(Dropped(picture, error.reason, error.detail))
             continue
-        owners[hashlib.sha256(Path(picture).read_bytes()).digest()].append((concept, picture))
+        owners[sha256_file(picture)].append((concept, picture))
     found: dict[str, list[str]] = defaultdict(list)
     for same in owners.values():
         alone = len({concept for concept, _ in same}) == 1
@@ -95,7 +95,7 @@ def check_apart(concepts: Sequence[Concept], speech: Corpus | None = None) -> No
         names = [("concept", concept.id)]
         names += [("text", lang, normalise_text(text)) for lang, text in concept.texts.items()]
         names += [("clip", clip) for _, clip in concept.clips]
-        names += [("picture", hashlib.sha256(Path(picture).read_bytes()).hexdigest()) for picture in concept.pictures]
+        names += [("picture", sha256_file(picture)) for picture in concept.pictures]
         for name in names:
             if (split := homes.setdefault(name, concept.split)) != concept.split:
                 raise DataError(f"{' '.join(name)} of {concept.id!r} is in {split} and in {concept.split}")

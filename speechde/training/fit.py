@@ -26,6 +26,7 @@ from speechde.training.dataset import ExampleDataModule, ExampleDataset
 from speechde.training.features import Features, frozen_text_states
 from speechde.training.letters import Alphabet, LetterReader
 from speechde.training.lit_module import LitDualEncoder, frozen_names, text_is_frozen
+from speechde.training.prepare import longest_clip
 from speechde.training.recall import DevRecall
 from speechde.training.record import stored_record, training_record
 from speechde.training.session import Session
@@ -64,7 +65,8 @@ def fit(session: Session, features: Features, built: TrainedModel, data: Trainin
     if t.steps % t.eval_every:
         raise ConfigError(f"trainer.steps={t.steps} is not a multiple of trainer.eval_every={t.eval_every}")
     prompt = built.prompt
-    examples = task_examples(config, data.training, data.pairs, data.files, features.seconds)
+    lasts = longest_clip(config, built, data.training), features.seconds
+    examples = task_examples(config, data.training, data.pairs, data.files, *lasts)
     batches = mixture(config, examples, steps=t.eval_every, views=len(features.train))
     alphabet = Alphabet.of(data.training) if config.ctc.weight else None
     known = text_is_frozen(built.model)  # else no state is computed before training

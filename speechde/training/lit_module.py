@@ -137,8 +137,8 @@ class LitDualEncoder(pl.LightningModule):
         positive, *negatives = map(torch.cat, answers)
         negatives = [each.unflatten(0, (len(query), -1)) for each in negatives]
         losses = self.loss(*gather(query, positive, batch.meaning, *negatives))
-        self._watch(losses["loss"].detach())
         losses = self._with_letters(losses, [loss for loss in read if loss is not None])
+        self._watch(losses["loss"].detach())
         logged = losses | {"scale": self.loss.scale.detach()}
         logged["padding_share"] = padding_share([(one, self._parts(len(one))) for one in computed])
         if (share := self.waiting.share) is not None:

@@ -101,6 +101,17 @@ def usable(
     return kept, {"longer than trainer.max_seconds": len(present) - len(short), **beyond}
 
 
+def longest_clip(config: RunConfig, built: TrainedModel, training: list[Utterance]) -> float:
+    """Seconds of what a training example may hear at once, at every speed: ``trainer.max_seconds``, or what the LLM has
+    positions for beside the longest prefix."""
+    prefixes = (len(built.prompt.speech_ids(lang)) for lang in {u.lang for u in training})
+    room = built.model.room("speech", max(prefixes)) if training else None
+    if room is None:
+        return config.trainer.max_seconds
+    slowest = min(speed for speed, _ in config.frontend.versions)
+    return min(config.trainer.max_seconds, room / config.frontend.rate * min(1.0, slowest))
+
+
 def usable_examples(
     file: FileExamples, features: Features, max_seconds: float, built: TrainedModel
 ) -> tuple[FileExamples, Counter[str]]:

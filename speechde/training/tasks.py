@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 from speechde.config import RunConfig
@@ -27,7 +28,8 @@ from speechde.types import Utterance
 
 def task_examples(
     config: RunConfig, training: Sequence[Utterance], pairs: Sequence[TextPair] = (),
-    files: Mapping[str, FileExamples] | None = None, seconds: Mapping[str, float] | None = None,
+    files: Mapping[str, FileExamples] | None = None, limit: float = math.inf,
+    seconds: Mapping[str, float] | None = None,
 ) -> list[Joined]:  # fmt: skip
     """The examples of each task of ``config.tasks``, in their order.
 
@@ -35,15 +37,16 @@ def task_examples(
         training: clips, of tasks of ``clips``.
         pairs: texts and their English, of tasks of ``translations`` and of those that have a share of them.
         files: examples of the tasks that name a file.
-        seconds: of each clip, by id, for tasks of consecutive clips; None: not known.
+        limit: seconds that consecutive clips last together at most (``prepare.longest_clip``).
+        seconds: of each clip, by id; None: not known.
     """
     found = []
     for name, task in config.tasks.items():
         if task.examples == CLIPS:
             beside = [TranslationExamples(pairs)] if task.shares.get(TRANSLATION) and pairs else []
             if task.consecutive > 1:
-                limit, most = config.trainer.max_seconds, task.consecutive
-                spoken = ConsecutiveClips(training, most, seconds=seconds, limit=limit, seed=config.seed)
+                most, lasts = task.consecutive, {"seconds": seconds, "limit": limit}
+                spoken = ConsecutiveClips(training, most, **lasts, seed=config.seed)
             else:
                 spoken = SpeechExamples(training, across=bool(beside) or not task.one_language)
             found.append(Joined(spoken, *beside))

@@ -185,3 +185,20 @@ def test_hard_negatives_of_several_processes_are_those_of_one(tiny_run, hard, tm
     check_same_run(shared, whole, [2])
     losses = [learning_curve(run.run_directory(each) / "csv")[0]["train_loss"] for each in (whole, plain)]
     assert losses[0] > losses[1] + 1e-3, "the negatives count"
+
+
+def test_letters_are_learned_as_by_one_process(tiny_run, tmp_path, start):
+    """Each process has the loss of its own letters, and the gradient is that of all."""
+    options = OPTIONS | {"trainer__steps": 4, "model__freeze": ["*"], "ctc__weight": 3.0, "frontend__dropout": 0.0}
+    whole = tiny_run("quickstart", runs_dir=str(tmp_path / "whole"), **options)
+    run.train(whole)
+    config = tiny_run("quickstart", runs_dir=str(tmp_path / "shared"), **options)
+    output, status = start(LAUNCHER, config)
+    assert status == 0, output
+    one, other = (
+        torch.load(run.run_directory(each) / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for each in (whole, config)
+    )
+    assert one.keys() == other.keys() and "reader.head.weight" in one
+    for name, weight in one.items():
+        torch.testing.assert_close(other[name], weight, rtol=1e-3, atol=2e-4, msg=name)

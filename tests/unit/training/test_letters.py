@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from speechde.config import build
-from speechde.errors import ConfigError
+from speechde.errors import ConfigError, DataError
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
@@ -138,3 +138,15 @@ def test_a_layer_that_is_not_there(model):
     model.frontends["speech"] = UnitFrontend(4)
     with pytest.raises(ConfigError, match=r"which has 0; raise frontend.layers, or set ctc.weight=0"):
         LetterReader(model, 5, layer=1, upsample=3, weight=1.0)
+
+
+def test_a_loss_of_letters_that_is_not_finite_ends_the_run(model, reader, spoken):
+    alphabet = Alphabet(TEXTS)
+    texts = pad_items([[("text", np.array([1, 40 + i]))] for i in range(4)])
+    options = {"seed": 0, "steps": 2, "lr": 1e-2, "backbone_lr": 0.0, "weight_decay": 0.0, "warmup_share": 0.0}
+    module = LitDualEncoder(model, ContrastiveLoss(), reader=reader, **options)
+    module.log_dict = lambda *_, **__: None
+    with torch.no_grad():
+        reader.head.bias[0] = float("nan")
+    with pytest.raises(DataError, match="the loss became nan at step 0"):
+        module.training_step(Batch([Rows(spoken, texts, letters=alphabet.batch("abca"))], torch.arange(4)[:, None]), 0)

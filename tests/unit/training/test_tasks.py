@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from speechde.config import build
@@ -13,6 +15,7 @@ from speechde.corpora.examples_file import read_examples
 from speechde.errors import ConfigError
 from speechde.training import data
 from speechde.training.identity import asked_before
+from speechde.training.prepare import longest_clip
 from speechde.training.tasks import held_out_tasks, mixture, task_examples
 
 PAIRS = [TextPair("fr_fr", f"phrase {n}", f"sentence {n}", None, str(n)) for n in range(6)]
@@ -55,7 +58,21 @@ def test_clips_one_after_another_are_a_task_of_their_own(clips):
     assert all("\n" in example.query.id for example in runs)
     assert max(example.query.id.count("\n") for example in runs) == 2
     long = {u.id: config.trainer.max_seconds for u in clips}
-    assert len(task_examples(config, training(clips), seconds=long)[1]) == 0
+    limit = config.trainer.max_seconds
+    assert len(task_examples(config, training(clips), limit=limit, seconds=long)[1]) == 0
+
+
+@pytest.mark.parametrize(("room", "seconds"), [(None, 4.0), (1000, 4.0), (50, 50 / 25 * 0.8)])
+def test_what_is_heard_at_once_fits_the_positions_of_the_llm(clips, room, seconds):
+    """``room`` in frames, 25 a second, beside the longest prefix; the slowest version lasts longest."""
+    config = config_of(frontend={"speeds": [1.0, 0.8, 1.2]})
+    asked = []
+    model = SimpleNamespace(room=lambda modality, prompt: asked.append((modality, prompt)) or room)
+    prompt = SimpleNamespace(speech_ids=lambda lang: np.zeros(len(lang)))
+    built = SimpleNamespace(model=model, prompt=prompt)
+    assert longest_clip(config, built, training(clips)) == pytest.approx(seconds)
+    assert asked == [("speech", len("es_419"))]
+    assert longest_clip(config, built, []) == 4.0
 
 
 def test_a_task_is_dropped_by_null_and_one_must_be_left():
