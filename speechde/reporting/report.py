@@ -223,7 +223,7 @@ def curves_figure(curves: Sequence[Mapping]) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True)
     for axes, key, scale, label in (
         (upper, "train_loss", 1, "training loss"),
-        (lower, "dev_recall@1", 100, "dev recall@1, %\n(seen languages)"),
+        (lower, "dev_recall@1", 100, "dev recall@1, %\n(seen; mean over tasks)"),
     ):
         points = [(row["step"], row[key] * scale) for row in curves if row.get(key) is not None]
         if points:
