@@ -78,7 +78,9 @@ def test_adapts_and_compares(base, adapting, recipe, options, monkeypatch):
 
     roles = {lang: row["role"] for lang, row in metrics["audio_to_text"]["per_language"].items()}
     assert roles == {"es_419": "seen", "ro_ro": "seen", "fr_fr": "zero_shot"}
-    assert metrics["data"]["train"] == {"recordings": 10, "synthetic": 0, "transcripts": 10, "languages": 2}
+    lengths = {f"{q} %": 0.3 for q in (5, 50, 95)}
+    known = {"recordings": 10, "synthetic": 0, "transcripts": 10, "languages": 2, "seconds": lengths}
+    assert metrics["data"]["train"] == known
     record = after.settings.training
     assert (record["seen"], record["zero_shot"]) == (["es_419", "ro_ro"], ["fr_fr"])
     assert record["adapted_from"] == before.settings.training
