@@ -55,6 +55,7 @@ class FrameSettings:
     noise: float
     downsample: str = "conv"
     mask_features: int = 0
+    positions: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,7 +42,7 @@ from speechde.types import Corpus
 
 SPEECH = ("layer", "rate", "trim_db", "mean_norm", "deduplicate", "bpe")  # settings that decide the features
 PICTURES = ("hidden", "layers", "heads")  # of the frontend for pictures
-SHAPE = ("hidden", "stride", "layers", "heads", "downsample")  # of a continuous frontend
+SHAPE = ("hidden", "stride", "layers", "heads", "downsample", "positions")  # of a continuous frontend
 PARTS = {"speech": ("frontend", "speech"), "image": ("patches", "image")}  # of the settings, of each medium
 # what a folder says of a medium that its model does not take
 OPEN = {"speech": ("frontend.kind", "model.speech_layer", "model.prefix.speech"), "image": ("model.prefix.image",)}

@@ -42,12 +42,16 @@ class Adapter(nn.Module):
         self.register_buffer("frame_std", torch.ones(input_dim))
         self.input = nn.Linear(input_dim, hidden)
 
-    def add_layers(self, group: str, width: int, embedding_std: float, layers: int, heads: int, dropout: float) -> None:
+    def add_layers(
+        self, group: str, width: int, embedding_std: float, layers: int, heads: int, dropout: float,
+        positions: bool = False,
+    ) -> None:  # fmt: skip
         """Make the layers and the way into an LLM of ``width``; a subclass calls it when its own modules are made.
 
         Args:
             group: of the configuration, which errors name.
             embedding_std: standard deviation of the LLM's scaled text rows; outputs start at this scale.
+            positions: without layers, which have them, positions are added too.
 
         Raises:
             ConfigError: the width of the adapter cannot be shared among the heads.
@@ -60,7 +64,7 @@ class Adapter(nn.Module):
             )
             for _ in range(layers)
         )
-        self.positions = SinusoidalPositions(hidden)
+        self.positions = SinusoidalPositions(hidden) if layers or positions else None
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width), nn.LayerNorm(width))
         nn.init.constant_(self.output[-1].weight, embedding_std)
@@ -86,7 +90,7 @@ class Adapter(nn.Module):
 
     def in_context(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """``(batch, time, hidden)`` → ``(batch, time, width)``."""
-        if len(self.layers):
+        if self.positions is not None:
             hidden = hidden + self.positions(hidden)
         for layer in self.layers:
             hidden = layer(hidden, src_key_padding_mask=~mask)

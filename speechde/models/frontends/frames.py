@@ -32,6 +32,7 @@ class ContinuousFrontend(Adapter):
         downsample: ``conv``, convolutions of stride 2 (``stride`` is a power of two); ``attention``, a learned
             weighting of each group of ``stride`` frames.
         layers: transformer layers of the adapter (0 for none).
+        positions: added to frames also where no layer needs them; see ``Adapter``.
         heads: attention heads of those layers, and of the down-sampling.
         dropout: in the adapter.
         drop: share of frames left out at random in training, in runs of ``drop_span``.
@@ -56,6 +57,7 @@ class ContinuousFrontend(Adapter):
         downsample: str = "conv",
         mask_features: int = 0,
         entry_layer: int = 0,
+        positions: bool = False,
     ) -> None:
         if downsample not in DOWNSAMPLE:
             raise unknown_value("frontend.downsample", downsample, DOWNSAMPLE)
@@ -72,7 +74,7 @@ class ContinuousFrontend(Adapter):
             nn.Conv1d(hidden, hidden, kernel_size=3, stride=2, padding=1) for _ in range(convolutions)
         )
         self.pooling = AttentionPooling(hidden, heads, stride) if downsample == "attention" else None
-        self.add_layers("frontend", width, embedding_std, layers, heads, dropout)
+        self.add_layers("frontend", width, embedding_std, layers, heads, dropout, positions)
 
     def forward(self, speech: Sequences, embedding: ExtendedEmbedding) -> tuple[Tensor, Tensor]:
         """See ``Frontend``."""

@@ -126,6 +126,16 @@ def test_positions_tell_order_and_extend():
     assert torch.equal(table[:10], SinusoidalPositions(8)(torch.zeros(1, 10, 8)))
 
 
+def test_without_layers_only_positions_tell_order():
+    """An LLM that is entered above its input may add none of its own."""
+    (clip,) = items(6)
+    plain, placed = build(layers=0, stride=1), build(layers=0, stride=1, positions=True)
+    placed.load_state_dict(plain.state_dict())
+    forward, backward = (pad_sequences([rows]) for rows in (clip, clip[::-1].copy()))
+    torch.testing.assert_close(plain(backward, EMBEDDING)[0].flip(1), plain(forward, EMBEDDING)[0])
+    assert (placed(backward, EMBEDDING)[0].flip(1) - placed(forward, EMBEDDING)[0]).abs().max() > 0.1
+
+
 def test_config_errors():
     for stride in (0, 3, 6):
         with pytest.raises(ConfigError, match=rf"frontend\.stride={stride} is not a power of two"):
