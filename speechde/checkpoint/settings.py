@@ -70,6 +70,7 @@ class PatchSettings:
     dropout: float
     drop: float
     entry_layer: int
+    stride: int = 1
 
 
 FRONTENDS = {schema.kind: schema for schema in (UnitSettings, FrameSettings)}

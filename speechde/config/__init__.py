@@ -99,6 +99,7 @@ class ImageConfig:
     kind: str = choice("none", "none", "patches")  # none: the model sees nothing
     encoder: str = "packaged:efficientnet-lite0"
     hidden: int = bounded(384, "[1, ∞)")
+    stride: int = bounded(1, "[1, ∞)")  # neighbouring patches that become one position of the LLM
     layers: int = bounded(0, "[0, ∞)")
     heads: int = bounded(6, "[1, ∞)")
     dropout: float = bounded(0.1, "[0, 1)")

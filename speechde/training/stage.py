@@ -41,7 +41,7 @@ from speechde.training.tasks import task_prompts
 from speechde.types import Corpus
 
 SPEECH = ("layer", "rate", "trim_db", "mean_norm", "deduplicate", "bpe")  # settings that decide the features
-PICTURES = ("hidden", "layers", "heads")  # of the frontend for pictures
+PICTURES = ("hidden", "stride", "layers", "heads")  # of the frontend for pictures
 SHAPE = ("hidden", "stride", "layers", "heads", "downsample", "positions")  # of a continuous frontend
 PARTS = {"speech": ("frontend", "speech"), "image": ("patches", "image")}  # of the settings, of each medium
 # what a folder says of a medium that its model does not take

@@ -7,13 +7,12 @@ on frames in place of mel columns) and add noise.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.functional import mask_along_axis_iid
 
 from speechde.errors import ConfigError, unknown_value
-from speechde.models.frontends.adapter import Adapter, check_heads
+from speechde.models.frontends.adapter import Adapter, AttentionPooling, check_heads
 from speechde.models.vocabulary import ExtendedEmbedding
 from speechde.types import Sequences
 
@@ -89,28 +88,3 @@ class ContinuousFrontend(Adapter):
         if self.pooling is not None:
             hidden, mask = self.pooling(hidden, mask)
         return self.in_context(hidden, mask), mask
-
-
-class AttentionPooling(nn.Module):
-    """Groups of ``stride`` frames → one: each head weights the frames by content and by place in the group.
-
-    A learned query against a linear map of a frame is one linear map to a score, which is all that is kept of it.
-    """
-
-    def __init__(self, width: int, heads: int, stride: int) -> None:
-        super().__init__()
-        self.heads, self.stride = heads, stride
-        self.score = nn.Linear(width, heads)
-        self.place = nn.Parameter(torch.zeros(stride, heads))
-        self.value = nn.Linear(width, width)
-
-    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """``(batch, time, width)`` → ``(batch, ceil(time / stride), width)`` and its mask; padding has no weight."""
-        missing = -hidden.shape[1] % self.stride
-        hidden, real = F.pad(hidden, (0, 0, 0, missing)), F.pad(mask, (0, missing))
-        groups = hidden.shape[0], hidden.shape[1] // self.stride, self.stride
-        scores = self.score(hidden).view(*groups, self.heads) + self.place
-        scores = scores.masked_fill(~real.view(*groups, 1), torch.finfo(scores.dtype).min)
-        values = self.value(hidden).view(*groups, self.heads, -1)
-        pooled = (scores.softmax(2).unsqueeze(-1) * values).sum(2)
-        return pooled.flatten(2), mask[:, :: self.stride]

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from speechde.errors import ConfigError
-from speechde.models.frontends.adapter import SinusoidalPositions
+from speechde.models.frontends.adapter import AttentionPooling, SinusoidalPositions
 from speechde.models.frontends.base import pad_sequences
-from speechde.models.frontends.frames import AttentionPooling, ContinuousFrontend
+from speechde.models.frontends.frames import ContinuousFrontend
 from speechde.models.vocabulary import ExtendedEmbedding
 
 DIM, WIDTH = 5, 16
