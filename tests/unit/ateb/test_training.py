@@ -10,6 +10,7 @@ import pytest
 from speechde.checkpoint.folder import TrainedModel
 from speechde.corpora.ateb.sets import SETS, is_public
 from speechde.errors import ConfigError
+from speechde.reporting.compare import compare_all
 from speechde.training import run
 from speechde.training.directory import run_directory
 
@@ -79,6 +80,20 @@ def test_two_sets_are_two_tasks(ateb_run):
     config = ateb_run("creak")
     config.tasks["safe"] = type(config.tasks["ateb"])(examples="ateb:diasafety", negatives=1, gallery="own")
     assert set(run.train(config)["tasks"]) == {"ateb", "safe"}
+
+
+def test_runs_of_a_set_are_compared_query_by_query(ateb_run, tmp_path):
+    """Also as they are archived, which is what a sweep keeps of them."""
+    kept = {"archive_dir": str(tmp_path / "kept")}
+    runs = [ateb_run("creak", **kept), ateb_run("creak", ateb__target="label+id", run_name="id", **kept)]
+    scores = [run.train(config)["tasks"]["ateb"]["recall@1"] for config in runs]
+    folders = [run_directory(config) for config in runs]
+    (found,) = compare_all(*folders)
+    (row,) = found.means
+    assert (found.direction, row.role, row.queries) == ("ateb", "trained_on", 8)
+    assert [row.recall_a, row.recall_b] == scores
+    (again,) = compare_all(*(tmp_path / "kept" / folder.relative_to(runs[0].runs_dir) for folder in folders))
+    assert again.means == found.means
 
 
 def test_an_unknown_set(ateb_run):
