@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from speechde.checkpoint.folder import TrainedModel
+from speechde.config import build
 from speechde.corpora.ateb.sets import SETS, is_public
 from speechde.errors import ConfigError
 from speechde.reporting.compare import compare_all
@@ -28,14 +29,32 @@ def ateb_run(tiny_run, ateb_folder):
 
 
 def test_the_recipe_composes(recipe_values):
-    from speechde.config import build
-
     config = build(recipe_values("ateb", "ateb.task=piqa"))
     assert list(config.tasks) == ["ateb"] and config.tasks["ateb"].examples == "ateb:piqa"
     assert config.tasks["ateb"].gallery == "own" and config.trainer.steps % config.trainer.eval_every == 0
     arms = ["model.freeze=['*']", "model.lora.rank=8", "ateb.target=label+explanation+id", "loss.mask_duplicates=false"]
     config = build(recipe_values("ateb", *arms))
     assert (config.ateb.target, config.loss.mask_duplicates) == ("label+explanation+id", False)
+
+
+@pytest.mark.parametrize("arm", ["whole", "lora", "projection"])
+def test_arms_compose(recipe_values, arm):
+    model = build(recipe_values("ateb", f"arm={arm}")).model
+    assert (model.lora.rank, "*" in model.freeze) == (8 * (arm == "lora"), arm == "projection")
+
+
+def test_all_sets_in_one_model(tiny_run, ateb_folder):
+    """A task for each set that can be fetched, but for two that train on what others train on; all are tested."""
+    config = tiny_run("ateb_all", data={"name": "none", "public": str(ateb_folder)}, ateb__held_out_limit=4)
+    kin = {"creak_contrast", "llmbar_cases"}
+    assert {task.examples for task in config.tasks.values()} == {
+        f"ateb:{name}" for name in SETS if is_public(name) and name not in kin
+    }
+    assert all(task.gallery == "own" and name == task.examples[5:] for name, task in config.tasks.items())
+    metrics = run.train(config)
+    assert set(metrics["tasks"]) == set(config.tasks)
+    record = TrainedModel.load(run_directory(config) / "model").settings.training
+    assert set(record["data"]["licences"]) == {task.examples for task in config.tasks.values()}
 
 
 @pytest.mark.parametrize("name", ["creak", "diasafety", "llmbar", "arc_challenge", "xcopa"])
