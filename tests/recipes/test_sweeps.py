@@ -83,5 +83,5 @@ def test_make_runs_every_sweep():
     made = {line.partition(" := ")[0]: line.partition(" := ")[2].split() for line in lines if " := " in line}
     assert sorted(made["SWEEPS"] + made["ATEB"]) == SWEEPS
     assert all(name.startswith("ateb_") for name in made["ATEB"])
-    page = (ROOT / "docs/sweeps.md").read_text(encoding="utf-8")
+    page = "".join((ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("sweeps", "ateb"))
     assert all(f"| `{sweep}` |" in page for sweep in SWEEPS)
