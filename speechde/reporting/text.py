@@ -42,7 +42,7 @@ def text_markdown(metrics: Mapping) -> str:
     facts = ", ".join(f"{key} {_written(value)}" for key, value in sorted(metrics["model"].items()) if key != "name")
     lines = [f"# Text retrieval: {metrics['model']['name']}", "", f"- model: {facts}"]
     lines += [f"- {key}: {_written(metrics[key])}" for key in ("sample", "noted", "licences") if metrics.get(key)]
-    lines += [f"- asked aloud, *synthetic* speech: {_written(metrics['aloud'])}"] if metrics.get("aloud") else []
+    lines += [_aloud(metrics["aloud"])] if metrics.get("aloud") else []
     lines += [f"- commit {metrics['commit']}; hardware {metrics['hardware']}; {metrics['seconds']:.0f} s"]
     lines += [f"- command `{metrics['command']}`", "", "## Means over languages", ""]
     lines += markdown_table(MEANS, means(metrics))
@@ -58,6 +58,12 @@ def text_markdown(metrics: Mapping) -> str:
         header = ["code", "name", "role", "queries", "gallery", "chance", *_SCORES]
         lines += ["", f"## {name}", "", *markdown_table(header, rows)]
     return "\n".join([*lines, ""])
+
+
+def _aloud(facts: Mapping) -> str:
+    """What was read, and what was left out."""
+    left_out = _written(facts["left out"]) or "none"
+    return f"- asked aloud, *synthetic* speech: {facts['read']} inputs read by {facts['reader']}; left out: {left_out}"
 
 
 def means(metrics: Mapping) -> list[list[str]]:

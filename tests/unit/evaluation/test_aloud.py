@@ -72,7 +72,10 @@ def test_a_model_that_hears(tiny_model, public_folder, tmp_path):
     assert [hit["id"] for hit in hits] == [hit["id"] for hit in others] and "aloud" not in written
     about = {"commit": "0", "hardware": "h", "seconds": 1.0, "command": "c"}
     page = text_markdown(metrics | about)
-    assert "- asked aloud, *synthetic* speech: " in page and "| sib200 aloud (*synthetic*) | zero-shot |" in page
+    assert (
+        "*synthetic* speech: 3 inputs read by espeak-ng (a test); left out: none" in page
+        and "| sib200 aloud (*synthetic*) | zero-shot |" in page
+    )
     assert "aloud" not in text_markdown(written | about)
 
 
