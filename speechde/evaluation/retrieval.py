@@ -9,7 +9,7 @@ the system (``metrics``), sentences resampled and not queries.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 import numpy as np
@@ -118,6 +118,24 @@ class Retrieval:
     resample: np.ndarray
     scores: Mapping[str, Score] = field(default_factory=lambda: COMMON)
     sides: tuple[str, str] = (QUERY, DOCUMENT)
+
+    def asked_by(self, rows: np.ndarray, queries: Sequence[Item]) -> Retrieval:
+        """The same task of some of its queries, other items asking in their place (the same words, read aloud).
+
+        Args:
+            rows: ``(k,)`` places of the queries that are kept.
+            queries: ``k`` items.
+        """
+        if isinstance(self.relevance, Labels):
+            own = self.relevance
+            apart = own.apart and (own.apart[0][rows], own.apart[1])
+            relevance: Labels | Qrels = Labels(own.query[rows], own.gallery, apart)
+        else:
+            pairs, candidates = np.asarray(self.relevance.pairs).reshape(-1, 2), self.relevance.candidates
+            place = {row: new for new, row in enumerate(rows.tolist())}
+            kept = [(place[query], item) for query, item in pairs.tolist() if query in place]
+            relevance = Qrels(np.array(kept, np.int64), candidates and [candidates[row] for row in rows])
+        return replace(self, queries=queries, relevance=relevance, resample=self.resample[rows])
 
     @property
     def chance(self) -> float:
@@ -266,6 +284,18 @@ def _score(results: Results, task: Retrieval, ranking: Ranking, seed: int) -> No
     }
     if ranking.retrieved is not None:
         results.records += _records(task, ranking)
+
+
+def outcomes(tasks: Sequence[Retrieval], results: Results) -> list[dict]:
+    """Which queries were answered, without a word of theirs: ``direction`` (the task), ``lang`` (its subset), ``id``,
+    ``sentence`` (the number of what the bootstrap draws) and ``rank`` of each."""
+    return [
+        {"direction": task.name, "lang": task.subset, "id": query.id, "sentence": str(unit), "rank": int(rank)}
+        for task in tasks
+        for query, unit, rank in zip(
+            task.queries, task.resample.tolist(), results.ranks[task.name][task.subset], strict=True
+        )
+    ]
 
 
 def subset_seed(seed: int, subset: str) -> tuple[int, int]:
