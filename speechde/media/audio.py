@@ -164,11 +164,24 @@ def perturb_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
     return resample(waveform, round(factor * 100), 100)
 
 
-def add_noise(waveform: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:
-    """Add white Gaussian noise at a signal-to-noise ratio of ``snr_db`` dB over the whole clip ``(samples,)``."""
+def add_noise(waveform: np.ndarray, snr_db: float, rng: np.random.Generator, shaped: bool = False) -> np.ndarray:
+    """Add Gaussian noise at a signal-to-noise ratio of ``snr_db`` dB over the whole clip ``(samples,)``.
+
+    It is white, or with ``shaped`` of the magnitude spectrum of the clip: as loud at every frequency as the ratio says,
+    which is what the babble of very many voices comes to.
+    """
     rms = math.sqrt(float(np.mean(np.square(waveform, dtype=np.float64))))
     scale = np.float32(rms * 10 ** (-snr_db / 20))
-    return waveform + scale * rng.standard_normal(waveform.shape, dtype=np.float32)
+    noise = rng.standard_normal(waveform.shape, dtype=np.float32)
+    return waveform + scale * (_shaped(noise, waveform) if shaped else noise)
+
+
+def _shaped(noise: np.ndarray, waveform: np.ndarray) -> np.ndarray:
+    """White noise with the magnitude spectrum of a waveform, of mean power 1 (0 where that is silent)."""
+    spectrum = np.abs(np.fft.rfft(waveform.astype(np.float64)))
+    noise = np.fft.irfft(np.fft.rfft(noise.astype(np.float64)) * spectrum, waveform.size)
+    power = float(np.mean(np.square(noise)))
+    return (noise / math.sqrt(power or 1.0)).astype(np.float32)
 
 
 def resample(waveform: np.ndarray, rate: int, target: int) -> np.ndarray:

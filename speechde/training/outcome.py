@@ -77,7 +77,7 @@ def _evaluate_speech(
         test = [u for u in data.test if u.id in items]
         roles = roles_of({u.lang for u in test}, model.settings.training, data.corpus)
         initial = None if config.init else asdict(config.model)
-        asked = baseline_request(config, model, encoder, test, cache, initial)
+        asked = baseline_request(config, model, encoder, data.test, cache, initial, encode)
         results, records = evaluate_model(model, items, test, roles=roles, seed=config.seed, baselines=asked)
     dropped = dropped_counts(data.corpus, items)
     metrics |= {"data": _data(session, data, features, model, test, dropped), **results}
