@@ -18,7 +18,7 @@ from speechde.errors import DataError, unknown_value
 from speechde.evaluation import metrics as m
 from speechde.evaluation.speech import DIRECTIONS, MORE_DIRECTIONS, ROLES
 from speechde.reporting.archive import HITS, METRICS, QUERIES, kept_queries, read_metrics, read_queries
-from speechde.reporting.report import markdown_table
+from speechde.reporting.tables import markdown_table
 
 Queries = dict[tuple[str, str], tuple[str, float]]  # (lang, id) → (sentence, share of the runs that hit)
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 from speechde.errors import DataError
 from speechde.reporting import text
-from speechde.reporting.report import ROLE_NAMES, baseline_means, markdown_table, percent, recall_cell
+from speechde.reporting.conditions import conditions_table, remark_lines
+from speechde.reporting.report import baseline_means
 from speechde.reporting.summary import DEFAULT, Run
+from speechde.reporting.tables import ROLE_NAMES, markdown_table, percent, points_cell, recall_cell
 from speechde.types import SPLITS
 from speechde.versions import void_metrics
 
@@ -57,8 +59,8 @@ def index(folder: str | Path) -> str:
     runs = [Run(each.folder, each.content) for each in files if _is_run(each)]
     texts = [each for each in files if _is_text(each)]
     others = [each for each in files if not _is_run(each) and not _is_summary(each) and each not in texts]
-    lines = [INTRODUCTION, *_runs(folder, runs), *_baselines(folder, runs), *_texts(folder, texts)]
-    return "\n".join([*lines, *_summaries(folder, summaries), *_others(folder, others), ""])
+    lines = [INTRODUCTION, *_runs(folder, runs), *_baselines(folder, runs), *_conditions(folder, runs)]
+    return "\n".join([*lines, *_texts(folder, texts), *_summaries(folder, summaries), *_others(folder, others), ""])
 
 
 def _read(path: Path) -> object:
@@ -195,13 +197,32 @@ def _baselines(folder: Path, runs: Sequence[Run]) -> list[str]:
     lines = []
     for run in runs:
         if baselines := run.metrics.get("baselines"):
-            recipe, overrides, seed = _key(run)
-            changed = "" if overrides == DEFAULT else f" {overrides.replace('+', ' ')}"
-            lines += ["", f"## Baselines on the queries of {recipe}{changed}, seed {seed}", ""]
-            command = _code(run.metrics.get("command"))
+            lines += ["", f"## Baselines on the queries of {_model(run)}", ""]
             lines += [f"{_title(run)}; [by language]({_link(folder, run.folder)}).", "", *baseline_means(baselines)]
-            lines += ["", f"Command: {command}, at commit {run.metrics['commit']}."]
+            lines += ["", _made(run)]
     return lines
+
+
+def _conditions(folder: Path, runs: Sequence[Run]) -> list[str]:
+    """Evaluations under noise, through a telephone, at other speeds."""
+    lines = []
+    for run in runs:
+        if conditions := run.metrics.get("conditions"):
+            chart = run.folder / "noise.png"
+            shown = f"; [chart]({chart.relative_to(folder).as_posix()})" if chart.is_file() else ""
+            lines += ["", f"## Under conditions: {_model(run)}", ""]
+            lines += [f"{_title(run)}{shown}.", "", *conditions_table(conditions)]
+            lines += [*remark_lines(conditions), "", _made(run)]
+    return lines
+
+
+def _model(run: Run) -> str:
+    recipe, overrides, seed = _key(run)
+    return recipe + ("" if overrides == DEFAULT else f" {overrides.replace('+', ' ')}") + f", seed {seed}"
+
+
+def _made(run: Run) -> str:
+    return f"Command: {_code(run.metrics.get('command'))}, at commit {run.metrics['commit']}."
 
 
 def _texts(folder: Path, files: Sequence[Found]) -> list[str]:
@@ -252,8 +273,7 @@ def _summaries(folder: Path, summaries: Sequence[Found]) -> list[str]:
 def _difference(mean: Mapping | None) -> str:
     if mean is None:
         return "–"
-    low, high = (f"{100 * bound:+.1f}" for bound in mean["ci95"])
-    return f"{100 * mean['difference']:+.1f} [{low}, {high}]"
+    return points_cell(mean["difference"], mean["ci95"])
 
 
 def _others(folder: Path, others: Sequence[Found]) -> list[str]:
