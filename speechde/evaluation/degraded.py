@@ -30,7 +30,7 @@ def run_conditions(clean: Scene, answers: dict) -> dict:
     Args:
         clean: the scene that ``answers`` came from.
     """
-    notes = answers.get("notes", [])
+    notes = [note for note in answers.get("notes", []) if not note.startswith(BETWEEN_RECORDINGS)]
     kept = {name: row for name, row in answers.items() if name not in (*BETWEEN_RECORDINGS, "notes")}
     if left_out := [name for name in clean.request.names if name in BETWEEN_RECORDINGS]:
         notes = [*notes, f"{', '.join(left_out)}: no text answers, so not asked under conditions"]
