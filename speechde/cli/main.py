@@ -76,8 +76,9 @@ index_group = typer.Typer(help="Make vectors searchable: build, add, info.", no_
 for command in (index.build, index.add, index.info):
     register(index_group, command, index.EXAMPLES[command.__name__])
 
-data_group = typer.Typer(help="Look into a corpus: stats.", no_args_is_help=True)
-register(data_group, data.stats, data.EXAMPLES["stats"])
+data_group = typer.Typer(help="A corpus: what it holds, and as a manifest.", no_args_is_help=True)
+for command in (data.stats, data.manifest):
+    register(data_group, command, data.EXAMPLES[command.__name__])
 
 pictures_group = typer.Typer(help="Corpora of pictures as files of examples: stamps, emoji.", no_args_is_help=True)
 for command in (pictures.stamps, pictures.emoji):
