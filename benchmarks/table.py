@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.harness import FOLDER
 from speechde.cache import atomic_write
-from speechde.reporting.report import markdown_table
+from speechde.reporting.tables import markdown_table
 
 PAGE = FOLDER.parents[1] / "docs" / "performance.md"
 START, END = "<!-- table: python -m benchmarks.table -->", "<!-- end of table -->"

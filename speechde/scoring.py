@@ -41,23 +41,23 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         frontend, encoder = speech_reader(config, trained)
     heard = languages_heard(record)
     whole = corpus.select(config.eval.split, heard if config.eval.languages == "seen" else None)
-    utterances = sample_sentences(whole, config.eval.per_language, config.data.split_seed)
-    if not utterances:
+    clips = sample_sentences(whole, config.eval.per_language, config.data.split_seed)
+    if not clips:
         raise DataError(f"{corpus.name} has no clip in the split {config.eval.split!r}; set eval.split")
     encode = sets_of.encoding(frontend, encoder)
-    where = f"evaluation-{corpus.name}-{config.eval.split}-{content(utterances)}"
+    where = f"evaluation-{corpus.name}-{config.eval.split}-{content(clips)}"
     target = Path(config.report_dir) if config.report_dir else folder.parent / where / "results"
     if frontend.share:
-        sets = [sets_of.evaluation_set(speech.trim_db, speech.mean_norm, utterances)]
+        sets = sets_of.evaluation_sets(speech.trim_db, speech.mean_norm, clips, config.eval.degraded)
         sets_of.encode_shard(sets, encoder, cache, rate=speech.rate, shard=frontend.share, encode=encode)
         return {}
     check_writable(target)
     with clock("frames"):
-        items = sets_of.evaluation_items(speech, encoder, trained.quantiser, utterances, cache, encode)
-        utterances = [u for u in utterances if u.id in items]
+        items = sets_of.evaluation_items(speech, encoder, trained.quantiser, clips, cache, encode)
+        utterances = [u for u in clips if u.id in items]
     roles = roles_of({u.lang for u in utterances}, record, corpus)
     with clock("evaluate"):
-        asked = baseline_request(config, trained, encoder, utterances, cache, _model_config(folder))
+        asked = baseline_request(config, trained, encoder, clips, cache, _model_config(folder), encode)
         results, records = evaluate_model(trained, items, utterances, roles=roles, seed=config.seed, baselines=asked)
     metrics = {
         "recipe": record["recipe"],

@@ -15,8 +15,9 @@ from typing import Any
 from speechde.config.ateb import AtebConfig
 from speechde.config.data import DataConfig
 from speechde.config.earlier import refuse_moved
+from speechde.config.evaluation import EvalConfig
 from speechde.config.tasks import CLIPS, TRANSLATIONS, TaskConfig, speech_task
-from speechde.errors import ConfigError, unknown_value
+from speechde.errors import ConfigError
 from speechde.schema import bounded, built, choice, location
 
 
@@ -266,27 +267,6 @@ class LoggerConfig:
                 f"logger.project={self.project!r} is no name of a W&B project: 1 to 128 characters, none of "
                 "/ \\ # ? % :; a team is logger.entity=TEAM, or logger.project=TEAM/PROJECT"
             )
-
-
-BASELINES = ("chance", "untrained", "oracle", "cascade_chars", "cascade_text", "cascade_e5", "mean_pooled", "dtw")
-BASELINE_KINDS = ("cascade", "rival", "run")  # with the name of a model, or a run directory, behind a colon
-
-
-@dataclass
-class EvalConfig:
-    """The final evaluation."""
-
-    split: str = choice("test", "dev", "test")
-    languages: str = choice("all", "all", "seen")  # seen: those trained on alone, as decisions may look at
-    # sentences of each language, drawn with data.split_seed, and all recordings of these; None: all sentences
-    per_language: int | None = bounded(None, "[1, ∞)")
-    baselines: list[str] = field(default_factory=list)  # of BASELINES, or KIND:MODEL; docs/protocol.md
-    asr: str = "packaged:whisper-base"  # the Whisper model that transcribes for the cascades
-
-    def __post_init__(self) -> None:  # refused before anything is fetched
-        for name in self.baselines:
-            if name not in BASELINES and not re.fullmatch(rf"({'|'.join(BASELINE_KINDS)}):.+", name):
-                raise unknown_value("eval.baselines", name, [*BASELINES, *(f"{kind}:MODEL" for kind in BASELINE_KINDS)])
 
 
 @dataclass

@@ -36,10 +36,10 @@ def run_baselines(scene: Scene, model_seconds: float) -> dict:
     """
     own = scene.results.ranks["audio_to_text"]
     seconds = model_seconds + len(scene.utterances) * scene.seconds_to_encode()
-    output = {"model": score(scene, Answer(lambda task: Ranking(own[task.subset]), seconds))}
+    output = {"model": score(scene, "model", Answer(lambda task: Ranking(own[task.subset]), seconds))}
     for name in scene.request.names:
         try:
-            output[name] = score(scene, baseline(name)(scene))
+            output[name] = score(scene, name, baseline(name)(scene))
         except Skipped as reason:
             scene.notes.append(f"{name} is left out: {reason}")
     return output | ({"notes": scene.notes} if scene.notes else {})
@@ -133,7 +133,7 @@ def rival(scene: Scene, name: str) -> Answer:
 
     def embed(items: Sequence[Item], role: str) -> np.ndarray:
         if isinstance(items[0].parts[0], Audio):
-            return model.embed_clips([scene.recordings[item.id] for item in items])
+            return model.embed_clips([scene.recordings[item.id] for item in items], scene.condition)
         return texts(items, role)
 
     return _embedded(scene, embed)
@@ -142,7 +142,7 @@ def rival(scene: Scene, name: str) -> Answer:
 def trained_run(scene: Scene, path: str) -> Answer:
     """Another trained model of this project, such as one trained on all languages that are zero-shot here."""
     other = TrainedModel.load(model_folder(path))
-    items = scene.request.items_of(other)
+    items = scene.request.items_of(other, scene.condition)
     if missing := [u.id for u in scene.utterances if u.id not in items]:
         raise Skipped(
             f"{len(missing)} recordings cannot be read as its speech encoder reads them ({missing[0]}, first)"
@@ -178,6 +178,7 @@ BASELINES = {
     "mean_pooled": mean_pooled,
     "dtw": dtw,
 }
+BETWEEN_RECORDINGS = ("mean_pooled", "dtw")  # those that have no place among texts
 WITH_MODEL = {"cascade": cascade_rival, "rival": rival, "run": trained_run}
 
 

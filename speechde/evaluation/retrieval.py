@@ -228,6 +228,12 @@ class Remembered:
             }
         return np.stack([self._known[role, id(item)][1] for item in items])
 
+    def knowing(self, embed: Embed) -> Remembered:
+        """Another ``Embed`` that remembers what this one does."""
+        other = Remembered(embed, self._symmetric)
+        other._known = dict(self._known)
+        return other
+
     def rank(self, task: Retrieval) -> Ranking:
         """The order by dot product of embeddings."""
         query, document = task.sides

@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from transformers import AutoModel, AutoTokenizer
 
 from speechde.cache import expanded
+from speechde.conditions import CLEAN, Condition
 from speechde.errors import AssetError
 from speechde.install import install_command
 from speechde.media.audio import load_audio
+from speechde.media.degradations import degrade
 from speechde.models.loading import positions
 from speechde.models.pooling import mean_pool
 from speechde.models.prompt import MAX_TOKENS
@@ -101,8 +103,8 @@ class Rival:
         """See ``SentenceEncoder``."""
         return self._encode(_Items("text", [text for _, text in texts]), query)
 
-    def embed_clips(self, utterances: Sequence[Utterance]) -> np.ndarray:
-        """Recordings → ``(n, dim)`` float32 unit vectors, as queries.
+    def embed_clips(self, utterances: Sequence[Utterance], condition: Condition = CLEAN) -> np.ndarray:
+        """Recordings, as they sound under a condition → ``(n, dim)`` float32 unit vectors, as queries.
 
         Raises:
             AssetError: the model embeds no audio.
@@ -113,7 +115,7 @@ class Rival:
                 f"rival {meta.name!r} embeds {', '.join(meta.modalities)}; ask for it as cascade:MODEL, which embeds "
                 "transcripts"
             )
-        return self._encode(_Items("audio", list(utterances)), query=True)
+        return self._encode(_Items("audio", list(utterances), condition), query=True)
 
     def _encode(self, items: _Items, query: bool) -> np.ndarray:
         from mteb.types import PromptType
@@ -132,8 +134,8 @@ class Rival:
 class _Items(torch.utils.data.Dataset):
     """What mteb's encoders read: rows of one modality, and its name among the ``features``. Clips are read late."""
 
-    def __init__(self, kind: str, values: list) -> None:
-        self.kind, self.values, self.features = kind, values, {kind: None}
+    def __init__(self, kind: str, values: list, condition: Condition = CLEAN) -> None:
+        self.kind, self.values, self.features, self.condition = kind, values, {kind: None}, condition
         self.read: Advance = lambda count: None  # called with every item that is read
 
     def __len__(self) -> int:
@@ -143,7 +145,8 @@ class _Items(torch.utils.data.Dataset):
         value = self.values[row]
         self.read(1)
         if self.kind == "audio":
-            value = {"array": load_audio(value.audio), "sampling_rate": SAMPLE_RATE}
+            waveform = degrade(load_audio(value.audio), self.condition, value.id)
+            value = {"array": waveform, "sampling_rate": SAMPLE_RATE}
         return {self.kind: value}
 
 

@@ -14,9 +14,11 @@ import numpy as np
 
 from speechde.checkpoint.encoders import check_encoder, encoder_folder
 from speechde.checkpoint.folder import TrainedModel
+from speechde.conditions import CLEAN, Condition
 from speechde.config import FrontendConfig, RunConfig
 from speechde.corpora.load import check_split
 from speechde.evaluation.baselines import run_baselines
+from speechde.evaluation.degraded import run_conditions
 from speechde.evaluation.diagnostics import diagnose
 from speechde.evaluation.embed import stored_embed
 from speechde.evaluation.retrieval import QUERY, Remembered, evaluate
@@ -25,6 +27,7 @@ from speechde.evaluation.sizes import size_metrics
 from speechde.evaluation.speech import scored, speech_metrics, speech_tasks
 from speechde.features import sets as sets_of
 from speechde.features.encoders import SpeechEncoder
+from speechde.features.frames import Encode
 from speechde.features.store import FeatureStore
 from speechde.models.embed import IN_PARTS
 from speechde.types import Corpus, Utterance
@@ -51,7 +54,8 @@ def evaluate_model(
     Args:
         roles: languages of each of ``speech.ROLES``; those without an utterance are passed over.
         items: stored speech items by utterance id; a store that knows the ``seconds`` of its clips has them used.
-        baselines: what else answers the same queries; the metrics then have ``baselines``.
+        baselines: what else answers the same queries, and the conditions under which all is asked again; the metrics
+            then have ``baselines`` and ``conditions``.
     """
     present = {u.lang for u in utterances}
     roles = {role: [lang for lang in langs if lang in present] for role, langs in roles.items()}
@@ -71,9 +75,13 @@ def evaluate_model(
     if trained.settings.dims:
         options = {"normalise": model.normalise, "seed": seed}
         metrics["sizes"] = size_metrics(tasks, embed, results, trained.settings.dims, **options)
-    if baselines and baselines.names:
+    if baselines and (baselines.names or baselines.conditions):
         scene = Scene(trained, utterances, items, tasks, embed, results, baselines)
-        metrics["baselines"] = run_baselines(scene, seconds_to_embed)
+        answers = run_baselines(scene, seconds_to_embed)
+        if baselines.names:
+            metrics["baselines"] = answers
+        if baselines.conditions:
+            metrics["conditions"] = run_conditions(scene, answers)
     return metrics, results.records
 
 
@@ -104,16 +112,28 @@ def speech_reader(config: RunConfig, trained: TrainedModel) -> tuple[FrontendCon
 
 def baseline_request(
     config: RunConfig, model: TrainedModel, encoder: SpeechEncoder, utterances: list[Utterance], cache: Path,
-    initial: dict | None,
+    initial: dict | None, encode: Encode | None = None,
 ) -> Request:  # fmt: skip
-    def items_of(other: TrainedModel) -> FeatureStore:
-        check_split(config.data, other.settings.training)
-        _, reader = speech_reader(config, other)
-        return sets_of.evaluation_items(other.settings.speech, reader, other.quantiser, utterances, cache)
+    """What is asked beside a model.
+
+    Args:
+        utterances: those of the evaluation, and clips that cannot be read among them: pieces are named by all.
+        initial: that of ``Request``.
+        encode: makes the model's own missing pieces; None: this process.
+    """
+
+    def items_of(other: TrainedModel, condition: Condition = CLEAN) -> FeatureStore:
+        reader, make = encoder, encode
+        if other is not model:
+            check_split(config.data, other.settings.training)
+            (_, reader), make = speech_reader(config, other), None
+        items = other.settings.speech, reader, other.quantiser, utterances, cache
+        return sets_of.evaluation_items(*items, make, condition)
 
     return Request(
         config.eval.baselines, config.eval.asr, cache, seed=config.seed, initial=initial, items_of=items_of,
         frames=lambda: sets_of.evaluation_items(model.settings.speech, encoder, None, utterances, cache),
+        conditions=config.eval.degraded,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from speechde.checkpoint.folder import TrainedModel, model_folder
+from speechde.conditions import CLEAN, Condition
 from speechde.errors import ConfigError
 from speechde.evaluation import metrics as m
 from speechde.evaluation import retrieval
@@ -26,7 +27,7 @@ from speechde.types import Item, Text, Utterance
 from speechde.weights import resolve
 
 EMBEDDING = "embedding for baselines"  # label of the progress
-AVERAGED = ("recall@1", "recall@5", "mrr", "chance", "lead")
+AVERAGED = ("recall@1", "recall@5", "mrr", "chance")
 
 
 @dataclass
@@ -37,7 +38,8 @@ class Request:
         names: of ``BASELINES``, or ``cascade:MODEL``, ``rival:MODEL`` and ``run:PATH``.
         asr: the Whisper model of the cascades, as ``weights.resolve`` takes it.
         frames: gives the encoder's frames of the utterances by id (those of a continuous model are its items).
-        items_of: gives the stored items of the utterances as another trained model reads them.
+        items_of: gives the stored items of the utterances as a trained model reads them, under a condition.
+        conditions: beside clean, that all is asked again under.
         initial: settings of the model before training, of the group ``model`` of the configuration; None: not known.
     """
 
@@ -45,9 +47,10 @@ class Request:
     asr: str
     cache: Path
     frames: Callable[[], Mapping[str, np.ndarray]]
-    items_of: Callable[[TrainedModel], Mapping[str, np.ndarray]]
+    items_of: Callable[[TrainedModel, Condition], Mapping[str, np.ndarray]]
     initial: Mapping | None = None
     seed: int = 0
+    conditions: Sequence[Condition] = ()
 
     def __post_init__(self) -> None:  # before the evaluation, and not after it
         if "untrained" in self.names and self.initial is None:
@@ -66,7 +69,10 @@ class Skipped(Exception):
 
 @dataclass
 class Scene:
-    """What has been evaluated: the tasks, the model with its vectors and its results; what baselines share."""
+    """What has been evaluated: the tasks, the model with its vectors and its results; what baselines share.
+
+    ``ranks`` are those of each that answered, the model first, by name and language.
+    """
 
     trained: TrainedModel
     utterances: Sequence[Utterance]
@@ -75,7 +81,9 @@ class Scene:
     embed: Remembered  # of the model
     results: Results  # of the model
     request: Request
+    condition: Condition = CLEAN
     notes: list[str] = field(default_factory=list)
+    ranks: dict[str, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     def of(self, direction: str) -> list[Retrieval]:
         """The tasks of one direction, in the order of the protocol."""
@@ -90,7 +98,7 @@ class Scene:
     def transcripts(self) -> Transcripts:
         """Of all recordings, by ``request.asr``."""
         transcriber = Transcriber(resolve(self.request.asr))
-        made = transcribe_clips(self.utterances, self.durations, transcriber, self.request.cache)
+        made = transcribe_clips(self.utterances, self.durations, transcriber, self.request.cache, self.condition)
         if made.detected:
             self.notes.append(f"the cascade detected the language of {', '.join(made.detected)}: it cannot be given")
         return made
@@ -134,26 +142,45 @@ def _said(query: Item, text: str) -> Item:
     return Item(Text(text), id=query.id, lang=query.lang, meaning=query.meaning)
 
 
-def score(scene: Scene, answer: Answer) -> dict:
-    """Rows by language and means by role of one answer, with the model's lead over it."""
+def score(scene: Scene, name: str, answer: Answer) -> dict:
+    """Rows by language and means by role of one answer, with the model's lead over it; its ranks go to the scene."""
     tasks = scene.of(answer.direction)
     start = time.perf_counter()
     rankings = {task.subset: answer.rank(task) for task in tasks}
     seconds = answer.seconds + time.perf_counter() - start
     results = retrieval.score(tasks, lambda task: rankings[task.subset], seed=scene.request.seed)
     rows = results.rows[answer.direction]
-    leads: dict[str, np.ndarray] = {}
-    for task in tasks:
-        own, its = (each.ranks[answer.direction][task.subset] == 1 for each in (scene.results, results))
-        lead = own.astype(float) - its
-        seed = retrieval.subset_seed(scene.request.seed, task.subset)
-        leads[task.subset] = m.bootstrap_means(lead, task.resample, seed=seed)
-        rows[task.subset] |= {"lead": float(lead.mean()), "lead_ci95": list(m.interval(leads[task.subset]))}
-        del rows[task.subset]["gallery"]
+    for row in rows.values():
+        del row["gallery"]
     macro = {}
     for role in ROLES:
-        if langs := [lang for lang, row in rows.items() if row["role"] == role]:
+        if any(row["role"] == role for row in rows.values()):
             macro[role] = results.mean(answer.direction, AVERAGED, lambda lang, row, role=role: row["role"] == role)
-            macro[role]["lead_ci95"] = list(m.interval(np.mean([leads[lang] for lang in langs], axis=0)))
     queries = sum(row["queries"] for row in rows.values())
-    return {"direction": answer.direction, "seconds_per_query": seconds / queries, "per_language": rows, **macro}
+    output = {"direction": answer.direction, "seconds_per_query": seconds / queries, "per_language": rows, **macro}
+    scene.ranks[name] = results.ranks[answer.direction]
+    add_paired(output, "lead", tasks, scene.results.ranks[answer.direction], scene.ranks[name], scene.request.seed)
+    return output
+
+
+def add_paired(
+    output: dict,
+    key: str,
+    tasks: Sequence[Retrieval],
+    ranks: Mapping[str, np.ndarray],
+    others: Mapping[str, np.ndarray],
+    seed: int,
+) -> None:
+    """Add to the rows and means of an answer, as ``key``, recall@1 of ``ranks`` minus that of ``others``.
+
+    Both are ranks of the queries of ``tasks``, by language. ``key_ci95`` is the interval of the paired bootstrap.
+    """
+    rows, means = output["per_language"], {}
+    for task in tasks:
+        lead = (ranks[task.subset] == 1).astype(float) - (others[task.subset] == 1)
+        means[task.subset] = m.bootstrap_means(lead, task.resample, seed=retrieval.subset_seed(seed, task.subset))
+        rows[task.subset] |= {key: float(lead.mean()), f"{key}_ci95": list(m.interval(means[task.subset]))}
+    for role in ROLES:
+        if langs := [lang for lang, row in rows.items() if row["role"] == role]:
+            interval = m.interval(np.mean([means[lang] for lang in langs], axis=0))
+            output[role] |= {key: float(np.mean([rows[lang][key] for lang in langs])), f"{key}_ci95": list(interval)}

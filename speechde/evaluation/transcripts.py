@@ -3,7 +3,7 @@
 As published: windows of 30 s padded with silence, greedy decoding without timestamps, the language given (detected
 where Whisper has no token for it). Longer clips are cut into windows whose transcripts are joined. Nothing is trimmed.
 Tokens are limited to ``32 + 32 · seconds``, above what the least compact scripts need, so that a clip that makes the
-decoder repeat itself does not cost 448 steps.
+decoder repeat itself does not cost 448 steps. Clips under a condition have transcripts of their own.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from speechde.cache import atomic_write, fingerprint
+from speechde.conditions import CLEAN, Condition
 from speechde.errors import AssetError
 from speechde.features.encoders import fast_dtype
-from speechde.media import audio
+from speechde.media import audio, degradations
 from speechde.media.audio import load_audio
 from speechde.media.content import content_keys
 from speechde.progress import progress
@@ -110,7 +111,11 @@ class Transcripts:
 
 
 def transcribe_clips(
-    utterances: Sequence[Utterance], durations: dict[str, float], transcriber: Transcriber, cache: Path
+    utterances: Sequence[Utterance],
+    durations: dict[str, float],
+    transcriber: Transcriber,
+    cache: Path,
+    condition: Condition = CLEAN,
 ) -> Transcripts:
     """Transcripts of all clips; from the cache where it has them, which is written after every batch.
 
@@ -123,16 +128,20 @@ def transcribe_clips(
     texts: dict[str, str] = {}
     seconds: list[float] = []
     for lang, clips in by_lang.items():
-        path = cache / "transcripts" / fingerprint(transcriber.describe()) / f"{lang}.json"
+        described = transcriber.describe() | degradations.describe(condition)
+        path = cache / "transcripts" / fingerprint(described) / f"{lang}.json"
         known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         contents = content_keys([u.audio for u in clips], cache)
-        keys = {u.id: fingerprint(content) for u, content in zip(clips, contents, strict=True)}
+        own = (content if condition == CLEAN else [u.id, *content] for u, content in zip(clips, contents, strict=True))
+        keys = dict(zip((u.id for u in clips), map(fingerprint, own), strict=True))
         missing = sorted((u for u in clips if keys[u.id] not in known), key=lambda u: durations[u.id])
         done = len(clips) - len(missing)
-        with progress(f"transcription, {lang}", len(clips), "clips", done=done, enabled=bool(missing)) as advance:
+        label = f"transcription, {lang}" + ("" if condition == CLEAN else f", {condition.name}")
+        with progress(label, len(clips), "clips", done=done, enabled=bool(missing)) as advance:
             for start in range(0, len(missing), BATCH):
                 batch, began = missing[start : start + BATCH], time.perf_counter()
-                made = transcriber.transcribe([load_audio(u.audio) for u in batch], lang)
+                waveforms = [degradations.degrade(load_audio(u.audio), condition, u.id) for u in batch]
+                made = transcriber.transcribe(waveforms, lang)
                 each = (time.perf_counter() - began) / len(batch)
                 known |= {keys[u.id]: [text, each] for u, text in zip(batch, made, strict=True)}
                 with atomic_write(path) as temporary:

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 
 from speechde.cache import fingerprint
+from speechde.conditions import CLEAN, Condition
 from speechde.features.encoders import SpeechEncoder, pool_frames, pooling_factor
 from speechde.features.pieces import Contents, Job, make_missing, make_pieces, refuse_empty
 from speechde.features.settings import SpeechSettings
 from speechde.features.store import PIECE, FeatureStore, Piece
 from speechde.features.units import Quantiser
-from speechde.media import audio
+from speechde.media import audio, degradations
 from speechde.media.audio import (
     MAX_SECONDS,
     AudioError,
@@ -45,13 +45,14 @@ class View:
     """How a clip is changed: ``speed`` (1 = as recorded) and ``trim_db`` (see ``trim_silence``) before the encoder.
 
     ``snr_db`` adds white noise there, None none. ``mean_norm`` is the share of their mean that is subtracted from its
-    frames (see ``subtract_mean``).
+    frames (see ``subtract_mean``). ``condition`` is that of an evaluation: clips sound so before they are trimmed.
     """
 
     speed: float = 1.0
     trim_db: float = 40.0
     mean_norm: float = 0.0
     snr_db: float | None = None
+    condition: Condition = CLEAN
 
 
 # Makes pieces; yields the number of clips done, as they are.
@@ -85,6 +86,7 @@ class Clips:
             "encoder": self.encoder.describe(),
             "pool": 1,
             "view": [view.speed, view.trim_db, *([] if view.snr_db is None else [view.snr_db])],
+            **degradations.describe(view.condition),
         }
 
     def locator(self, member: Utterance) -> str:
@@ -92,17 +94,21 @@ class Clips:
         return member.audio
 
     def read(self, member: Utterance) -> Contents:
-        """The waveform of a clip, or why it has none, and its seconds before it is trimmed."""
+        """The waveform of a clip, or why it has none, and its seconds before it is trimmed.
+
+        Which clips can be used does not depend on the condition.
+        """
         try:
             waveform = check_waveform(load_audio(member.audio, MAX_SECONDS))
         except AudioError as error:
             return member, error, 0.0
+        waveform = degradations.degrade(waveform, self.view.condition, member.id)
         seconds = len(waveform) / SAMPLE_RATE
         waveform = trim_silence(waveform, self.view.trim_db)
         if self.view.speed != 1.0:
             waveform = perturb_speed(waveform, self.view.speed)
-        if self.view.snr_db is not None:  # seeded by the clip, so that it is the same whatever else is in the list
-            waveform = add_noise(waveform, self.view.snr_db, np.random.default_rng(crc32(member.id.encode())))
+        if self.view.snr_db is not None:
+            waveform = add_noise(waveform, self.view.snr_db, degradations.generator(member.id))
         return member, waveform, seconds
 
     def is_full(self, chunk: Sequence[Contents]) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from speechde.conditions import CLEAN, Condition
 from speechde.config import FrontendConfig, ImageConfig
 from speechde.errors import ConfigError
 from speechde.features.encoders import SpeechEncoder, load_speech_encoder
@@ -35,8 +37,10 @@ class ClipSet:
     @property
     def label(self) -> str:
         """Of the progress bar."""
-        noise = "" if self.view.snr_db is None else f", noise at {self.view.snr_db:g} dB"
-        return f"train ×{self.view.speed:g}{noise}" if self.role == "train" else self.role
+        if self.role == "train":
+            noise = "" if self.view.snr_db is None else f", noise at {self.view.snr_db:g} dB"
+            return f"train ×{self.view.speed:g}{noise}"
+        return self.role if self.view.condition == CLEAN else f"{self.role}, {self.view.condition.name}"
 
 
 def build_encoder(config: FrontendConfig) -> SpeechEncoder | None:
@@ -86,9 +90,18 @@ def training_sets(
     return [each for each in sets if each.clips] + [ClipSet("dev", dev, plain)]
 
 
-def evaluation_set(trim_db: float, mean_norm: float, utterances: list[Utterance]) -> ClipSet:
+def evaluation_set(
+    trim_db: float, mean_norm: float, utterances: list[Utterance], condition: Condition = CLEAN
+) -> ClipSet:
     """Clips to evaluate, treated as the model's training clips were."""
-    return ClipSet("evaluation", utterances, View(1.0, trim_db, mean_norm))
+    return ClipSet("evaluation", utterances, View(1.0, trim_db, mean_norm, condition=condition))
+
+
+def evaluation_sets(
+    trim_db: float, mean_norm: float, utterances: list[Utterance], degraded: Sequence[Condition]
+) -> list[ClipSet]:
+    """``evaluation_set`` of clean clips, and of the same clips under each condition."""
+    return [evaluation_set(trim_db, mean_norm, utterances, condition) for condition in (CLEAN, *degraded)]
 
 
 def encode_shard(
@@ -116,9 +129,10 @@ def evaluation_items(
     utterances: list[Utterance],
     cache: Path,
     encode: Encode | None = None,
+    condition: Condition = CLEAN,
 ) -> FeatureStore:
     """Stored speech items of clips to evaluate, made as the model's training items were."""
-    clips = evaluation_set(speech.trim_db, speech.mean_norm, utterances)
+    clips = evaluation_set(speech.trim_db, speech.mean_norm, utterances, condition)
     options = {"rate": speech.rate, "view": clips.view, "label": clips.label, "encode": encode}
     store = extract_frames(clips.clips, encoder, cache, **options)
     return store if quantiser is None else quantise(store, quantiser, cache)

@@ -37,6 +37,7 @@ REASONS = ("missing file", "unreadable", "empty", "not finite", "out of range", 
 _SILENCE_PEAK = 1e-4
 # +20 dB of full scale: mixing and lossy coding overshoot by far less, 16-bit numbers given as floats by far more.
 _MAX_PEAK = 10.0
+_SHAPE_HZ = 100.0  # over which the spectrum of shaped noise is averaged: its harmonics are not to be heard
 _BLOCK = 1 << 18  # samples decoded at once, of all channels together
 _UNKNOWN_FRAMES = 1 << 62  # libsndfile states more where a header states no length
 
@@ -164,11 +165,28 @@ def perturb_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
     return resample(waveform, round(factor * 100), 100)
 
 
-def add_noise(waveform: np.ndarray, snr_db: float, rng: np.random.Generator) -> np.ndarray:
-    """Add white Gaussian noise at a signal-to-noise ratio of ``snr_db`` dB over the whole clip ``(samples,)``."""
+def add_noise(waveform: np.ndarray, snr_db: float, rng: np.random.Generator, shaped: bool = False) -> np.ndarray:
+    """Add Gaussian noise at a signal-to-noise ratio of ``snr_db`` dB over the whole clip ``(samples,)``.
+
+    It is white, or with ``shaped`` of the long-term spectrum of the clip: at about that ratio at every frequency, which
+    is what the babble of very many voices comes to.
+    """
     rms = math.sqrt(float(np.mean(np.square(waveform, dtype=np.float64))))
     scale = np.float32(rms * 10 ** (-snr_db / 20))
-    return waveform + scale * rng.standard_normal(waveform.shape, dtype=np.float32)
+    noise = rng.standard_normal(waveform.shape, dtype=np.float32)
+    return waveform + scale * (_shaped(noise, waveform) if shaped else noise)
+
+
+def _shaped(noise: np.ndarray, waveform: np.ndarray) -> np.ndarray:
+    """White noise with the power spectrum of a waveform, averaged over ``_SHAPE_HZ``; its mean power is 1, or 0."""
+    power = np.abs(np.fft.rfft(waveform.astype(np.float64))) ** 2
+    half = round(_SHAPE_HZ / 2 * waveform.size / SAMPLE_RATE)
+    first, last = (np.clip(np.arange(power.size) + to, 0, power.size) for to in (-half, half + 1))
+    total = np.concatenate([[0.0], np.cumsum(power)])
+    envelope = np.sqrt((total[last] - total[first]) / (last - first))
+    noise = np.fft.irfft(np.fft.rfft(noise.astype(np.float64)) * envelope, waveform.size)
+    rms = math.sqrt(float(np.mean(np.square(noise))))
+    return (noise / (rms or 1.0)).astype(np.float32)
 
 
 def resample(waveform: np.ndarray, rate: int, target: int) -> np.ndarray:

@@ -10,7 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from speechde.reporting.report import ROLE_COLOURS, ROLE_NAMES
+from speechde.reporting.conditions import TITLE, noise_figure
+from speechde.reporting.tables import ROLE_COLOURS, ROLE_NAMES
 
 WIDTH = 4.0  # inches; on a phone's 328 pixels the smallest letters are then 9 pixels high
 LABEL_APART = (5.5, 4.0)  # points of recall between labels, across and up
@@ -37,7 +38,7 @@ def scatter(systems: Sequence[Mapping]) -> str:
     top = 5 + max(100 * system[role]["ci95"][1] for system in systems for role in ROLES)
     axes.plot([0, top], [0, top], color="#999999", linewidth=0.8, linestyle=":")
     axes.set(xlim=(0, top), ylim=(0, top), xlabel="R@1, seen languages, %", ylabel="R@1, zero-shot languages, %")
-    return _svg(figure, axes, "Seen against zero-shot recall; numbers are ranks in the table")
+    return _svg(figure, "Seen against zero-shot recall; numbers are ranks in the table")
 
 
 def curves(systems: Sequence[Mapping]) -> str:
@@ -54,7 +55,7 @@ def curves(systems: Sequence[Mapping]) -> str:
     axes.set(xlabel="step", ylabel="dev R@1, %" if recall else "training loss, contrastive")
     axes.set_ylim(bottom=0)
     figure.legend(loc="outside lower center", fontsize=8, frameon=False)
-    return _svg(figure, axes, "Learning curves of the first seed of each system")
+    return _svg(figure, "Learning curves of the first seed of each system")
 
 
 def _points(system: Mapping, key: str, factor: float = 1.0) -> list[tuple[int, float]]:
@@ -83,17 +84,23 @@ def bars(differences: Sequence[Mapping]) -> str:
     axes.set_ylim(len(differences) - 0.4, -0.5)
     axes.set_xlabel("points of R@1 from the recipe's default")
     figure.legend(loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    return _svg(figure, axes, "Differences from the default, with 95 % intervals")
+    return _svg(figure, "Differences from the default, with 95 % intervals")
 
 
-def _svg(figure: Figure, axes, title: str) -> str:
+def noise(conditions: Mapping) -> str:
+    """Recall@1 over the signal-to-noise ratio; see ``conditions.noise_figure``."""
+    return _svg(noise_figure(conditions, WIDTH), TITLE)
+
+
+def _svg(figure: Figure, title: str) -> str:
     """Text stays text; the size is left to the page."""
-    axes.grid(linewidth=0.4)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8)
-    axes.xaxis.label.set_size(9)
-    axes.yaxis.label.set_size(9)
-    axes.spines[["top", "right"]].set_visible(False)
+    for axes in figure.axes:
+        axes.grid(linewidth=0.4)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8)
+        axes.xaxis.label.set_size(9)
+        axes.yaxis.label.set_size(9)
+        axes.spines[["top", "right"]].set_visible(False)
     out = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif"}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Title": title})

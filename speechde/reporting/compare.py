@@ -22,7 +22,7 @@ from speechde.evaluation.asked import UNKNOWN
 from speechde.evaluation.files import ROLE
 from speechde.evaluation.speech import DIRECTIONS, MORE_DIRECTIONS, ROLES
 from speechde.reporting.outcomes import Queries, answered, read_seeds
-from speechde.reporting.report import markdown_table
+from speechde.reporting.tables import markdown_table
 
 FILE = "comparison.json"
 SPEECH = "audio_to_text"  # what runs on speech are compared by, where nothing else is asked for

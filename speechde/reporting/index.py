@@ -16,8 +16,10 @@ from pathlib import Path
 from speechde.errors import DataError
 from speechde.reporting import compare, index_texts, text
 from speechde.reporting.archive import TASKS
-from speechde.reporting.report import ROLE_NAMES, baseline_means, markdown_table, percent, recall_cell
+from speechde.reporting.conditions import conditions_table, remark_lines
+from speechde.reporting.report import baseline_means
 from speechde.reporting.summary import DEFAULT, Run
+from speechde.reporting.tables import ROLE_NAMES, markdown_table, percent, points_cell, recall_cell
 from speechde.types import SPLITS
 from speechde.versions import void_metrics
 
@@ -62,8 +64,8 @@ def index(folder: str | Path) -> str:
     compared = [each for each in files if each.path.name == compare.FILE and isinstance(each.content, Mapping)]
     placed = [*texts, *alone, *compared]
     others = [each for each in files if not _is_run(each) and not _is_summary(each) and each not in placed]
-    lines = [INTRODUCTION, *_runs(folder, runs), *_baselines(folder, runs), *_texts(folder, texts)]
-    lines += [*_text_runs(folder, alone), *_compared(compared)]
+    lines = [INTRODUCTION, *_runs(folder, runs), *_baselines(folder, runs), *_conditions(folder, runs)]
+    lines += [*_texts(folder, texts), *_text_runs(folder, alone), *_compared(compared)]
     return "\n".join([*lines, *_summaries(folder, summaries), *_others(folder, others), ""])
 
 
@@ -201,13 +203,32 @@ def _baselines(folder: Path, runs: Sequence[Run]) -> list[str]:
     lines = []
     for run in runs:
         if baselines := run.metrics.get("baselines"):
-            recipe, overrides, seed = _key(run)
-            changed = "" if overrides == DEFAULT else f" {overrides.replace('+', ' ')}"
-            lines += ["", f"## Baselines on the queries of {recipe}{changed}, seed {seed}", ""]
-            command = _code(run.metrics.get("command"))
+            lines += ["", f"## Baselines on the queries of {_model(run)}", ""]
             lines += [f"{_title(run)}; [by language]({_link(folder, run.folder)}).", "", *baseline_means(baselines)]
-            lines += ["", f"Command: {command}, at commit {run.metrics['commit']}."]
+            lines += ["", _made(run)]
     return lines
+
+
+def _conditions(folder: Path, runs: Sequence[Run]) -> list[str]:
+    """Evaluations under noise, through a telephone, at other speeds."""
+    lines = []
+    for run in runs:
+        if conditions := run.metrics.get("conditions"):
+            chart = run.folder / "noise.png"
+            shown = f"; [chart]({chart.relative_to(folder).as_posix()})" if chart.is_file() else ""
+            lines += ["", f"## Under conditions: {_model(run)}", ""]
+            lines += [f"{_title(run)}{shown}.", "", *conditions_table(conditions)]
+            lines += [*remark_lines(conditions), "", _made(run)]
+    return lines
+
+
+def _model(run: Run) -> str:
+    recipe, overrides, seed = _key(run)
+    return recipe + ("" if overrides == DEFAULT else f" {overrides.replace('+', ' ')}") + f", seed {seed}"
+
+
+def _made(run: Run) -> str:
+    return f"Command: {_code(run.metrics.get('command'))}, at commit {run.metrics['commit']}."
 
 
 def _texts(folder: Path, files: Sequence[Found]) -> list[str]:
@@ -277,7 +298,9 @@ def _summaries(folder: Path, summaries: Sequence[Found]) -> list[str]:
 
 
 def _difference(mean: Mapping | None) -> str:
-    return "–" if mean is None else index_texts.points(mean["difference"], mean["ci95"])
+    if mean is None:
+        return "–"
+    return points_cell(mean["difference"], mean["ci95"])
 
 
 def _others(folder: Path, others: Sequence[Found]) -> list[str]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from speechde.errors import DataError
 from speechde.reporting.archive import kept_queries
 from speechde.reporting.compare import compare_runs
-from speechde.reporting.report import markdown_table, percent, recall_cell
 from speechde.reporting.summary import DEFAULT
+from speechde.reporting.tables import markdown_table, percent, points_cell, recall_cell
 from speechde.reporting.text import NAMES
 from speechde.versions import void_metrics
 
@@ -70,7 +70,7 @@ def _from(base: Path | None, folder: Path, task: str) -> str:
         (mean,) = compare_runs(folder, base, task).means
     except DataError:
         return "–"
-    return points(mean.difference, mean.ci95)
+    return points_cell(mean.difference, mean.ci95)
 
 
 def compared_rows(content: Mapping) -> list[list[str]]:
@@ -78,7 +78,7 @@ def compared_rows(content: Mapping) -> list[list[str]]:
     return [
         [_named(each["a"]), _named(each["b"]), each["direction"], _role(mean["role"]), str(mean["languages"]),
          str(mean["queries"]), percent(mean["recall_a"]), percent(mean["recall_b"]),
-         points(mean["difference"], mean["ci95"]), str(mean["won"]), str(mean["lost"]), f"{mean['p']:.2g}"]
+         points_cell(mean["difference"], mean["ci95"]), str(mean["won"]), str(mean["lost"]), f"{mean['p']:.2g}"]
         for each in content["comparisons"]
         for mean in each["means"]
     ]  # fmt: skip
@@ -91,12 +91,6 @@ def _named(runs: str) -> str:
 
 def _role(role: str) -> str:
     return " / ".join(NAMES.get(part, part.replace("_", " ")) for part in role.split("/"))
-
-
-def points(difference: float, ci95: Sequence[float]) -> str:
-    """``+1.2 [-0.3, +2.9]``."""
-    low, high = (f"{100 * bound:+.1f}" for bound in ci95)
-    return f"{100 * difference:+.1f} [{low}, {high}]"
 
 
 def table(header: Sequence[str], title: str, rows: Sequence[Sequence[str]]) -> list[str]:

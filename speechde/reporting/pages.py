@@ -12,8 +12,9 @@ import jinja2
 
 from speechde.languages import LANGUAGES
 from speechde.reporting import charts
-from speechde.reporting.report import ROLE_NAMES, markdown_table, recall_cell
+from speechde.reporting.conditions import noise_levels, remarks, table
 from speechde.reporting.summary import DEFAULT
+from speechde.reporting.tables import ROLE_NAMES, markdown_table, recall_cell
 
 PREFACE = (
     "Shares in per cent. Intervals are 95 % bootstraps over sentences; where a system has several seeds, scores and "
@@ -101,6 +102,7 @@ def parts_of(board: Mapping) -> list[Part]:
         parts.append(_differences(board["differences"]))
     parts += [_sizes(system, systems) for system in systems if system.get("sizes")]
     parts += [_baselines(name, baselines) for name, baselines in board["baselines"].items()]
+    parts += [_conditions(name, conditions) for name, conditions in board.get("conditions", {}).items()]
     parts.append(_heat_map(systems))
     if drawn := [system for system in systems if any("dev_recall@1" in row for row in system["curves"])]:
         parts.append(Part("Learning curves", svg=charts.curves(drawn), note=_curve_note(drawn)))
@@ -223,6 +225,18 @@ def _baselines(name: str, baselines: Mapping) -> Part:
             rows.append([Cell(answer), Cell(ROLE_NAMES[role]), _interval(mean), lead, Cell(f"{seconds:.2g}", seconds)])
     header = ["answered by", "role", "R@1 [95 % CI]", "model − baseline [95 % CI]", "seconds a query"]
     return Part(f"Baselines of {name}", header, rows, " ".join(f"{note}." for note in baselines.get("notes", [])))
+
+
+def _conditions(name: str, conditions: Mapping) -> Part:
+    """Noise, the telephone band and speed: the model, and what else heard the same clips."""
+    header, rows = table(conditions)
+    cells = [[Cell(*cell) for cell in row] for row in rows]
+    svg = charts.noise(conditions) if noise_levels(conditions) else ""
+    return Part(f"{name} under conditions", header, cells, " ".join(map(_sentence, remarks(conditions))), svg)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _heat_map(systems: Sequence[Mapping]) -> Part:

@@ -1,4 +1,4 @@
-"""Write one run's results: ``metrics.json``, ``table.md``, and pictures of recall and of the learning curve.
+"""Write one run's results: ``metrics.json``, ``table.md``, and pictures of recall, of the learning curve and of noise.
 
 The numbers come from :mod:`speechde.evaluation.speech`; nothing is computed here. Seen and
 zero-shot languages stand in separate rows and colours, and chance and interval stand beside every headline score.
@@ -20,20 +20,21 @@ from speechde.cache import atomic_write
 from speechde.errors import DataError
 from speechde.evaluation.speech import DIRECTIONS, ROLES
 from speechde.languages import LANGUAGES, REGIONS
+from speechde.reporting.conditions import conditions_markdown, noise_figure, noise_levels
+from speechde.reporting.tables import (
+    CHANCE_COLOUR,
+    ROLE_COLOURS,
+    ROLE_NAMES,
+    markdown_table,
+    percent,
+    points_cell,
+    recall_cell,
+)
 from speechde.text import CHARACTER_LANGS
 from speechde.types import SPLITS
 
 STAGES = ("fetch", "frames", "kmeans", "train", "evaluate", "total")
 RUN_KEYS = ("recipe", "mode", "seed", "commit", "hardware", "data", "wall_seconds")
-ROLE_NAMES = {
-    "seen": "seen",
-    "synthetic_only": "heard as synthetic speech alone",
-    "zero_shot": "zero-shot",
-    "proxy": "zero-shot, proxy voice",
-}
-# apart for colour-blind readers too (Okabe and Ito)
-ROLE_COLOURS = {"seen": "#0072b2", "synthetic_only": "#009e73", "zero_shot": "#e69f00", "proxy": "#56b4e9"}
-CHANCE_COLOUR = "#cc0000"
 BARS_PER_COLUMN = 51
 
 
@@ -69,7 +70,10 @@ def write_report(
     _save(recall_figure(metrics), paths[2])
     if curves:
         paths.append(directory / "curves.png")
-        _save(curves_figure(curves), paths[3])
+        _save(curves_figure(curves), paths[-1])
+    if noise_levels(metrics.get("conditions", {})):
+        paths.append(directory / "noise.png")
+        _save(noise_figure(metrics["conditions"], width=5.0), paths[-1])
     return paths
 
 
@@ -102,6 +106,8 @@ def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
         ]
     if metrics.get("baselines"):
         lines += ["", *baselines_markdown(metrics["baselines"])]
+    if metrics.get("conditions"):
+        lines += ["", *conditions_markdown(metrics["conditions"])]
     if metrics.get("bleu_signature"):
         lines += ["", f"BLEU: sacrebleu `{metrics['bleu_signature']}`."]
     return "\n".join([*lines, "", "## Wall time", "", *_stage_table(metrics["wall_seconds"]), ""])
@@ -170,8 +176,7 @@ def baseline_means(baselines: Mapping) -> list[str]:
         direction = "" if row["direction"] == "audio_to_text" else " (audio→audio)"
         for role in ROLES:
             if mean := row.get(role):
-                low, high = (f"{100 * bound:+.1f}" for bound in mean["lead_ci95"])
-                lead = "–" if name == "model" else f"{100 * mean['lead']:+.1f} [{low}, {high}]"
+                lead = "–" if name == "model" else points_cell(mean["lead"], mean["lead_ci95"])
                 scores = [recall_cell(mean), lead, percent(mean["recall@5"]), f"{mean['mrr']:.3f}"]
                 table.append([name + direction, ROLE_NAMES[role], *scores, f"{row['seconds_per_query']:.2g}"])
     header = ["baseline", "role", "R@1 [95 % CI]", "model − baseline [95 % CI]", "R@5", "MRR", "seconds a query"]
@@ -341,26 +346,12 @@ def _stage_table(seconds: Mapping[str, float]) -> list[str]:
     )
 
 
-def recall_cell(row: Mapping) -> str:
-    """Recall@1 with its interval."""
-    interval = "" if row["ci95"] is None else f" [{percent(row['ci95'][0])}, {percent(row['ci95'][1])}]"
-    return percent(row["recall@1"]) + interval
-
-
 def _name(lang: str) -> str:
     return LANGUAGES[lang].name if lang in LANGUAGES else lang
 
 
-def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f}"
-
-
 def _points(score: float | None) -> str:
     return "–" if score is None else f"{score:.1f}"
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -99,12 +99,13 @@ def _queries(run: Run) -> tuple:
 
 def _board(runs: Sequence[Run]) -> dict:
     once: dict[tuple[str, str, int], Run] = {}
-    baselines: dict[str, Mapping] = {}
+    beside: dict[str, dict[str, Mapping]] = {"baselines": {}, "conditions": {}}
     for run in sorted(runs, key=lambda run: (_trained(run), run.directory is not None, str(run.folder))):
         key = run.metrics["recipe"], run.overrides, run.metrics["seed"]
         once[key] = run  # a run and a later evaluation of its model are one: the run tells more
-        if run.metrics.get("baselines"):
-            baselines[_name(*key[:2])] = run.metrics["baselines"]
+        for what, found in beside.items():
+            if run.metrics.get(what):
+                found[_name(*key[:2])] = run.metrics[what]
     systems: dict[tuple[str, str], list[Run]] = {}
     for key, run in sorted(once.items(), key=lambda item: item[0]):
         systems.setdefault(key[:2], []).append(run)
@@ -125,7 +126,7 @@ def _board(runs: Sequence[Run]) -> dict:
         "systems": sorted(summaries, key=_rank),
         "differences": sorted(differences, key=lambda row: _natural(row["name"])),
         "notes": notes,
-        "baselines": baselines,
+        **beside,
     }
 
 

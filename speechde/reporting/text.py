@@ -15,7 +15,7 @@ from speechde.evaluation.asked import UNKNOWN
 from speechde.evaluation.ateb import ABILITY_OF
 from speechde.languages import LANGUAGES
 from speechde.reporting.archive import write_hits
-from speechde.reporting.report import ROLE_NAMES, markdown_table, percent, recall_cell
+from speechde.reporting.tables import ROLE_NAMES, markdown_table, percent, recall_cell
 
 FILE = "text.json"
 NAMES = {**ROLE_NAMES, UNKNOWN: "training unknown"}

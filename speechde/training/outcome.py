@@ -79,7 +79,7 @@ def _evaluate_speech(
         test = [u for u in data.test if u.id in items]
         roles = roles_of({u.lang for u in test}, model.settings.training, data.corpus)
         initial = None if config.init else asdict(config.model)
-        asked = baseline_request(config, model, encoder, test, cache, initial)
+        asked = baseline_request(config, model, encoder, data.test, cache, initial, encode)
         results, records = evaluate_model(model, items, test, roles=roles, seed=config.seed, baselines=asked)
     metrics |= {"data": _data(session, data, features, model, test, items), **results}
     metrics["wall_seconds"] = remember_seconds(directory, session.clock.seconds)

@@ -14,7 +14,7 @@ from speechde.checkpoint.folder import TrainedModel
 from speechde.config import RunConfig
 from speechde.corpora.examples_file import FileExamples
 from speechde.features.encoders import SpeechEncoder
-from speechde.features.sets import encode_shard, encoding, evaluation_set, training_sets
+from speechde.features.sets import encode_shard, encoding, evaluation_sets, training_sets
 from speechde.features.units import Quantiser
 from speechde.features.vision import ImageEncoder
 from speechde.models.embed import pieces_needed, positions_needed
@@ -31,7 +31,7 @@ def encode_share(config: RunConfig, data: TrainingData, encoder: SpeechEncoder, 
     f = config.frontend
     sets = [
         *training_sets(f, data.training, data.dev, data.file_clips),
-        evaluation_set(f.trim_db, f.mean_norm, data.test),
+        *evaluation_sets(f.trim_db, f.mean_norm, data.test, config.eval.degraded),
     ]
     encode_shard(sets, encoder, cache, rate=f.rate, shard=f.share, encode=encoding(f, encoder))
     return {}

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from speechde.errors import ConfigError
-from speechde.reporting.report import markdown_table, percent
+from speechde.reporting.tables import markdown_table, percent
 
 STARTUP = 6  # trials drawn at random before the sampler (TPE) learns from them
 Settings = dict[str, str]  # override key → value

@@ -21,7 +21,8 @@ MAX_LINES = 400
 MAX_FUNCTION, MAX_PARAMETERS = 60, 8
 
 FLOORS = {
-    0: ["types", "errors", "languages", "install", "schema", "config", "overrides", "cache", "text", "progress"],
+    0: ["types", "errors", "languages", "install", "schema", "config", "overrides", "cache", "text", "progress",
+        "conditions"],
     1: ["losses", "distributed", "evaluation.metrics", "media", "weights", "versions"],
     2: ["models", "corpora", "features"],
     3: ["checkpoint", "chunks", "provenance"],

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from speechde.conditions import CLEAN
 from speechde.config import RunConfig
 from speechde.config.tasks import CLIPS
 from speechde.features.encoders import SpeechEncoder, pooling_factor
@@ -166,6 +167,7 @@ class Cost:
         f = config.frontend
         self.per_frame = (UNITS_PER_FRAME if f.deduplicate else 1.0) if f.kind == "discrete" else 1 / f.stride
         self.speeds = [speed for speed, _ in f.versions]
+        self.heard = [each.value if each.kind == "speed" else 1.0 for each in (CLEAN, *config.eval.degraded)]
         slower = float(np.mean([1 / speed for speed in self.speeds]))
         extra = config.data.synthetic
         alone = extra.langs_share if extra.langs else 0.0  # of the training, in languages of synthetic speech alone
@@ -226,9 +228,9 @@ class Cost:
         out.append(Stage("training", flops, flops / speed / self.processes, self.processes))
         checks = t.steps // t.eval_every * self.embedding(dev)
         out.append(Stage(f"dev recall, {t.steps // t.eval_every} times", checks, checks / speed))
-        flops, audio = self.encoding(evaluation)
+        flops, audio = self.encoding(evaluation, self.heard)
         out.append(Stage("encoding evaluation", flops, max(flops / speed, audio / DECODED_SECONDS) / devices, devices))
-        flops = self.embedding(evaluation)
+        flops = len(self.heard) * self.embedding(evaluation)
         return [*out, Stage("embedding evaluation", flops, flops / speed)]
 
     def training(self) -> float:
@@ -296,7 +298,8 @@ class Cost:
         """Bytes of every kind of file: float16 frames, int32 units, two checkpoints (weights and Adam), the model."""
         f = self.config.frontend
         hours = {name: clips.hours for name, clips in self.sets.items()}
-        seconds = 3600 * (sum(hours.values()) + hours["train"] * (sum(1 / s for s in self.speeds) - 1))
+        versions = {"train": self.speeds, "evaluation": self.heard}
+        seconds = 3600 * sum(time * sum(1 / s for s in versions.get(name, [1.0])) for name, time in hours.items())
         own = 2 * self.source.dim * seconds * self.source.rate
         out = {f"frames at {self.source.rate:g} Hz": own}
         if self.pooled:

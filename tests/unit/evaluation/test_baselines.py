@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from speechde import config as configuration
 from speechde import scoring
+from speechde.config import evaluation as configuration
 from speechde.errors import ConfigError
 from speechde.evaluation import baselines, metrics, speech
 from speechde.evaluation.retrieval import Remembered
@@ -141,7 +141,7 @@ def test_rival_embeds_clips(made, monkeypatch):
         def embed_texts(self, texts, query=False):
             return np.eye(2, dtype=np.float32)[[int(text[-1]) for _, text in texts]]
 
-        def embed_clips(self, utterances):
+        def embed_clips(self, utterances, condition):
             return self.embed_texts([(u.lang, u.text) for u in utterances])
 
     monkeypatch.setattr(baselines, "Rival", lambda name: Reader())

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.models import Pooling, Transformer
 from transformers import AutoModel, AutoTokenizer
 
+from speechde.conditions import parse
 from speechde.errors import AssetError
 from speechde.evaluation import rivals
 from speechde.evaluation.rivals import Rival, TextEncoder
@@ -81,6 +82,13 @@ def test_a_model_of_mteb_embeds_clips(make_wav, monkeypatch):
     assert vectors.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     assert np.argsort(vectors[:, 0] / vectors[:, 1]).tolist() == [0, 2, 1]
+
+
+def test_a_model_of_mteb_hears_the_condition(make_wav, monkeypatch):
+    monkeypatch.setattr(mteb, "get_model", lambda name, device: Loudness())
+    clips = [Utterance("a", "fr_fr", "un", str(make_wav("a.wav", 0.4)), "un", "test")]
+    (clean,), (slow,) = (Rival("a/b").embed_clips(clips, *under) for under in ([], [parse("speed0.5")]))
+    assert slow[0] / slow[1] == pytest.approx(2 * clean[0] / clean[1], rel=0.02)  # twice as long, as loud
 
 
 def test_an_unknown_model(monkeypatch):

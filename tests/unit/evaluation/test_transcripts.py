@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from speechde.conditions import parse
 from speechde.errors import AssetError
 from speechde.evaluation import transcripts
 from speechde.evaluation.transcripts import Transcriber, transcribe_clips
 from speechde.media.audio import load_audio
+from speechde.media.degradations import degrade
 from speechde.types import Utterance
 
 
@@ -85,6 +88,23 @@ def test_a_clip_that_changed_is_heard_again(transcriber, spoken, make_wav, tmp_p
     transcribe_clips(utterances, lengths, transcriber, tmp_path)
     (path,) = (tmp_path / "transcripts").glob("*/fr_fr.json")
     assert len(json.loads(path.read_text())) == len(utterances) + 1
+
+
+def test_transcripts_under_a_condition_are_of_what_is_heard_and_kept_apart(transcriber, spoken, tmp_path, monkeypatch):
+    utterances, lengths = spoken
+    clean = transcribe_clips(utterances, lengths, transcriber, tmp_path).texts
+    noisy = transcribe_clips(utterances, lengths, transcriber, tmp_path, parse("snr0")).texts
+    assert noisy != clean and len(list((tmp_path / "transcripts").glob("*/fr_fr.json"))) == 2
+    for u in utterances:
+        waveform = degrade(load_audio(u.audio), parse("snr0"), u.id)
+        assert noisy[u.id] == transcriber.transcribe([waveform], "fr_fr")[0]
+    renamed = [replace(u, id=f"{u.id}-b") for u in utterances[:1]]  # noise is of the id: other noise, another name
+    transcribe_clips(renamed, {u.id: 1.0 for u in renamed}, transcriber, tmp_path, parse("snr0"))
+    monkeypatch.setattr(transcriber, "transcribe", None)
+    assert transcribe_clips(utterances, lengths, transcriber, tmp_path, parse("snr0")).texts == noisy
+    assert transcribe_clips(utterances, lengths, transcriber, tmp_path).texts == clean
+    sizes = [len(json.loads(path.read_text())) for path in (tmp_path / "transcripts").glob("*/fr_fr.json")]
+    assert sorted(sizes) == [len(utterances), len(utterances) + 1]
 
 
 def test_an_encoder_alone_cannot_transcribe(tiny_whisper):

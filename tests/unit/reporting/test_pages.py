@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 import pytest
 
 from speechde.reporting.pages import _warm, html, markdown, parts_of
-from speechde.reporting.report import recall_cell
 from speechde.reporting.summary import find_runs, summarise
+from speechde.reporting.tables import recall_cell
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

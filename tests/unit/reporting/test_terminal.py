@@ -7,7 +7,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from speechde.reporting import terminal
-from speechde.reporting.report import markdown_table
+from speechde.reporting.tables import markdown_table
 
 HEAD = ["code", "name", "R@1 [95 % CI]", "R@1, gallery 36", "WER", "T→A R@1", "A→En R@1", "A→En BLEU", "random LLM R@1"]
 ROWS = [["ca_es", "Catalan", "69.4 [63.0, 75.3]", "82.5", "42.9", "70.0", "19.6", "–", "3.1"],

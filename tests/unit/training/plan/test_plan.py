@@ -88,6 +88,17 @@ def test_an_average_of_the_weights_takes_their_memory_and_disk(tiny_run):
     assert averaged.disk == plain.disk | {"checkpoints": plain.disk["checkpoints"] + 2 * own}
 
 
+def test_conditions_of_the_evaluation_are_counted(tiny_run):
+    sizes = {**STATED, "plan__eval_clips": 500, "plan__eval_hours": 1.0}
+    clean, heard = (planned(tiny_run(**sizes, eval__conditions=names)) for names in (["clean"], ["snr0", "speed0.8"]))
+    for name, times in (("encoding evaluation", 1 + 1 + 1 / 0.8), ("embedding evaluation", 3)):
+        before, after = (next(s for s in each.stages if s.name == name) for each in (clean, heard))
+        assert after.flops == pytest.approx(times * before.flops)
+    frames = [next(size for what, size in each.disk.items() if what.startswith("frames")) for each in (clean, heard)]
+    hours = 2.0 * len(tiny_run(**sizes).frontend.speeds)  # of training, about: speeds change it a little
+    assert frames[1] / frames[0] == pytest.approx((hours + 3.25) / (hours + 1), rel=0.05)
+
+
 LLMS = ["gemma3", "gemma2", "embeddinggemma", "embedding_gemma2", "llama", "mistral", "qwen2", "qwen3", "bert",
         "xlm-roberta", "modernbert", "mt5", "t5", "t5gemma", "t5gemma2"]  # fmt: skip
 

@@ -1,0 +1,34 @@
+"""Names, colours and cells that tables and charts share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+ROLE_NAMES = {
+    "seen": "seen",
+    "synthetic_only": "heard as synthetic speech alone",
+    "zero_shot": "zero-shot",
+    "proxy": "zero-shot, proxy voice",
+}
+# apart for colour-blind readers too (Okabe and Ito)
+ROLE_COLOURS = {"seen": "#0072b2", "synthetic_only": "#009e73", "zero_shot": "#e69f00", "proxy": "#56b4e9"}
+CHANCE_COLOUR = "#cc0000"
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def recall_cell(row: Mapping) -> str:
+    """Recall@1 with its interval."""
+    interval = "" if row["ci95"] is None else f" [{percent(row['ci95'][0])}, {percent(row['ci95'][1])}]"
+    return percent(row["recall@1"]) + interval
+
+
+def points_cell(difference: float, ci95: Sequence[float]) -> str:
+    """A difference in points of recall@1, with its interval."""
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in (difference, *ci95)))
