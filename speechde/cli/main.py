@@ -40,9 +40,9 @@ from speechde.cli import (
     soup,
     units,
 )
-from speechde.errors import ConfigError, SpeechdeError
+from speechde.errors import INTERRUPTED, TERMINATED, ConfigError, SpeechdeError
 
-OK, FAILURE, USAGE, INTERRUPTED, PIPE_CLOSED, TERMINATED = 0, 1, 2, 130, 141, 143
+OK, FAILURE, USAGE, PIPE_CLOSED = 0, 1, 2, 141
 EXIT_CODES = """
 Exit codes: 0 all is well (bad clips among good ones are counted and listed); 1 it failed, and the last line says why;
 2 a wrong option or value; 130 interrupted (Ctrl-C); 141 nobody reads its output any more (| head). Files appear whole
