@@ -245,7 +245,7 @@ def test_pictures_that_are_refused(seeing, pair, pictures):
             model.encode([name])
     with pytest.raises(DataError, match="data: string"):
         model.encode(["data:image/png;base64,AAAA"])
-    with pytest.raises(ImageError, match="missing file: picture 0: .*gone.png"):
+    with pytest.raises(ImageError, match=r"missing file: picture 0: gone\.png"):
         model.encode([{"image": "gone.png"}])
     with pytest.raises(ImageError, match=r"picture 1: .*give \(height, width, 3\) of uint8"):
         model.encode([{"image": pictures[0]}, {"image": np.zeros((4, 4, 3), np.float32)}])
