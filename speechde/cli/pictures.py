@@ -1,17 +1,19 @@
-"""``speechde pictures stamps|emoji --out DIR``: corpora of pictures, as files of training examples."""
+"""``speechde pictures stamps|emoji|manifest --out DIR``: corpora of pictures, as files of training examples."""
 
 from __future__ import annotations
 
 import json as json_format
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from speechde.cache import atomic_write, cache_root
 from speechde.cli.embed import list_dropped
 from speechde.cli.options import Json, print_json, print_table
+from speechde.types import SPLITS, Dropped
 
 if TYPE_CHECKING:
     from speechde.corpora.pictures import Pictures
@@ -23,6 +25,7 @@ EXAMPLES = {
         "speechde pictures stamps --archive tuxpaint-stamps-default.deb --out pictures/stamps",
     ),
     "emoji": ("speechde pictures emoji --out pictures/emoji",),
+    "manifest": ("speechde pictures manifest pictures.tsv --out pictures/own",),
 }
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the files of examples.")]
@@ -77,27 +80,45 @@ def emoji(
     _write(read, out, [lang for lang in synthetic.NAMED if lang not in speech.ZERO_SHOT], json)
 
 
+def manifest(
+    file: Annotated[Path, typer.Argument(help="Table with the columns image, lang, and text or audio.")],
+    out: Out,
+    json: Json = False,
+) -> None:
+    """Your own pictures with texts, recordings or both, from a .parquet, .jsonl or .tsv file.
+
+    Columns: image, lang, text and/or audio, and where you have them split and meaning. Writes a file of examples for
+    each way to ask that the rows allow.
+    """
+    from speechde.corpora.picture_manifest import read_pictures
+    from speechde.corpora.pictures import write_found
+
+    found, dropped = read_pictures(file)
+    counts = write_found(found, out)
+    asked = [example for splits in found.values() for example in splits["train"]]
+    record = {"name": file.stem, "trained": sorted({example.stratum for example in asked}), "examples": counts}
+    _report(record, dropped, out, json)
+
+
 def _write(read: Pictures, out: Path, trained: list[str], json: bool) -> None:
     from speechde.corpora.pictures import write_tasks
 
-    list_dropped(read.dropped)
     counts = write_tasks(read, out, trained)
-    record = {
-        "name": read.name,
-        "licence": read.licence,
-        "trained": trained,
-        "concepts": read.counts(),
-        "examples": counts,
-        "dropped": read.dropped_counts(),
-    }
+    record = {"name": read.name, "licence": read.licence, "trained": trained, "concepts": read.counts()}
+    _report(record | {"examples": counts}, read.dropped, out, json)
+
+
+def _report(record: dict[str, Any], dropped: list[Dropped], out: Path, json: bool) -> None:
+    """Write what was made and left out into ``out``, and say it."""
+    list_dropped(dropped)
+    record["dropped"] = dict(Counter(one.reason for one in dropped).most_common())
     with atomic_write(out / RECORD) as temporary:
-        whole = record | {"left_out": [asdict(one) for one in read.dropped]}
+        whole = record | {"left_out": [asdict(one) for one in dropped]}
         temporary.write_text(json_format.dumps(whole, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if json:
         print_json(record)
         return
-    rows = [(out / f"{task}.jsonl", *splits.values()) for task, splits in counts.items()]
-    print_table(("file", "train", "dev", "test"), [("concepts", *read.counts().values()), *rows], numbers=(1, 2, 3))
-    print(
-        f"left out: {', '.join(f'{reason}: {count}' for reason, count in read.dropped_counts().items()) or 'nothing'}"
-    )
+    rows = [(out / f"{task}.jsonl", *splits.values()) for task, splits in record["examples"].items()]
+    concepts = [("concepts", *record["concepts"].values())] if "concepts" in record else []
+    print_table(("file", *SPLITS), [*concepts, *rows], numbers=(1, 2, 3))
+    print(f"left out: {', '.join(f'{reason}: {count}' for reason, count in record['dropped'].items()) or 'nothing'}")
