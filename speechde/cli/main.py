@@ -79,8 +79,8 @@ for command in (index.build, index.add, index.info):
 data_group = typer.Typer(help="Look into a corpus: stats.", no_args_is_help=True)
 register(data_group, data.stats, data.EXAMPLES["stats"])
 
-pictures_group = typer.Typer(help="Pictures as files of examples: stamps, emoji, your own.", no_args_is_help=True)
-for command in (pictures.stamps, pictures.emoji, pictures.manifest):
+pictures_group = typer.Typer(help="Pictures as files of examples: corpora, and your own.", no_args_is_help=True)
+for command in (pictures.stamps, pictures.emoji, pictures.openclipart, pictures.manifest):
     register(pictures_group, command, pictures.EXAMPLES[command.__name__])
 
 register(app, embed.embed, embed.EXAMPLES, USE)
