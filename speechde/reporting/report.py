@@ -132,10 +132,20 @@ def task_table(tasks: Mapping[str, Mapping]) -> list[str]:
     top = [key for key in ("recall@10",) if any(key in row for *_, row in every)]
     table = [
         [label, split, str(row["queries"]), str(row["gallery"]), percent(row["chance"]), recall_cell(row),
-         percent(row["recall@5"]), *(percent(row[key]) if key in row else "" for key in top), f"{row['mrr']:.3f}"]
+         percent(row["recall@5"]), *(recall_cell(row, key) if key in row else "" for key in top), f"{row['mrr']:.3f}"]
         for label, split, row in every
     ]  # fmt: skip
-    head = ["task", "split", "queries", "gallery", "chance", "R@1 [95 % CI]", "R@5", *["R@10"] * len(top), "MRR"]
+    head = [
+        "task",
+        "split",
+        "queries",
+        "gallery",
+        "chance",
+        "R@1 [95 % CI]",
+        "R@5",
+        *["R@10 [95 % CI]"] * len(top),
+        "MRR",
+    ]
     return markdown_table(head, table)
 
 
@@ -341,10 +351,11 @@ def _stage_table(seconds: Mapping[str, float]) -> list[str]:
     )
 
 
-def recall_cell(row: Mapping) -> str:
-    """Recall@1 with its interval."""
-    interval = "" if row["ci95"] is None else f" [{percent(row['ci95'][0])}, {percent(row['ci95'][1])}]"
-    return percent(row["recall@1"]) + interval
+def recall_cell(row: Mapping, score: str = "recall@1") -> str:
+    """Recall@1, or another score, with its interval where it has one."""
+    bounds = row["ci95"] if score == "recall@1" else row.get(f"{score}_ci95")
+    interval = "" if bounds is None else f" [{percent(bounds[0])}, {percent(bounds[1])}]"
+    return percent(row[score]) + interval
 
 
 def _name(lang: str) -> str:
