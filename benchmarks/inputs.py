@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +98,14 @@ def shuffled(items: Sequence) -> list:
 def repeated(items: Sequence, count: int) -> list:
     """The first ``count`` items, from the start again where there are fewer."""
     return [items[i % len(items)] for i in range(count)]
+
+
+def of_one_length(folder: Path, texts: Sequence[str]) -> list[str]:
+    """Those of the length in tokens that has the most tokens altogether, each once."""
+    tokenizer, found = AutoTokenizer.from_pretrained(folder), defaultdict(list)
+    for text in dict.fromkeys(texts):
+        found[len(tokenizer(text)["input_ids"])].append(text)
+    return max(found.items(), key=lambda item: item[0] * len(item[1]))[1]
 
 
 def plain_prompt(folder: Path, backbone: Backbone) -> Prompt:

@@ -1,7 +1,7 @@
 """Text embeddings per second, a realistic mix of lengths, against ``SentenceTransformer.encode`` on the same weights.
 
-Both sort by length. In bfloat16 each side runs as its own documentation says: ``SpeechTextEncoder(dtype=…)``, and
-weights loaded in bfloat16.
+Both sort by length; texts of one length leave padding out of the comparison. In bfloat16 each side runs as its own
+documentation says: ``SpeechTextEncoder(dtype=…)``, and weights loaded in bfloat16.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.engines import sentence_transformer
 from benchmarks.harness import Result, check_equal, matrix_rate, paired, timed
-from benchmarks.inputs import Inputs, plain_prompt, repeated
+from benchmarks.inputs import Inputs, of_one_length, plain_prompt, repeated
 from speechde.api import SpeechTextEncoder
 from speechde.checkpoint.folder import TrainedModel
 from speechde.checkpoint.settings import HeadSettings, PrefixSettings, Settings, UnitSettings
@@ -28,16 +28,17 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 
 def run(inputs: Inputs) -> Iterator[Result]:
-    """A row for each number format."""
+    """A row for each number format, and one of texts of equal length."""
     for dtype in dict.fromkeys((torch.float32, inputs.dtype)):
-        yield _row(inputs, dtype)
+        yield _row(inputs, dtype, equal=False)
+    yield _row(inputs, inputs.dtype, equal=True)
 
 
-def _row(inputs: Inputs, dtype: torch.dtype) -> Result:
+def _row(inputs: Inputs, dtype: torch.dtype, equal: bool) -> Result:
     format_name = str(dtype).removeprefix("torch.")
     folder = inputs.backbones["e5"]
     mixed = [text for both in zip(inputs.pairs, inputs.short, strict=False) for pair in both for text in pair]
-    texts = repeated(mixed, 16 if inputs.tiny else 384)
+    texts = repeated(of_one_length(folder, mixed) if equal else mixed, 16 if inputs.tiny else 384)
     encoder, model = text_encoder(folder, dtype), sentence_transformer(folder, dtype, projection=False)
     vectors: dict[str, np.ndarray] = {}
 
@@ -54,8 +55,9 @@ def _row(inputs: Inputs, dtype: torch.dtype) -> Result:
     layers, prompt = stack(encoder.trained.model.backbone), encoder.trained.prompt
     lengths = [len(prompt.text_ids(text, None)) for text in texts]
     flops, rate = sum(map(layers.forward, lengths)) / len(texts), matrix_rate(dtype)
-    result = Result(f"text_embedding_{format_name}", f"text embeddings, {format_name}: {folder.name}",
-                    "SentenceTransformer.encode", "texts/s", runs, 1.2)  # fmt: skip
+    name, what, target = ("_equal", ", equal lengths", 1.2) if equal else ("", "", 2.0)
+    result = Result(f"text_embedding_{format_name}{name}", f"text embeddings, {format_name}{what}: {folder.name}",
+                    "SentenceTransformer.encode", "texts/s", runs, target)  # fmt: skip
     result.facts = {
         "texts": len(texts), "tokens a text": sum(lengths) / len(texts), "largest difference": difference,
         "least cosine": float((vectors["ours"] * vectors["peer"]).sum(1).min()), "matrix rate, GFLOP/s": rate / 1e9,

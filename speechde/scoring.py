@@ -66,7 +66,7 @@ def evaluate(config: RunConfig, checkpoint: Path) -> dict:
         "seed": record["seed"],
         "data": {
             "corpus": corpus.name,
-            config.eval.split: data_counts(utterances),
+            config.eval.split: data_counts(utterances, items.seconds),
             **sample_counts(whole, config.eval.per_language),
             "dropped": dropped_counts(corpus, items),
         },

@@ -29,7 +29,7 @@ ROLES = {
     "zero_shot": "zero-shot",
     "proxy": "zero-shot, proxy voice",
 }
-COUNTS = ("languages", "recordings", "synthetic", "transcripts")  # of a split, as from speech.data_counts
+COUNTS = ("languages", "recordings", "synthetic", "transcripts", "seconds")  # of a split, as from speech.data_counts
 NOT_STATED = "not stated here"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_DATASETS = {"fleurs": ["google/fleurs"], "covost2+fleurs": ["facebook/covost2", "google/fleurs"]}

@@ -55,6 +55,7 @@ class FrameSettings:
     noise: float
     downsample: str = "conv"
     mask_features: int = 0
+    positions: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,7 @@ class PatchSettings:
     dropout: float
     drop: float
     entry_layer: int
+    stride: int = 1
 
 
 FRONTENDS = {schema.kind: schema for schema in (UnitSettings, FrameSettings)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,23 +12,37 @@ from pathlib import Path
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from speechde.errors import SpeechdeError
+from speechde.errors import INTERRUPTED, TERMINATED, SpeechdeError
 from speechde.overrides import prepare
 
+GOES_ON = "the same command goes on from what is done"
 QUOTING = "Quote what Hydra would read, inside the quotes of the shell: 'key=\"value\"'"
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """What a user can correct ends the program with ``error: …`` and code 1."""
+    """What a user can correct ends the program with ``error: …`` and code 1, a signal with a line and its own code."""
     try:
         yield
+    except KeyboardInterrupt:
+        _stopped("interrupted", INTERRUPTED)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning turns into code 1
+            _stopped("interrupted", INTERRUPTED)
+        if type(end).__name__ == "SIGTERMException":  # Lightning's own, which has no code; not worth importing it for
+            _stopped("ended by SIGTERM", TERMINATED)
+        raise
     except SpeechdeError as error:
         sys.exit(f"error: {error}")
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error).splitlines() if "https://hydra.cc" not in line]
         where = [f"override {given}"] if (given := getattr(error, "override", None)) else []
         sys.exit(f"error: {'; '.join(filter(None, [*where, *lines]))}. {QUOTING}")
+
+
+def _stopped(what: str, code: int) -> None:
+    print(f"{what}; {GOES_ON}", file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 def start(
@@ -38,6 +53,7 @@ def start(
     Its own errors are its own to report (``one_line_errors``): Hydra prints a line about any exception that leaves it.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's errors arrive here, and not on the screen
+    signal.signal(signal.SIGTERM, lambda *_: _stopped("ended by SIGTERM", TERMINATED))  # temporary files are removed
     with one_line_errors():
         sys.argv[1:] = prepare(sys.argv[1:], conf, groups, strings)
         main()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from speechde.cache import atomic_write
-from speechde.cli.options import Json, Overwrite, print_json
+from speechde.cli.options import Json, Overwrite, print_json, refuse_existing
 from speechde.errors import DataError
 from speechde.text import quoted
 
@@ -48,8 +48,7 @@ def mine(
 
     if a.resolve() == b.resolve():
         raise DataError(f"{a} was given twice; every row would be its own best pair, so give two files")
-    if out and out.exists() and not overwrite:
-        raise DataError(f"{out} is there; name another file, or give --overwrite")
+    refuse_existing(out, overwrite)
     read_headers([a, b])  # refuses two models before it reads the vectors
     left, right = read_vectors([a]), read_vectors([b])
     pairs = find(left.vectors, right.vectors, margin=margin, k=k, threshold=threshold, neighbours=neighbours)

@@ -12,8 +12,8 @@ import typer
 
 from speechde.cache import atomic_write, sha256_file
 from speechde.cli.embed import list_dropped
-from speechde.cli.options import Device, Dtype, Overwrite, open_model
-from speechde.errors import ConfigError, DataError
+from speechde.cli.options import Device, Dtype, Overwrite, open_model, refuse_existing
+from speechde.errors import ConfigError
 
 if TYPE_CHECKING:
     from speechde import SpeechTextEncoder
@@ -59,8 +59,7 @@ def negatives(
 
     if out.suffix != ".jsonl":
         raise ConfigError(f"--out {out} is written as JSON Lines; give a name that ends in .jsonl")
-    if out.exists() and not overwrite:
-        raise DataError(f"{out} is there; name another file, or give --overwrite")
+    refuse_existing(out, overwrite)
     how = Mining(candidates, k, rank, count, tuple(ranking or ()))
     if how.needs_model and model is None:
         raise ConfigError("--model is not given; only --candidates minimal-pairs without --ranking model needs none")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from speechde import languages
-from speechde.errors import ConfigError, unknown_value
+from speechde.errors import ConfigError, DataError, unknown_value
 
 if TYPE_CHECKING:
     from speechde import SpeechTextEncoder
@@ -79,6 +79,12 @@ def check_device(device: str | None) -> None:
         raise ConfigError(
             f"--device: {device!r} cannot be used here; speechde doctor lists what there is, cpu always works"
         ) from error
+
+
+def refuse_existing(out: Path | None, overwrite: bool) -> None:
+    """Refuse to write a file that is there, as ``DataError``; None is standard output."""
+    if out and out.exists() and not overwrite:
+        raise DataError(f"{out} is there; name another file, or give --overwrite")
 
 
 def language_code(tag: str | None) -> str | None:

@@ -11,8 +11,8 @@ import typer
 
 from speechde.cache import atomic_write
 from speechde.cli.embed import list_dropped
-from speechde.cli.options import Device, Model, Overwrite, open_model
-from speechde.errors import ConfigError, DataError, unknown_value
+from speechde.cli.options import Device, Model, Overwrite, open_model, refuse_existing
+from speechde.errors import ConfigError, unknown_value
 from speechde.text import quoted
 
 SUFFIXES = (".tsv", ".jsonl")
@@ -41,8 +41,7 @@ def units(
     """
     if out and out.suffix.lower() not in SUFFIXES:
         raise unknown_value("--out suffix", out.suffix, SUFFIXES)
-    if out and out.exists() and not overwrite:
-        raise DataError(f"{out} is there; name another file, or give --overwrite")
+    refuse_existing(out, overwrite)
     from speechde.search.embed import units_of
     from speechde.search.items import IMAGE, SPEECH, TEXT, collect
     from speechde.types import Dropped

@@ -53,6 +53,7 @@ class FrontendConfig:
     hidden: int = bounded(384, "[1, ∞)")
     stride: int = bounded(2, "[1, ∞)")
     layers: int = bounded(2, "[0, ∞)")
+    positions: bool = False  # of frames, also without layers, which have them: see docs/recipes.md
     heads: int = bounded(6, "[1, ∞)")
     dropout: float = bounded(0.1, "[0, 1)")
     noise: float = bounded(0.0, "[0, ∞)")
@@ -98,6 +99,7 @@ class ImageConfig:
     kind: str = choice("none", "none", "patches")  # none: the model sees nothing
     encoder: str = "packaged:efficientnet-lite0"
     hidden: int = bounded(384, "[1, ∞)")
+    stride: int = bounded(1, "[1, ∞)")  # neighbouring patches that become one position of the LLM
     layers: int = bounded(0, "[0, ∞)")
     heads: int = bounded(6, "[1, ∞)")
     dropout: float = bounded(0.1, "[0, 1)")

@@ -5,20 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from speechde import languages
+from speechde.errors import unknown_value
 from speechde.schema import bounded, choice, location
+
+TEXTS = ("names", "keywords", "sentences", "messages")
 
 
 @dataclass
 class SyntheticConfig:
     """Synthetic extra training speech, where a task has a share of it."""
 
-    texts: str = choice("names", "names", "names+keywords", "sentences", "names+sentences")
+    texts: str = "names"  # of TEXTS, several joined by +
     limit: int | None = bounded(None, "[1, ∞)")  # texts per language
     langs: list[str] = field(default_factory=list)  # further languages: heard as synthetic speech alone, never tested
     langs_share: float = bounded(0.5, "[0, 1)")  # of the training that is theirs
     archive: str | None = location()  # the .deb of unicode-cldr-core, where apt-get does not exist
+    mediawiki: str | None = location()  # the .deb of mediawiki, likewise
+
+    @property
+    def kinds(self) -> list[str]:
+        """Those of ``TEXTS`` that are asked for."""
+        return self.texts.split("+")
 
     def __post_init__(self) -> None:
+        if unknown := [kind for kind in self.kinds if kind not in TEXTS]:
+            raise unknown_value("data.synthetic.texts", unknown[0], TEXTS, "Several are joined: names+sentences.")
         self.langs = list(dict.fromkeys(map(languages.resolve, self.langs)))
 
 

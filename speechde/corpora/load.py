@@ -220,11 +220,13 @@ def load_synthetic(config: DataConfig, corpus: Corpus, cache: Path) -> Corpus:
             "leave it out there, or out of data.zero_shot"
         )
     reading_version()  # before anything is fetched for it
-    langs, kinds, sets = [*corpus.seen, *further], s.texts.split("+"), []
-    if named := [kind for kind in kinds if kind in synthetic.KINDS]:
+    langs, sets = [*corpus.seen, *further], []
+    if named := [kind for kind in s.kinds if kind in synthetic.KINDS]:
         sets.append(synthetic.names(synthetic.find_texts(s.archive, cache), langs, named))
-    if "sentences" in kinds:
+    if "sentences" in s.kinds:
         sets.append(sentences.news(config.public, cache, langs))
+    if "messages" in s.kinds:
+        sets.append(sentences.messages(s.mediawiki, cache, langs))
     held_out = held_out_texts(corpus)
     bare = [ARTICLE.sub("", text) for text in held_out]  # a name has no article where a description has one
     return synthetic.synthetic_corpus(sets, cache, langs, exclude=held_out + bare, limit=s.limit)

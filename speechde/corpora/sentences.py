@@ -4,7 +4,7 @@
 * German and Dutch sentences, each read by one woman (CC0), of the repositories in ``READERS``. German is split by
   sentence into train, dev and test; Dutch is for test alone and is in no training.
 * NTREX (CC-BY-SA-4.0), for espeak-ng: each line is cut into pieces of at most a length that is drawn for it, so that
-  they spread from a phrase to 20 seconds, and clauses and runs of words are among them.
+  they spread from a phrase to 20 seconds, and clauses and runs of words are among them. MediaWiki's messages likewise.
 
 A recorded corpus lies as its repository has it (``metadata.csv`` of ``ID|TEXT`` rows, ``verified/ID.flac``), or as a
 manifest ``clips.tsv``. It is fetched by ``git``, which checks every file against the commit.
@@ -26,7 +26,7 @@ from speechde.corpora import ntrex
 from speechde.corpora.manifest import clean_text, read_manifest
 from speechde.corpora.stamps import assign_split
 from speechde.corpora.synthetic import TextSet
-from speechde.corpora.texts import cut
+from speechde.corpora.texts import MESSAGES_LICENCE, cut, find_messages, read_messages
 from speechde.errors import AssetError, DataError
 from speechde.progress import progress
 from speechde.text import BadLine, normalise_text, read_lines
@@ -38,6 +38,7 @@ _HOST = "https://github.com"
 _METADATA, _MANIFEST = "metadata.csv", "clips.tsv"
 _SHORTEST, _LONGEST = 4, 40  # words of English: the limits of pieces
 _OF_A_LINE = 2  # pieces; otherwise nearly all would be of the lines that are cut short
+_MESSAGE = 20  # words of English: the longest message
 _SCRAP = 1 / 3  # of its limit; a shorter piece is the end of something
 _ENGLISH = "en_us"
 
@@ -126,6 +127,17 @@ def news(
                 chosen = sorted(rng.sample(range(len(found)), min(_OF_A_LINE, len(found))))
                 pieces += [(lang, f"ntrex:{number}.{k}", found[k]) for k in chosen if normalise_text(found[k])]
     return TextSet("ntrex", ntrex.LICENCE, "NTREX sentences", pieces)
+
+
+def messages(archive: str | Path | None, cache_dir: str | Path, langs: Sequence[str]) -> TextSet:
+    """MediaWiki's messages in those of ``langs`` that it has, for ``synthetic_corpus``.
+
+    They are what a program tells and asks people, in short sentences. Raises as ``texts.find_messages``.
+    """
+    root = find_messages(archive, cache_dir, "data.synthetic.mediawiki")
+    found = read_messages(root, langs, _MESSAGE)
+    listed = [(lang, each.key, each.text) for lang, own in found.items() for each in own]
+    return TextSet("mediawiki", MESSAGES_LICENCE, "MediaWiki messages", listed)
 
 
 def _read_metadata(name: str, folder: Path) -> tuple[list[Utterance], list[Dropped]]:

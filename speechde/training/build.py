@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
@@ -57,14 +58,7 @@ def build_model(
     settings = model_settings(config, encoder, tokens, scale, vision)
     model = assemble(backbone.model, settings)
     config.loss.check_width(model.dim)
-    if settings.discrete:
-        centroids = torch.from_numpy(features.quantiser.centroids)
-        model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
-    elif encoder is not None:
-        model.frontends["speech"].set_statistics(
-            torch.from_numpy(features.frame_mean), torch.from_numpy(features.frame_std)
-        )
-    standardise_pictures(model, features)
+    begin_frontends(model, config, features, model.frontends)
     frozen = choose_trained(model, config)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     total = sum(p.numel() for p in model.parameters())
@@ -80,19 +74,26 @@ def embedding_std(backbone: Backbone) -> float:
     return float(backbone.embedding.text.weight.detach().float().std() * backbone.embedding.scale)
 
 
-def standardise_pictures(model: DualEncoder, features: Features) -> None:
-    """Give the frontend of pictures, where there is one, the statistics of the training pictures.
+def begin_frontends(model: DualEncoder, config: RunConfig, features: Features, media: Iterable[str]) -> None:
+    """Give the untrained frontends of some ``media`` (``speech``, ``image``) the statistics, or units, of ``features``.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: one of pictures has no picture to learn from.
     """
-    if "image" in model.frontends:
-        if not features.patch_mean.size:
+    for medium in media:
+        if medium == "image" and not features.patch_mean.size:
             raise ConfigError(
                 "image.kind=patches, and no example of train has a picture; add some, or set image.kind=none"
             )
-        mean, std = (torch.from_numpy(each) for each in (features.patch_mean, features.patch_std))
-        model.frontends["image"].set_statistics(mean, std)
+        if medium == "speech" and features.quantiser is not None:
+            centroids = torch.from_numpy(features.quantiser.centroids)
+            model.backbone.embedding.reset_audio(config.model.audio_init, centroids)
+            continue
+        found = {
+            "speech": (features.frame_mean, features.frame_std),
+            "image": (features.patch_mean, features.patch_std),
+        }
+        model.frontends[medium].set_statistics(*(torch.from_numpy(each) for each in found[medium]))
 
 
 def picture_settings(config: RunConfig, vision: ImageEncoder | None, scale: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from speechde.checkpoint.folder import TrainedModel
 from speechde.errors import ConfigError
+from speechde.evaluation.speech import data_counts
 from speechde.losses.contrastive import ContrastiveLoss
 from speechde.models.lora import merge_lora
 from speechde.progress import on_terminal
@@ -39,7 +40,8 @@ def train_model(session: Session, data: TrainingData, features: Features, built:
     """Train, and write the model folder; the dev R@1 of the best checkpoint, None on all but the first process."""
     config, folder = session.config, session.directory / "model"
     clips = {"train": data.training, "dev": data.dev}
-    known = identity.of_run(config, clips, features.seconds | features.dev.seconds, data.pairs, built)
+    lengths = features.seconds | features.dev.seconds
+    known = identity.of_run(config, clips, lengths, data.pairs, built)
     rank_zero_only(identity.check)(session.directory, known)
     with session.clock("train"):
         best = fit(session, features, built, data)
@@ -47,7 +49,8 @@ def train_model(session: Session, data: TrainingData, features: Features, built:
             return None
         before = built.settings.training  # of the model that it started from
         chosen = None if math.isnan(best) else best  # nothing was held out
-        record = training_record(config, data.corpora, clips, session.facts, chosen, before)
+        counts = {split: data_counts(some, lengths) for split, some in clips.items() if some}
+        record = training_record(config, data.corpora, counts, session.facts, chosen, before)
         built.settings = replace(built.settings, training=stored_record(folder) or record)
         built.card = None  # a model that was started from came with its own
         if not folder.exists():

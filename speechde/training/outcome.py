@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections import ChainMap, Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from speechde.evaluation.run import EMBEDDING, baseline_request, dropped_counts,
 from speechde.evaluation.speech import data_counts, sample_counts
 from speechde.features.encoders import SpeechEncoder
 from speechde.features.sets import encoding, evaluation_items
+from speechde.features.store import FeatureStore
 from speechde.provenance import remember_seconds
 from speechde.reporting.archive import archive_run
 from speechde.reporting.results import finish_report, finish_text_report
@@ -49,7 +49,7 @@ def evaluate_run(
         **_task_metrics(session, data, features, model),
     }
     if encoder is None:
-        metrics["data"] = _data(session, data, features, model, [], {})
+        metrics["data"] = _data(session, data, features, model, [], None)
         metrics["wall_seconds"] = remember_seconds(directory, session.clock.seconds)
         finish_text_report(metrics, directory, Path(config.report_dir) if config.report_dir else None)
     else:
@@ -79,8 +79,7 @@ def _evaluate_speech(
         initial = None if config.init else asdict(config.model)
         asked = baseline_request(config, model, encoder, test, cache, initial)
         results, records = evaluate_model(model, items, test, roles=roles, seed=config.seed, baselines=asked)
-    dropped = dropped_counts(data.corpus, items)
-    metrics |= {"data": _data(session, data, features, model, test, dropped), **results}
+    metrics |= {"data": _data(session, data, features, model, test, items), **results}
     metrics["wall_seconds"] = remember_seconds(directory, session.clock.seconds)
     finish_report(metrics, records, directory, Path(config.report_dir) if config.report_dir else None)
     if config.adapt.enabled:
@@ -99,14 +98,20 @@ def _task_metrics(session: Session, data: TrainingData, features: Features, mode
 
 
 def _data(
-    session: Session, data: TrainingData, features: Features, model: TrainedModel, test: list, dropped: Mapping
-) -> dict:
-    """What a run was of: clips by split, what else it was trained on, and what was left out."""
+    session: Session, data: TrainingData, features: Features, model: TrainedModel, test: list,
+    items: FeatureStore | None,
+) -> dict:  # fmt: skip
+    """What a run was of: clips by split, what else it was trained on, and what was left out.
+
+    ``items`` are the features of the clips ``test``; None of a model without speech.
+    """
     config = session.config
+    dropped = dropped_counts(data.corpus, items) if items else {}
     clips = {"train": data.training, "dev": data.dev, config.eval.split: test}
+    lengths = ChainMap(items.seconds if items else {}, features.seconds, features.dev.seconds)
     return {
         "corpus": data.corpus.name,
-        **({} if config.without_speech else {split: data_counts(some) for split, some in clips.items()}),
+        **({} if config.without_speech else {split: data_counts(some, lengths) for split, some in clips.items()}),
         **sample_counts(data.whole, config.eval.per_language),
         "noted": data.corpus.noted_counts() | session.cut.counts(model.prompt.max_tokens),
         "dropped": Counter(dropped) + Counter(features.dropped) | data.left_out,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,15 @@ from speechde.config import RunConfig
 from speechde.config.ateb import set_name
 from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.corpora.ateb.sets import licences_of
-from speechde.evaluation.speech import data_counts
 from speechde.training.identity import asked
-from speechde.types import Corpus, Utterance
+from speechde.types import Corpus
 from speechde.weights import resolve, weights_hash
 
 
 def training_record(
     config: RunConfig,
     corpora: Iterable[Corpus],
-    clips: Mapping[str, Sequence[Utterance]],
+    counts: Mapping[str, Mapping[str, Any]],
     facts: Mapping[str, Any],
     dev_recall: float | None,
     before: Mapping[str, Any] | None = None,
@@ -31,7 +30,7 @@ def training_record(
     Args:
         corpora: the one that was asked for, which names the languages, and others that were trained on. Languages that
             only the latter have were heard as synthetic speech alone.
-        clips: by split; the training clips are those that were used.
+        counts: of the clips of each split (``data_counts``); those of train are of the clips that were used.
         facts: ``commit`` and ``hardware``.
         dev_recall: recall@1 of the chosen checkpoint on dev; None where nothing was held out.
         before: the record of the model that the run started from (``init``); what it had seen counts as seen.
@@ -58,7 +57,7 @@ def training_record(
         "data": {
             "corpus": first.name,
             "licences": {corpus.name: corpus.licence for corpus in (first, *others) if corpus.seen} | files,
-            **{split: data_counts(some) for split, some in clips.items() if some},
+            **counts,
         },
         "config": asked(asdict(config)),
         **({"adapted_from": before} if before else {}),

@@ -62,9 +62,10 @@ def train(config: RunConfig) -> dict:
         if plan is not None:
             save_plan(plan, directory / "plan.json")
         features = read_features(session, data, encoder, initial and initial.quantiser, vision)
-        model = initial or build_model(config, encoder, features, vision)
         if initial:
-            stage.standardise(config, initial, features)
+            model = stage.next_model(config, initial, encoder, features, vision)
+        else:
+            model = build_model(config, encoder, features, vision)
         data = usable_data(data, features, config.trainer.max_seconds, model)
         best = train_model(session, data, features, model)
         return {} if best is None else evaluate_run(session, data, features, model, encoder, best)

@@ -3,7 +3,8 @@
 What defines the model (its LLM, speech encoder, units or frame statistics, prefixes) and its weights are read from its
 folder, and neither chosen nor fitted again. The rest is the configuration's: data, loss, optimiser, what is trained.
 A configuration may leave open what the folder decides (``null``; ``frontend=trained model=trained`` do), or say the
-same; one that says otherwise is refused, value by value.
+same; one that says otherwise is refused, value by value. A medium that the model does not take is not decided by it: a
+model of texts may learn to hear, and one without pictures to see, through a frontend that the run begins.
 
 Languages that the model was trained on before stay seen languages, whatever this run trains on.
 """
@@ -34,14 +35,17 @@ from speechde.corpora.load import check_split
 from speechde.errors import ConfigError
 from speechde.features.encoders import SpeechEncoder
 from speechde.features.vision import ImageEncoder
-from speechde.training.build import choose_trained, embedding_std, picture_settings, standardise_pictures
+from speechde.training.build import begin_frontends, choose_trained, embedding_std, model_settings
 from speechde.training.features import Features
 from speechde.training.tasks import task_prompts
 from speechde.types import Corpus
 
 SPEECH = ("layer", "rate", "trim_db", "mean_norm", "deduplicate", "bpe")  # settings that decide the features
-PICTURES = ("hidden", "layers", "heads")  # of the frontend for pictures
-SHAPE = ("hidden", "stride", "layers", "heads", "downsample")  # of a continuous frontend
+PICTURES = ("hidden", "stride", "layers", "heads")  # of the frontend for pictures
+SHAPE = ("hidden", "stride", "layers", "heads", "downsample", "positions")  # of a continuous frontend
+PARTS = {"speech": ("frontend", "speech"), "image": ("patches", "image")}  # of the settings, of each medium
+# what a folder says of a medium that its model does not take
+OPEN = {"speech": ("frontend.kind", "model.speech_layer", "model.prefix.speech"), "image": ("model.prefix.image",)}
 
 
 def inherit(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,12 +65,15 @@ def inherit(values: Mapping[str, Any]) -> dict[str, Any]:
     values["init"] = str(source)
     _see(values, settings)
     kind, has = values["frontend"]["kind"], settings.frontend.kind if settings.frontend else "none"
-    if kind not in (None, has):  # no other setting of the frontend means anything then
+    hear = has == "none" and kind not in (None, "none")
+    if kind not in (None, has) and not hear:  # no other setting of the frontend means anything then
         raise ConfigError(
             f"frontend.kind={kind} (it has {has}): decided by the trained model {source}; take "
             "frontend=trained, or another model"
         )
     fixed, free = _described(folder, settings)
+    begun = [medium for medium, new in (("speech", hear), ("image", settings.image is None)) if new]
+    free |= {name: fixed.pop(name) for medium in begun for name in OPEN[medium]}
     same = _also_said(folder, settings)
     conflicts = []
     for name, own in (fixed | free).items():
@@ -152,51 +159,67 @@ def _also_said(folder: Path, settings: Settings) -> dict[str, tuple]:
 
 
 def initial_model(config: RunConfig, encoder: SpeechEncoder | None, vision: ImageEncoder | None = None) -> TrainedModel:
-    """The model ``init``, ready to be trained: its weights, with the dropouts and the frozen parts of ``config``.
-
-    A model without a frontend for pictures gets one where ``config`` asks for it, seeded, and untrained.
+    """The model ``init`` as it is.
 
     Raises:
         AssetError: an encoder is not the one that it was trained with.
     """
     trained = TrainedModel.load(config.model.source)
-    own = trained.settings.frontend
-    seeing = _pictures(config, trained, vision)
-    if encoder is not None:
-        check_encoder(trained.settings.speech, encoder)
-        changed = {key: getattr(config.frontend, key) for key in TRAINING_ONLY if hasattr(own, key)}
-        own = replace(own, **changed)
+    for own, found in ((trained.settings.speech, encoder), (trained.settings.image, vision)):
+        if own is not None and found is not None:
+            check_encoder(own, found)
     config.loss.check_width(trained.model.dim)
-    named = trained.settings.prompts | task_prompts(config)  # those that it had are not forgotten at once
-    settings = replace(trained.settings, frontend=own, dims=tuple(config.loss.dims), prompts=named, **seeing)
-    trained.prompt.named = named
+    return trained
+
+
+def next_model(
+    config: RunConfig,
+    trained: TrainedModel,
+    encoder: SpeechEncoder | None,
+    features: Features,
+    vision: ImageEncoder | None = None,
+) -> TrainedModel:
+    """The model ``init``, ready to be trained: its weights, with the dropouts and the frozen parts of ``config``.
+
+    It gets a frontend for what ``config`` has and it does not take: seeded, with what ``features`` say of it.
+    """
+    torch.manual_seed(config.seed)
+    settings, begun = _settings(config, trained, encoder, features, vision)
     model = assemble(trained.model.backbone.model, settings)
-    model.load_state_dict(trained.model.state_dict(), strict=not learns_to_see(config, trained.settings))
+    state = trained.model.state_dict()
+    if begun:  # a vocabulary of no units is not one of some
+        state = {name: weights for name, weights in state.items() if weights.numel()}
+    model.load_state_dict(state, strict=not begun)
+    begin_frontends(model, config, features, begun)
     choose_trained(model, config)
-    return TrainedModel(model, trained.prompt, trained.quantiser, settings)
+    prompt = trained.prompt.restated(settings.prompts, {medium: getattr(settings.prefix, medium) for medium in begun})
+    return TrainedModel(model, prompt, features.quantiser if "speech" in begun else trained.quantiser, settings)
 
 
-def learns_to_see(config: RunConfig, settings: Settings) -> bool:
-    """Whether a run gives a model with these settings the frontend for pictures that it has not."""
-    return settings.image is None and config.image.kind != "none"
+def _settings(
+    config: RunConfig, trained: TrainedModel, encoder: SpeechEncoder | None, features: Features,
+    vision: ImageEncoder | None,
+) -> tuple[Settings, list[str]]:  # fmt: skip
+    """Settings of the next model, and the media that it takes and ``trained`` does not."""
+    own = trained.settings
+    tokens = features.quantiser.tokens if features.quantiser else 0
+    asked = model_settings(config, encoder, tokens, embedding_std(trained.model.backbone), vision)
+    begun = [medium for medium, found, has in (("speech", encoder, own.speech), ("image", vision, own.image))
+             if found is not None and has is None]  # fmt: skip
+    changed: dict[str, Any] = {name: getattr(asked, name) for medium in begun for name in PARTS[medium]}
+    for name in {"frontend", "patches"} - set(changed):
+        if (kept := getattr(own, name)) is not None:
+            changed[name] = _trained_otherwise(kept, getattr(asked, name))
+    changed["prefix"] = replace(own.prefix, **{medium: getattr(asked.prefix, medium) for medium in begun})
+    if "speech" in begun:
+        changed["head"] = replace(own.head, speech_layer=asked.head.speech_layer)
+    named = own.prompts | task_prompts(config)  # those that it had are not forgotten at once
+    return replace(own, dims=tuple(config.loss.dims), prompts=named, **changed), begun
 
 
-def standardise(config: RunConfig, model: TrainedModel, features: Features) -> None:
-    """Give a frontend for pictures that the model ``init`` had not the statistics of the training pictures."""
-    if learns_to_see(config, read_settings(Path(config.model.source))):
-        standardise_pictures(model.model, features)
-
-
-def _pictures(config: RunConfig, trained: TrainedModel, vision: ImageEncoder | None) -> dict[str, Any]:
-    """Settings of pictures that differ from those of the model."""
-    if vision is None:
-        return {}
-    if learns_to_see(config, trained.settings):
-        torch.manual_seed(config.seed)
-        return picture_settings(config, vision, embedding_std(trained.model.backbone))
-    check_encoder(trained.settings.image, vision)
-    changed = {key: getattr(config.image, key) for key in ("dropout", "drop")}
-    return {"patches": replace(trained.settings.patches, **changed)}
+def _trained_otherwise(own: Any, asked: Any) -> Any:
+    """Settings of a frontend, with those that only training reads as they are ``asked``, if anything is."""
+    return replace(own, **{key: getattr(asked, key) for key in TRAINING_ONLY if hasattr(own, key) and asked})
 
 
 def without_known(config: RunConfig, corpus: Corpus) -> Corpus:

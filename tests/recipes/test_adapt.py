@@ -17,6 +17,7 @@ from speechde.errors import AssetError, ConfigError, DataError
 from speechde.features.sets import build_encoder
 from speechde.scoring import evaluate
 from speechde.training import features, fit, run, stage
+from speechde.training.features import Features
 from speechde.training.stage import inherit
 from speechde.training.tasks import mixture, task_examples
 
@@ -77,7 +78,9 @@ def test_adapts_and_compares(base, adapting, recipe, options, monkeypatch):
 
     roles = {lang: row["role"] for lang, row in metrics["audio_to_text"]["per_language"].items()}
     assert roles == {"es_419": "seen", "ro_ro": "seen", "fr_fr": "zero_shot"}
-    assert metrics["data"]["train"] == {"recordings": 10, "synthetic": 0, "transcripts": 10, "languages": 2}
+    lengths = {f"{q} %": 0.3 for q in (5, 50, 95)}
+    known = {"recordings": 10, "synthetic": 0, "transcripts": 10, "languages": 2, "seconds": lengths}
+    assert metrics["data"]["train"] == known
     record = after.settings.training
     assert (record["seen"], record["zero_shot"]) == (["es_419", "ro_ro"], ["fr_fr"])
     assert record["adapted_from"] == before.settings.training
@@ -183,11 +186,17 @@ def test_another_model_is_refused(base, adapting, overrides, message):
         adapting(base(), **overrides)
 
 
+def next_model(config):
+    """The model that a stage starts to train; nothing of it is new, so that no features are needed."""
+    encoder = build_encoder(config.frontend)
+    return stage.next_model(config, stage.initial_model(config, encoder), encoder, Features.none())
+
+
 def test_what_only_training_reads_may_be_changed(base, adapting):
     source = base()
     config = adapting(source, frontend__drop=0.9, frontend__dropout=0.3, model__lora={"rank": 2})
     assert adapting(source).frontend.drop == 0.2
-    trained = stage.initial_model(config, build_encoder(config.frontend))
+    trained = next_model(config)
     frontend = trained.model.frontends["speech"]
     assert frontend.drop == 0.9 and frontend.dropout.p == 0.3
     assert [name for name, p in trained.model.named_parameters() if "lora_" in name and p.requires_grad]
@@ -209,11 +218,10 @@ def test_a_folder_that_leaves_settings_out(recipe_values):
 def test_sizes_of_the_vectors_are_kept_unless_others_are_asked_for(base, adapting):
     directory = base(model__dim=8, loss__dims=(8, 4))
     kept = adapting(directory)
-    encoder = build_encoder(kept.frontend)
-    assert kept.loss.dims == [8, 4] and stage.initial_model(kept, encoder).settings.dims == (8, 4)
-    assert stage.initial_model(adapting(directory, loss__dims=[8, 2]), encoder).settings.dims == (8, 2)
+    assert kept.loss.dims == [8, 4] and next_model(kept).settings.dims == (8, 4)
+    assert next_model(adapting(directory, loss__dims=[8, 2])).settings.dims == (8, 2)
     with pytest.raises(ConfigError, match=r"loss\.dims=\[16,4\] begins with 16"):
-        stage.initial_model(adapting(directory, loss__dims=[16, 4]), encoder)
+        next_model(adapting(directory, loss__dims=[16, 4]))
 
 
 def test_not_a_model(recipe_values, tmp_path):

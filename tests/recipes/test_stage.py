@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
+from speechde import SpeechTextEncoder
 from speechde.checkpoint.folder import TrainedModel
 from speechde.config import build
 from speechde.errors import AssetError, ConfigError
@@ -94,6 +96,46 @@ def test_a_model_folder_without_its_run_is_started_from(first, second, tmp_path)
     config = second(source=folder)
     assert run.train(config)["recipe"] == "quickstart"
     assert model(run.run_directory(config)).settings.training["seen"] == ["es_419", "fr_fr"]
+
+
+@pytest.fixture
+def hearing(tiny_run, tmp_path):
+    """``hearing(**overrides)`` → model of texts, and configuration of a run of ``quickstart`` that gives it speech."""
+
+    def make(**overrides):
+        lines = [{"query": f"question {n}", "positive": f"answer {n}"} for n in range(8)]
+        (tmp_path / "qa.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+        qa = {"examples": str(tmp_path / "qa.jsonl"), "query": "ask: {item}"}
+        read = tiny_run("texts", data={"name": "none"}, tasks={"qa": qa})
+        run.train(read)
+        source = run.run_directory(read)
+        llm = {"model__source": None, "model__speech_layer": 1}
+        return source, tiny_run("quickstart", init=str(source), **llm | overrides)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_a_model_of_texts_learns_to_hear(hearing, kind):
+    still = {"optim__lr": 1e-30, "optim__backbone_lr": 1e-30, "optim__weight_decay": 0.0}
+    layer = {} if kind == "continuous" else {"model__speech_layer": 0}
+    source, config = hearing(frontend__kind=kind, model__prefix__speech="heard: ", **still | layer)
+    metrics = run.train(config)
+    before, after = model(source), model(run.run_directory(config))
+    assert after.settings.frontend.kind == kind and after.settings.head.speech_layer == (kind == "continuous")
+    assert after.prompt.prefix("speech", "fr_fr") == "heard: " and after.prompt.named == before.prompt.named
+    assert (after.quantiser is not None) == (kind == "discrete")
+    assert after.settings.training["seen"] == ["es_419", "fr_fr"] and metrics["audio_to_text"]["per_language"]
+    folders = source, run.run_directory(config)
+    encoders = [SpeechTextEncoder.from_pretrained(folder, device="cpu") for folder in folders]
+    vectors = [encoder.encode_text(["a text", "another"], language="fr_fr") for encoder in encoders]
+    np.testing.assert_allclose(*vectors, atol=1e-6)
+
+
+def test_a_model_of_texts_stays_one_unless_it_is_asked(hearing, recipe_values):
+    source, _ = hearing()
+    own = stage.inherit(recipe_values("texts", f"init={source}", "model=trained"))
+    assert own["frontend"]["kind"] == "none" and own["model"]["speech_layer"] == 0
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,8 @@ MANY = {
     "api.SpeechTextEncoder.encode_speech": "what callers may say of clips, each with its default",
     "chunks.in_chunks": "the options of all encode methods, handed on",
     "cli.contact_sheet.contact_sheet": "options of a command",
+    "cli.data.manifest": "options of a command",
+    "cli.data.stats": "options of a command",
     "cli.demo.demo": "options of a command",
     "cli.embed.embed": "options of a command",
     "cli.evaluate_text.evaluate_text": "options of a command",

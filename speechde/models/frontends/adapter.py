@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechde.errors import ConfigError
@@ -42,12 +43,16 @@ class Adapter(nn.Module):
         self.register_buffer("frame_std", torch.ones(input_dim))
         self.input = nn.Linear(input_dim, hidden)
 
-    def add_layers(self, group: str, width: int, embedding_std: float, layers: int, heads: int, dropout: float) -> None:
+    def add_layers(
+        self, group: str, width: int, embedding_std: float, layers: int, heads: int, dropout: float,
+        positions: bool = False,
+    ) -> None:  # fmt: skip
         """Make the layers and the way into an LLM of ``width``; a subclass calls it when its own modules are made.
 
         Args:
             group: of the configuration, which errors name.
             embedding_std: standard deviation of the LLM's scaled text rows; outputs start at this scale.
+            positions: without layers, which have them, positions are added too.
 
         Raises:
             ConfigError: the width of the adapter cannot be shared among the heads.
@@ -60,7 +65,7 @@ class Adapter(nn.Module):
             )
             for _ in range(layers)
         )
-        self.positions = SinusoidalPositions(hidden)
+        self.positions = SinusoidalPositions(hidden) if layers or positions else None
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width), nn.LayerNorm(width))
         nn.init.constant_(self.output[-1].weight, embedding_std)
@@ -86,11 +91,36 @@ class Adapter(nn.Module):
 
     def in_context(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """``(batch, time, hidden)`` → ``(batch, time, width)``."""
-        if len(self.layers):
+        if self.positions is not None:
             hidden = hidden + self.positions(hidden)
         for layer in self.layers:
             hidden = layer(hidden, src_key_padding_mask=~mask)
         return self.output(hidden)
+
+
+class AttentionPooling(nn.Module):
+    """Groups of ``stride`` positions → one: each head weights them by content and by place in the group.
+
+    A learned query against a linear map of a position is one linear map to a score, which is all that is kept of it.
+    """
+
+    def __init__(self, width: int, heads: int, stride: int) -> None:
+        super().__init__()
+        self.heads, self.stride = heads, stride
+        self.score = nn.Linear(width, heads)
+        self.place = nn.Parameter(torch.zeros(stride, heads))
+        self.value = nn.Linear(width, width)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """``(batch, time, width)`` → ``(batch, ceil(time / stride), width)`` and its mask; padding has no weight."""
+        missing = -hidden.shape[1] % self.stride
+        hidden, real = F.pad(hidden, (0, 0, 0, missing)), F.pad(mask, (0, missing))
+        groups = hidden.shape[0], hidden.shape[1] // self.stride, self.stride
+        scores = self.score(hidden).view(*groups, self.heads) + self.place
+        scores = scores.masked_fill(~real.view(*groups, 1), torch.finfo(scores.dtype).min)
+        values = self.value(hidden).view(*groups, self.heads, -1)
+        pooled = (scores.softmax(2).unsqueeze(-1) * values).sum(2)
+        return pooled.flatten(2), mask[:, :: self.stride]
 
 
 class SinusoidalPositions(nn.Module):

@@ -7,13 +7,12 @@ on frames in place of mel columns) and add noise.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.functional import mask_along_axis_iid
 
 from speechde.errors import ConfigError, unknown_value
-from speechde.models.frontends.adapter import Adapter, check_heads
+from speechde.models.frontends.adapter import Adapter, AttentionPooling, check_heads
 from speechde.models.vocabulary import ExtendedEmbedding
 from speechde.types import Sequences
 
@@ -32,6 +31,7 @@ class ContinuousFrontend(Adapter):
         downsample: ``conv``, convolutions of stride 2 (``stride`` is a power of two); ``attention``, a learned
             weighting of each group of ``stride`` frames.
         layers: transformer layers of the adapter (0 for none).
+        positions: added to frames also where no layer needs them; see ``Adapter``.
         heads: attention heads of those layers, and of the down-sampling.
         dropout: in the adapter.
         drop: share of frames left out at random in training, in runs of ``drop_span``.
@@ -56,6 +56,7 @@ class ContinuousFrontend(Adapter):
         downsample: str = "conv",
         mask_features: int = 0,
         entry_layer: int = 0,
+        positions: bool = False,
     ) -> None:
         if downsample not in DOWNSAMPLE:
             raise unknown_value("frontend.downsample", downsample, DOWNSAMPLE)
@@ -72,7 +73,7 @@ class ContinuousFrontend(Adapter):
             nn.Conv1d(hidden, hidden, kernel_size=3, stride=2, padding=1) for _ in range(convolutions)
         )
         self.pooling = AttentionPooling(hidden, heads, stride) if downsample == "attention" else None
-        self.add_layers("frontend", width, embedding_std, layers, heads, dropout)
+        self.add_layers("frontend", width, embedding_std, layers, heads, dropout, positions)
 
     def forward(self, speech: Sequences, embedding: ExtendedEmbedding) -> tuple[Tensor, Tensor]:
         """See ``Frontend``."""
@@ -87,28 +88,3 @@ class ContinuousFrontend(Adapter):
         if self.pooling is not None:
             hidden, mask = self.pooling(hidden, mask)
         return self.in_context(hidden, mask), mask
-
-
-class AttentionPooling(nn.Module):
-    """Groups of ``stride`` frames → one: each head weights the frames by content and by place in the group.
-
-    A learned query against a linear map of a frame is one linear map to a score, which is all that is kept of it.
-    """
-
-    def __init__(self, width: int, heads: int, stride: int) -> None:
-        super().__init__()
-        self.heads, self.stride = heads, stride
-        self.score = nn.Linear(width, heads)
-        self.place = nn.Parameter(torch.zeros(stride, heads))
-        self.value = nn.Linear(width, width)
-
-    def forward(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """``(batch, time, width)`` → ``(batch, ceil(time / stride), width)`` and its mask; padding has no weight."""
-        missing = -hidden.shape[1] % self.stride
-        hidden, real = F.pad(hidden, (0, 0, 0, missing)), F.pad(mask, (0, missing))
-        groups = hidden.shape[0], hidden.shape[1] // self.stride, self.stride
-        scores = self.score(hidden).view(*groups, self.heads) + self.place
-        scores = scores.masked_fill(~real.view(*groups, 1), torch.finfo(scores.dtype).min)
-        values = self.value(hidden).view(*groups, self.heads, -1)
-        pooled = (scores.softmax(2).unsqueeze(-1) * values).sum(2)
-        return pooled.flatten(2), mask[:, :: self.stride]

@@ -92,3 +92,22 @@ def test_a_file_of_examples(run, clips, tmp_path):
     ]
     assert "left out: line 5: missing field" in done.err and "left out: line 4: train text is in test" in done.err
     assert run("data", "stats", path, "--json").json["total"]["examples"] == 3
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".parquet"])
+def test_a_corpus_as_a_manifest(run, path, clips, tmp_path, suffix):
+    out = tmp_path / f"out{suffix}"
+    done = run("data", "manifest", path, "--out", out, "--seen", "es")
+    # a damaged file is found when it is decoded; one that is missing is left out and listed
+    assert "left out: gone: missing file" in done.err and f"{len(clips) + 1} clips; data=manifest" in done.out
+    assert done.out.endswith("data.seen=[es_419]\n")
+    again, first = (load_corpus(DataConfig("manifest", path=str(each), seen=["es"]), tmp_path) for each in (out, path))
+    assert again.utterances == first.utterances and again.zero_shot == first.zero_shot
+    assert run("data", "manifest", path, "--out", out).code == 1, "what is there is not replaced"
+    assert run("data", "manifest", path, "--out", out, "--overwrite").code == 0
+
+
+def test_a_manifest_has_a_known_form(run, path, tmp_path):
+    done = run("data", "manifest", path, "--out", tmp_path / "out.csv")
+    assert done.code == 2 and "allowed: *.jsonl, *.parquet, *.tsv" in done.err
+    assert run("data", "manifest", "stamp", "--out", tmp_path / "out.tsv").code == 2

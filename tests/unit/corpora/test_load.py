@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -54,6 +55,27 @@ def test_synthetic_speech_excludes_the_texts_of_dev_and_test(tiny_run, clips, tm
         "test dog",
     }
     assert given["langs"] == ["es_419", "fr_fr"]
+
+
+def test_synthetic_speech_of_several_kinds_of_text(tiny_run, tmp_path, monkeypatch, make_deb):
+    members = {
+        f"./usr/share/mediawiki/languages/i18n/{locale}.json": json.dumps({"a": text, "long": "word " * 21}).encode()
+        for locale, text in {"en": "View the media page", "es": "Ver la página de medios", "fr": "Voir la page"}.items()
+    }
+    given = []
+    monkeypatch.setattr(corpora.sentences, "news", lambda *a: "news")
+    monkeypatch.setattr(corpora.synthetic, "synthetic_corpus", lambda sets, *a, **options: given.extend(sets))
+    synthetic = {"texts": "sentences+messages", "mediawiki": str(make_deb(tmp_path / "m.deb", members))}
+    config = tiny_run(data__synthetic=synthetic).data
+    corpora.load_synthetic(config, corpora.load_corpus(config, tmp_path), tmp_path)
+    news, messages = given
+    assert news == "news" and messages.licence == "GPL-2.0-or-later"
+    own = [("es_419", "mediawiki:a", "Ver la página de medios"), ("fr_fr", "mediawiki:a", "Voir la page")]
+    assert messages.texts == own, "the same message in each language, and none that is too long"
+    with pytest.raises(
+        ConfigError, match=r"data\.synthetic\.texts: 'letters' is not known; allowed: keywords, messages"
+    ):
+        tiny_run(data__synthetic={"texts": "names+letters"})
 
 
 def test_languages_of_synthetic_speech_alone(tiny_run, tmp_path, monkeypatch):

@@ -277,6 +277,9 @@ def test_a_translation_shared_by_languages_is_one_item():
 
 def test_data_counts():
     assert speech.data_counts(UTTERANCES) == {"languages": 2, "recordings": 5, "transcripts": 4, "synthetic": 0}
+    lengths = {u.id: float(seconds) for seconds, u in enumerate(UTTERANCES[:-1])}
+    found = speech.data_counts(UTTERANCES, lengths | {"another clip": 100.0})
+    assert found["seconds"] == {"5 %": 0.15, "50 %": 1.5, "95 %": 2.85}, "of the clips whose length is known"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from speechde.checkpoint.folder import TrainedModel, languages_heard
 from speechde.errors import AssetError
+from speechde.evaluation.speech import data_counts
 from speechde.training.record import stored_record, training_record
 from speechde.types import Corpus
 from speechde.weights import weights_hash
@@ -17,7 +18,7 @@ def test_the_record_names_everything(tiny_run, clips, tiny_llm, tmp_path):
     config = tiny_run()
     seen = [u for u in clips if u.lang == "fr_fr"]
     corpora = [Corpus("clips", clips, ("fr_fr",), ("ro_ro",), licence="CC0"), Corpus("more", [], ("fr_fr",))]
-    split = {name: [u for u in seen if u.split == name] for name in ("train", "dev")}
+    split = {name: data_counts([u for u in seen if u.split == name]) for name in ("train", "dev")}
     record = training_record(config, corpora, split, {"commit": "0123abc", "hardware": "a machine"}, 0.5)
     assert json.loads(json.dumps(record)) == record
     assert record["seen"] == ["fr_fr"] and record["zero_shot"] == ["ro_ro"] and record["dev_recall@1"] == 0.5

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from speechde.errors import ConfigError
-from speechde.models.frontends.adapter import SinusoidalPositions
+from speechde.models.frontends.adapter import AttentionPooling, SinusoidalPositions
 from speechde.models.frontends.base import pad_sequences
-from speechde.models.frontends.frames import AttentionPooling, ContinuousFrontend
+from speechde.models.frontends.frames import ContinuousFrontend
 from speechde.models.vocabulary import ExtendedEmbedding
 
 DIM, WIDTH = 5, 16
@@ -124,6 +124,16 @@ def test_positions_tell_order_and_extend():
     assert table.shape == (50, 8)
     assert (torch.cdist(table, table) + torch.eye(50)).min() > 0.1
     assert torch.equal(table[:10], SinusoidalPositions(8)(torch.zeros(1, 10, 8)))
+
+
+def test_without_layers_only_positions_tell_order():
+    """An LLM that is entered above its input may add none of its own."""
+    (clip,) = items(6)
+    plain, placed = build(layers=0, stride=1), build(layers=0, stride=1, positions=True)
+    placed.load_state_dict(plain.state_dict())
+    forward, backward = (pad_sequences([rows]) for rows in (clip, clip[::-1].copy()))
+    torch.testing.assert_close(plain(backward, EMBEDDING)[0].flip(1), plain(forward, EMBEDDING)[0])
+    assert (placed(backward, EMBEDDING)[0].flip(1) - placed(forward, EMBEDDING)[0]).abs().max() > 0.1
 
 
 def test_config_errors():

@@ -31,10 +31,11 @@ def test_a_position_for_each_patch_at_the_scale_of_the_llm(layers):
     assert out[mask].std().item() == pytest.approx(0.25, rel=0.1)
 
 
-@pytest.mark.parametrize("layers", [0, 2])
-def test_a_picture_does_not_depend_on_the_batch(layers):
-    frontend, column = build(layers=layers), pictures()
+@pytest.mark.parametrize(("layers", "stride"), [(0, 1), (2, 1), (0, 3), (1, 4)])
+def test_a_picture_does_not_depend_on_the_batch(layers, stride):
+    frontend, column = build(layers=layers, stride=stride), pictures()
     together, mask = frontend(column, None)
+    assert mask.sum(1).tolist() == [-(-count // stride) for count in (4, 9, 1)]
     for row, count in enumerate((4, 9, 1)):
         alone, _ = frontend(pad_sequences([column.values[row, :count].numpy()]), None)
         torch.testing.assert_close(alone[0], together[row, mask[row]], atol=1e-5, rtol=1e-4)
