@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -100,16 +100,20 @@ def remember_seconds(directory: Path, seconds: dict[str, float]) -> dict[str, fl
 
 
 def check_writable(*folders: str | Path | None) -> None:
-    """Make folders where results will be written, before hours of work rather than after.
+    """See that results can be written to folders, before hours of work rather than after; none is left that was not.
 
     Raises:
         ConfigError: nothing can be written to one of them.
     """
-    for folder in filter(None, folders):
+    for folder in map(Path, filter(None, folders)):
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
         try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             with TemporaryFile(dir=folder):
                 pass
+            with suppress(OSError):  # somebody else writes there by now
+                for each in made:
+                    each.rmdir()
         except OSError as error:
             raise ConfigError(
                 f"cannot write results to {folder} ({error.strerror}); give another folder: report_dir=FOLDER for an "

@@ -9,7 +9,7 @@ the system (``metrics``), sentences resampled and not queries.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 import numpy as np
@@ -120,6 +120,24 @@ class Retrieval:
     scores: Mapping[str, Score] = field(default_factory=lambda: COMMON)
     sides: tuple[str, str] = (QUERY, DOCUMENT)
     top: int | None = None
+
+    def asked_by(self, rows: np.ndarray, queries: Sequence[Item]) -> Retrieval:
+        """The same task of some of its queries, other items asking in their place (the same words, read aloud).
+
+        Args:
+            rows: ``(k,)`` places of the queries that are kept.
+            queries: ``k`` items.
+        """
+        if isinstance(self.relevance, Labels):
+            own = self.relevance
+            apart = own.apart and (own.apart[0][rows], own.apart[1])
+            relevance: Labels | Qrels = Labels(own.query[rows], own.gallery, apart)
+        else:
+            pairs, candidates = np.asarray(self.relevance.pairs).reshape(-1, 2), self.relevance.candidates
+            place = {row: new for new, row in enumerate(rows.tolist())}
+            kept = [(place[query], item) for query, item in pairs.tolist() if query in place]
+            relevance = Qrels(np.array(kept, np.int64), candidates and [candidates[row] for row in rows])
+        return replace(self, queries=queries, relevance=relevance, resample=self.resample[rows])
 
     @property
     def chance(self) -> float:
@@ -280,6 +298,18 @@ def _score(results: Results, task: Retrieval, ranking: Ranking, seed: int) -> No
 def _drawn_means(task: Retrieval, ranking: Ranking, k: int, seed: int) -> np.ndarray:
     """Recall@k of each draw of the bootstrap."""
     return m.bootstrap_means(ranking.ranks <= k, task.resample, seed=subset_seed(seed, task.subset))
+
+
+def outcomes(tasks: Sequence[Retrieval], results: Results) -> list[dict]:
+    """Which queries were answered, without a word of theirs: ``direction`` (the task), ``lang`` (its subset), ``id``,
+    ``sentence`` (the number of what the bootstrap draws) and ``rank`` of each."""
+    return [
+        {"direction": task.name, "lang": task.subset, "id": query.id, "sentence": str(unit), "rank": int(rank)}
+        for task in tasks
+        for query, unit, rank in zip(
+            task.queries, task.resample.tolist(), results.ranks[task.name][task.subset], strict=True
+        )
+    ]
 
 
 def subset_seed(seed: int, subset: str) -> tuple[int, int]:
