@@ -80,8 +80,8 @@ data_group = typer.Typer(help="A corpus: what it holds, and as a manifest.", no_
 for command in (data.stats, data.manifest):
     register(data_group, command, data.EXAMPLES[command.__name__])
 
-pictures_group = typer.Typer(help="Corpora of pictures as files of examples: stamps, emoji.", no_args_is_help=True)
-for command in (pictures.stamps, pictures.emoji):
+pictures_group = typer.Typer(help="Pictures as files of examples: corpora, and your own.", no_args_is_help=True)
+for command in (pictures.stamps, pictures.emoji, pictures.openclipart, pictures.manifest):
     register(pictures_group, command, pictures.EXAMPLES[command.__name__])
 
 register(app, embed.embed, embed.EXAMPLES, USE)
