@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -100,20 +100,17 @@ def remember_seconds(directory: Path, seconds: dict[str, float]) -> dict[str, fl
 
 
 def check_writable(*folders: str | Path | None) -> None:
-    """See that results can be written to folders, before hours of work rather than after; none is left that was not.
+    """See that results can be written to folders, before hours of work rather than after.
+
+    A folder that is not there is not made: several processes look at once, and one that fails leaves nothing behind.
 
     Raises:
         ConfigError: nothing can be written to one of them.
     """
     for folder in map(Path, filter(None, folders)):
-        made = [each for each in (folder, *folder.parents) if not each.exists()]
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=folder):
+            with TemporaryFile(dir=next(each for each in (folder, *folder.parents) if each.exists())):
                 pass
-            with suppress(OSError):  # somebody else writes there by now
-                for each in made:
-                    each.rmdir()
         except OSError as error:
             raise ConfigError(
                 f"cannot write results to {folder} ({error.strerror}); give another folder: report_dir=FOLDER for an "
