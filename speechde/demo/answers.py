@@ -11,7 +11,7 @@ import jinja2
 from speechde.api import SpeechTextEncoder
 from speechde.demo.clips import PREVIEW_SECONDS, Limits, lies_below, playable, read_text, read_upload
 from speechde.demo.pictures import read_picture, viewable
-from speechde.errors import DataError
+from speechde.errors import AssetError, DataError
 from speechde.languages import LANGUAGES
 from speechde.media.audio import AudioError
 from speechde.media.image import ImageError
@@ -112,6 +112,8 @@ def found(hits: Sequence[Hit], folders: Sequence[Path]) -> list[Found]:
             note = f"cannot be played ({error.reason})"
         except ImageError as error:
             note = f"cannot be shown ({error.reason})"
+        except AssetError:  # names what to install, and the path
+            note = "cannot be shown (a drawing, which is not read here)"
         called = Path(hit.id).name if hit.id == path else hit.id  # visitors need no paths
         out.append(Found(rank, hit.score, hit.row.get("text") or called, name, audio, note, image))
     return out

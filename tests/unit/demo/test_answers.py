@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image as Pillow
@@ -102,6 +104,15 @@ def test_pictures_are_there_to_be_seen(picture, tmp_path):
     assert [(row.image, row.note) for row in rows[1:]] == [
         ("", "cannot be shown (missing file)"), ("", "not shown: outside the folders of this page")]  # fmt: skip
     assert results_html(rows).count('<img alt="" src="data:image/jpeg') == 1
+
+
+def test_one_drawing_does_not_cost_the_answer_where_none_can_be_read(picture, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)  # the extra images is not installed
+    drawing = tmp_path / "a.svg"
+    drawing.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', encoding="utf-8")
+    rows = found([Hit(0.5, name, {"id": name, "image": name}) for name in (str(drawing), str(picture))], [tmp_path])
+    assert (rows[0].image, rows[0].note) == ("", "cannot be shown (a drawing, which is not read here)")
+    assert rows[1].image.startswith("data:image/jpeg;base64,")
 
 
 def test_only_clips_of_its_folders_are_played(make_wav, tmp_path):
