@@ -1,9 +1,9 @@
 """Text tasks asked aloud: their inputs read by espeak-ng, so that a model that hears is asked by speech.
 
-What is said is *synthetic* speech of the very words of the input, by a speaker that is drawn for each, and answers stay
-text: it tells how much of what a model can do with texts it can do with speech, and nothing about people who speak.
-An input without a voice, or longer than what a model can be expected to hear, is left out and counted; galleries stay
-whole.
+What is said is *synthetic* speech of the very words of the input, by a speaker that these words alone decide, whatever
+else is asked, and answers stay text: it tells how much of what a model can do with texts it can do with speech, and
+nothing about people who speak. An input without a voice, or longer than what a model can be expected to hear, is left
+out and counted; galleries stay whole.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _read(item: Item, seconds: float) -> Item | Dropped:
         return Dropped(item.id, f"no voice for {named}")
     if package := missing_package(item.lang):
         return Dropped(item.id, f"{LANGUAGES[item.lang].name} without {package}")
-    waveform = synthesiser().read(_words(item), item.lang, Speaker.draw(item.id))
+    waveform = synthesiser().read(_words(item), item.lang, Speaker.draw(_words(item)))
     if len(waveform) > seconds * SAMPLE_RATE:
         return Dropped(item.id, f"longer than {seconds:g} s")
     try:

@@ -63,6 +63,23 @@ def test_languages_without_a_voice_and_texts_without_words():
         aloud.read_aloud(tasks[1:], 20.0)
 
 
+def test_what_is_asked_beside_changes_no_speaker(monkeypatch):
+    """Two tasks may have one input by two ids; it is read once."""
+    heard = []
+
+    class Voice:
+        def read(self, text, lang, speaker):
+            heard.append(speaker)
+            return np.ones(SAMPLE_RATE, np.float32) / 9
+
+    monkeypatch.setattr(aloud, "synthesiser", Voice)
+    one = replace(task(LABELS, "one"), relevance=Labels(np.array([0]), np.array([0, 1])))
+    other = replace(one, queries=[Item(Text("one"), id="another row", lang="en_us")])
+    for tasks in ([one], [one, other], [other]):
+        aloud.read_aloud(tasks, 20.0)
+    assert len(heard) == 3 and len(set(heard)) == 1
+
+
 def test_a_model_that_hears(tiny_model, public_folder, tmp_path):
     opened = open_text_model(str(tiny_model()), device="cpu")
     asked = Asked(tmp_path, public_folder, langs=["ro_ro"])
