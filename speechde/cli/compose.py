@@ -19,18 +19,25 @@ GOES_ON = "the same command goes on from what is done"
 QUOTING = "Quote what Hydra would read, inside the quotes of the shell: 'key=\"value\"'"
 
 
+class Stopped(SystemExit):
+    """The end of a program that a signal ended, said already."""
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """What a user can correct ends the program with ``error: …`` and code 1, a signal with a line and its own code."""
     try:
         yield
+    except Stopped:
+        raise
     except KeyboardInterrupt:
-        _stopped("interrupted", INTERRUPTED)
+        _stop("interrupted", INTERRUPTED)
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # which Lightning turns into code 1
-            _stopped("interrupted", INTERRUPTED)
-        if type(end).__name__ == "SIGTERMException":  # Lightning's own, which has no code; not worth importing it for
-            _stopped("ended by SIGTERM", TERMINATED)
+            _stop("interrupted", INTERRUPTED)
+        # Lightning's own exception has no code, and is not worth importing it for
+        if end.code == TERMINATED or type(end).__name__ == "SIGTERMException":
+            _stop("ended by SIGTERM", TERMINATED)
         raise
     except SpeechdeError as error:
         sys.exit(f"error: {error}")
@@ -40,9 +47,9 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(f"error: {'; '.join(filter(None, [*where, *lines]))}. {QUOTING}")
 
 
-def _stopped(what: str, code: int) -> None:
+def _stop(what: str, code: int) -> None:
     print(f"{what}; {GOES_ON}", file=sys.stderr, flush=True)
-    sys.exit(code)
+    raise Stopped(code)
 
 
 def start(
@@ -53,7 +60,8 @@ def start(
     Its own errors are its own to report (``one_line_errors``): Hydra prints a line about any exception that leaves it.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra's errors arrive here, and not on the screen
-    signal.signal(signal.SIGTERM, lambda *_: _stopped("ended by SIGTERM", TERMINATED))  # temporary files are removed
+    # so that temporary files are removed; a handler must not print, as it may come amid a line
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     with one_line_errors():
         sys.argv[1:] = prepare(sys.argv[1:], conf, groups, strings)
         main()
