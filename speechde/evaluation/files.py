@@ -132,6 +132,34 @@ def example_metrics(results: Results) -> dict[str, dict]:
     return found
 
 
+def subset_rows(metrics: Mapping[str, Mapping]) -> dict[str, dict[str, dict]]:
+    """By task and subset, as the evaluator has them: ``role`` and ``gallery`` of what ``example_metrics`` gave."""
+    found: dict[str, dict[str, dict]] = {}
+    for title, row in metrics.items():
+        task, role = task_and_role(title)
+        subsets = (
+            {f"{row['split']} {lang}": own for lang, own in row["languages"].items()}
+            if "languages" in row
+            else {row["split"]: row}
+        )
+        found.setdefault(task, {}).update(
+            {subset: {"role": role, "gallery": own["gallery"]} for subset, own in subsets.items()}
+        )
+    return found
+
+
+def task_and_role(title: str) -> tuple[str, str]:
+    """Of a row of ``example_metrics``.
+
+    >>> task_and_role("pictures, other languages")
+    ('pictures', 'zero_shot')
+    """
+    for role, words in _NAMES.items():
+        if title.endswith(f", {words}"):
+            return title.removesuffix(f", {words}"), role
+    return title, ROLE
+
+
 def _scores(row: Mapping[str, Any], *further: str) -> dict[str, Any]:
     return {score: row[score] for score in (*SCORES, *further)}
 

@@ -10,7 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from speechde.errors import DataError
+from speechde.errors import ConfigError, DataError
+from speechde.evaluation.files import task_and_role
 from speechde.reporting.archive import kept_queries
 from speechde.reporting.compare import compare_runs
 from speechde.reporting.summary import DEFAULT
@@ -32,7 +33,7 @@ def run_rows(runs: Sequence[Text]) -> list[tuple[Path, list[str]]]:
     for folder, metrics in sorted(runs, key=lambda run: (run[1]["recipe"], _changed(run[1]), run[1]["seed"], run[0])):
         base = _base(metrics, runs)
         for name, task in metrics["tasks"].items():
-            examples = metrics["data"]["tasks"].get(name, {}).get("examples", "–")
+            examples = metrics["data"]["tasks"].get(task_and_role(name)[0], {}).get("examples", "–")
             dev = metrics.get("dev_recall@1")
             rows.append((folder, [
                 " ".join(_changed(metrics)) + (" (**void**)" if void_metrics(metrics) else "") or "–",
@@ -63,14 +64,15 @@ def _base(metrics: Mapping, runs: Sequence[Text]) -> Path | None:
 
 
 def _from(base: Path | None, folder: Path, task: str) -> str:
-    """Points from the base; a dash where there is none, or where not both keep their queries, or these differ."""
+    """Points from the base; a dash where there is none, or where not both keep these queries."""
     if base is None or not all(map(kept_queries, (base, folder))):
         return "–"
+    name, role = task_and_role(task)
     try:
-        (mean,) = compare_runs(folder, base, task).means
-    except DataError:
+        means = compare_runs(folder, base, name).means
+    except (ConfigError, DataError):
         return "–"
-    return points_cell(mean.difference, mean.ci95)
+    return next((points_cell(mean.difference, mean.ci95) for mean in means if mean.role == role), "–")
 
 
 def compared_rows(content: Mapping) -> list[list[str]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechde.errors import DataError, unknown_value
+from speechde.evaluation.files import subset_rows
 from speechde.evaluation.speech import DIRECTIONS, MORE_DIRECTIONS
 from speechde.reporting import text
 from speechde.reporting.archive import HITS, METRICS, QUERIES, TASKS, kept_queries, read_metrics, read_queries
@@ -37,16 +38,15 @@ class Answered:
         """What it can have answered: directions, or tasks."""
         if self.spoken:
             return (*DIRECTIONS, *MORE_DIRECTIONS)
-        return tuple(name for name, task in self.content["tasks"].items() if "languages" not in task)
+        return tuple(self.content["tasks"] if self.file.name == text.FILE else subset_rows(self.content["tasks"]))
 
     def rows(self, name: str) -> Rows:
         """Rows by language of a direction or task; none of one that it has not."""
         if self.spoken:
             return self.content.get(name, {}).get("per_language", {})
-        task = self.content["tasks"].get(name, {})
         if self.file.name == text.FILE:
-            return task.get("per_language", {})
-        return {task["split"]: {"role": "trained_on", "gallery": task["gallery"]}} if task else {}
+            return self.content["tasks"].get(name, {}).get("per_language", {})
+        return subset_rows(self.content["tasks"]).get(name, {})
 
 
 def answered(run: Path) -> Answered:

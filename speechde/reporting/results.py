@@ -30,7 +30,7 @@ def finish_text_report(metrics: dict, hits: list[dict], directory: Path, report_
     """Write ``tasks.json``, ``table.md`` and ``hits.parquet`` of a run on text alone, and print the table."""
     metrics["curves"] = learning_curve(directory / "csv")
     for target in filter(None, (directory / "results", report_dir)):
-        write_hits(hits, target, tuple(metrics["tasks"]))
+        write_hits(hits, target, tuple({hit["direction"] for hit in hits}))
         for name, text in ((TASKS, json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False) + "\n"),
                            ("table.md", task_markdown(metrics))):  # fmt: skip
             with atomic_write(target / name) as temporary:

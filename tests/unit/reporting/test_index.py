@@ -156,7 +156,7 @@ def test_what_cannot_be_read_is_named(results):
 def write_text_run(folder, overrides, ranks, seed=0):
     """A run on text alone, as it is archived; ``ranks`` of its queries."""
     scores = {"split": "test", "queries": len(ranks), "gallery": 2, "chance": 0.5, "ci95": [0.4, 0.6], "mrr": 0.7}
-    task = scores | {"recall@1": sum(rank == 1 for rank in ranks) / len(ranks), "recall@5": 1.0}
+    task = scores | {"recall@1": sum(rank == 1 for rank in ranks) / (len(ranks) or 1), "recall@5": 1.0}
     metrics = {
         "recipe": "ateb", "overrides": overrides, "seed": seed, "dev_recall@1": 0.5, "hardware": "h", "commit": "c",
         "command": "train", "version": VERSION, "tasks": {"ateb": task}, "wall_seconds": {"total": 90.0},
@@ -187,6 +187,34 @@ def test_runs_on_text_are_held_against_the_one_that_changed_least(results):
     assert [row[9] for row in table] == [f"+50.0 [{low:+.1f}, {high:+.1f}]", "–", "–", "–"]
     (base / "hits.parquet").unlink()
     assert rows(index(results), "Runs on text alone")[0][9] == "–"
+
+
+def test_runs_by_language_are_held_against_each_other_by_role(results):
+    """And one whose base had other tasks against none."""
+    folders = [write_text_run(results / f"ateb/{name}", overrides, [])
+               for name, overrides in (("base", "default"), ("drop", "image.drop:0.5"))]  # fmt: skip
+    write_text_run(results / "ateb/other", "image.drop:0.5+tasks.x:1", [1, 2])
+    for folder, ranks in zip(folders, ([2, 2, 1, 1], [1, 1, 1, 2]), strict=True):
+        metrics = json.loads((folder / "tasks.json").read_text("utf-8"))
+        row = metrics["tasks"].pop("ateb") | {"queries": 2, "recall@1": 0.5}
+        metrics["tasks"] = {"pictures, languages of training": row | {"languages": {"fr_fr": row}},
+                            "pictures, other languages": row | {"languages": {"ro_ro": row}}}  # fmt: skip
+        metrics["data"]["tasks"] = {"pictures": {"examples": 9}}
+        (folder / "tasks.json").write_text(json.dumps(metrics), encoding="utf-8")
+        hits = [{"direction": "pictures", "lang": f"test {'fr_fr' if n < 2 else 'ro_ro'}", "id": str(n),
+                 "sentence": str(n), "rank": rank} for n, rank in enumerate(ranks)]  # fmt: skip
+        write_hits(hits, folder, ("pictures",))
+    (found,) = compare_all(folders[1], folders[0])
+    assert [(mean.role, mean.difference) for mean in found.means] == [("zero_shot", -0.5), ("trained_on", 1.0)]
+    table = rows(index(results), "Runs on text alone, on their test split")
+    told = [(*row[1:2], *row[3:5], row[9].partition(" ")[0]) for row in table]
+    assert told == [
+        ("–", "pictures, languages of training", "9", "–"),
+        ("–", "pictures, other languages", "9", "–"),
+        ("image.drop:0.5", "pictures, languages of training", "9", "+100.0"),
+        ("image.drop:0.5", "pictures, other languages", "9", "-50.0"),
+        ("image.drop:0.5 tasks.x:1", "ateb", "7", "–"),
+    ]
 
 
 def test_comparisons_are_a_table(results):
