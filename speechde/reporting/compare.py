@@ -22,10 +22,11 @@ from speechde.evaluation.asked import UNKNOWN
 from speechde.evaluation.files import ROLE
 from speechde.evaluation.speech import DIRECTIONS, MORE_DIRECTIONS, ROLES
 from speechde.reporting.outcomes import Queries, answered, read_seeds
-from speechde.reporting.tables import markdown_table
+from speechde.reporting.tables import markdown_table, percent, points_cell
 
 FILE = "comparison.json"
 SPEECH = "audio_to_text"  # what runs on speech are compared by, where nothing else is asked for
+RESAMPLED = "what its evaluation resamples (sentences, paragraphs, families of rows)"
 _ORDER = (*ROLES, UNKNOWN, ROLE)
 
 
@@ -145,10 +146,10 @@ def format_comparison(comparison: Comparison, names: tuple[str, str] = ("A", "B"
     a, b = names
     lines = [f"{a}: {comparison.a}", f"{b}: {comparison.b}", ""]
     queries = sum(row.queries for row in comparison.languages)
-    units = "sentences" if comparison.direction in (*DIRECTIONS, *MORE_DIRECTIONS) else "families of rows"
+    units = "sentences" if comparison.direction in (*DIRECTIONS, *MORE_DIRECTIONS) else RESAMPLED
     lines.append(
         f"{comparison.direction}, {queries} queries in both; {a} − {b} in points of R@1, 95 % interval of a paired "
-        f"bootstrap over {units}; p of a sign test over {units}, not corrected for the number of rows."
+        f"bootstrap over {units}; p of a sign test over the same, not corrected for the number of rows."
     )
     if any(comparison.left_out):
         of_a, of_b = comparison.left_out
@@ -208,6 +209,5 @@ def _paths(runs: Path | Sequence[Path]) -> list[Path]:
 
 
 def _cells(row: Row) -> list[str]:
-    low, high = (f"{100 * value:+.1f}" for value in row.ci95)
-    scores = [f"{100 * row.recall_a:.1f}", f"{100 * row.recall_b:.1f}", f"{100 * row.difference:+.1f} [{low}, {high}]"]
+    scores = [percent(row.recall_a), percent(row.recall_b), points_cell(row.difference, row.ci95)]
     return [str(row.queries), *scores, str(row.won), str(row.lost), f"{row.p:.2g}"]
