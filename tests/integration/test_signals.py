@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # sends itself the signal when a function is called for the second time
 SIGNALLED = """
-import importlib, os, runpy, sys
+import importlib, os, runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell ignores in what it runs in the background
 number, module, name = int(sys.argv[1]), *sys.argv[2].split(":")
 owner = importlib.import_module(module)
 *parts, last = name.split(".")
