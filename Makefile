@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint bench ablation results clean
+.PHONY: quickstart test lint bench ablation ateb results clean
 
 # of the extras, quickstart itself needs synthetic alone
 quickstart: $(STAMP)
@@ -18,6 +18,13 @@ SWEEPS := base frontend init all_languages loss llm prefix batches duplicates la
 ablation: $(STAMP)
 	for sweep in $(SWEEPS); do $(BIN)/python train.py -m +sweep=$$sweep || exit 1; done
 	$(BIN)/speechde report results/ablation/runs --out results/ablation --title "speechde: ablations on stamps"
+
+# Every committed sweep of ATEB (docs/ateb.md); finished points are in results/ateb/runs.
+ATEB := ateb_base ateb_mask ateb_ids ateb_answers ateb_shuffled ateb_arms
+ateb: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[lora]'
+	for sweep in $(ATEB); do $(BIN)/python train.py -m +sweep=$$sweep || exit 1; done
+	$(BIN)/speechde results
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

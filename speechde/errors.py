@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
+INTERRUPTED, TERMINATED = 130, 143  # exit codes of a program that a signal ended: 128 and its number
+
 
 class SpeechdeError(Exception):
     """Base of every error raised on purpose by this package."""

@@ -18,7 +18,7 @@ from speechde.config.earlier import MOVED
 from speechde.errors import ConfigError, unknown_value
 from speechde.schema import required
 
-GROUPS = ("recipe", "size", "debug", "sweep")  # config groups that are no key of the configuration
+GROUPS = ("recipe", "arm", "size", "debug", "sweep")  # config groups that are no key of the configuration
 _MULTIRUN = ("-m", "--multirun")
 _OTHER_FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp", "hydra.searchpath")  # options that conf/ does not have
 # a value that Hydra reads as the string that it is

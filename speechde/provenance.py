@@ -100,15 +100,16 @@ def remember_seconds(directory: Path, seconds: dict[str, float]) -> dict[str, fl
 
 
 def check_writable(*folders: str | Path | None) -> None:
-    """Make folders where results will be written, before hours of work rather than after.
+    """See that results can be written to folders, before hours of work rather than after.
+
+    A folder that is not there is not made: several processes look at once, and one that fails leaves nothing behind.
 
     Raises:
         ConfigError: nothing can be written to one of them.
     """
-    for folder in filter(None, folders):
+    for folder in map(Path, filter(None, folders)):
         try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=folder):
+            with TemporaryFile(dir=next(each for each in (folder, *folder.parents) if each.exists())):
                 pass
         except OSError as error:
             raise ConfigError(

@@ -38,14 +38,14 @@ def demo(
     play: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Folder whose clips are played, too; may be given again. Default: where the command is "
-            "started, where the index lies, and speechde's own cache."
+            help="Folder whose clips are played and pictures shown, too; may be given again. Default: where the "
+            "command is started, where the index lies, and speechde's own cache."
         ),
     ] = None,
     device: Device = None,
     dtype: Dtype = "float32",
 ) -> None:
-    """Serve a page on which an index is searched by voice or by text, and what is found is played.
+    """Serve a page on which an index is searched by voice, picture or text, and what is found is played and shown.
 
     It is for this machine alone unless --host says otherwise; it has no password. It answers under the names that it
     is started with, and to its own pages only. Nothing is sent anywhere, and uploads are deleted after an hour.
@@ -62,20 +62,19 @@ def demo(
         raise ConfigError(f"--play {missing[0]} is not a folder")
     page = build_page(Answers(open_for(opened, model, device, dtype), opened, limits, folders), k)
     if outside := unplayed(opened, folders):
-        log.warning("clips outside the page's folders are not played, %s among them; --play FOLDER lets them", outside)
+        log.warning("files outside the page's folders are not shown, %s among them; --play FOLDER lets them", outside)
     if not is_loopback(host):
-        log.warning("everybody who can reach %s:%d can search this index and hear its clips", host, port)
+        log.warning("everybody who can reach %s:%d can search this index, and hear and see what is found", host, port)
     serve(application(page, limits.megabytes, names), host, port)
 
 
 def unplayed(index: SearchIndex, folders: list[Path], looked_at: int = 1000) -> str | None:
-    """The first clip, of the first ``looked_at`` rows, that a page of these folders does not play."""
+    """The first clip or picture, of the first ``looked_at`` rows, that a page of these folders does not show."""
     from speechde.demo.clips import lies_below
 
-    if "audio" not in index.rows.column_names:
-        return None
-    clips = filter(None, index.rows["audio"].slice(0, looked_at).to_pylist())
-    return next((clip for clip in clips if not lies_below(clip, folders)), None)
+    rows = index.rows.slice(0, looked_at)
+    files = (rows[column].to_pylist() for column in ("audio", "image") if column in rows.column_names)
+    return next((file for some in files for file in filter(None, some) if not lies_below(file, folders)), None)
 
 
 def is_loopback(host: str) -> bool:

@@ -16,6 +16,7 @@ EXAMPLES = (
     "speechde evaluate-text runs/quickstart/default-s0/model --task sib200 -l ro -l fr",
     "speechde evaluate-text packaged:multilingual-e5-small --prefix 'query: ' --task sib200 --per-language 200",
     "speechde evaluate-text packaged:multilingual-e5-small --prefix 'query: ' --task ateb --per-language 200 -c",
+    "speechde evaluate-text runs/quickstart/default-s0 --task ateb_creak --per-language 200 --aloud 20",
     "speechde evaluate-text packaged:gemma-3-270m --task xquad --task banking77 --folder /data/public --output out",
 )
 
@@ -36,6 +37,10 @@ def evaluate_text(
     controls: Annotated[
         bool, typer.Option("--controls", "-c", help="Of ATEB's sets: majority, word overlap, linear probes.")
     ] = False,
+    aloud: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="Ask by synthetic speech: inputs of so many seconds at most."),
+    ] = None,
     folder: Annotated[Path | None, typer.Option(help="Holds sib200/, ntrex/ …; default: fetched to the cache.")] = None,
     prefix: Annotated[str | None, typer.Option(help="Of a model as it comes: words before each text.")] = None,
     document_prefix: Annotated[str | None, typer.Option(help="Before documents, where another.")] = None,
@@ -53,36 +58,44 @@ def evaluate_text(
     Tasks: sib200, sib200_back, ntrex, ntrex_back, ntrex_documents, xquad, banking77, banking77_examples; ateb for all
     sets of ATEB that can be fetched, ateb_factuality for those of an ability, ateb_creak for one (docs/ateb.md). A
     model that was not trained here is used as it comes: mean of its last states, cosine, and the prefixes given.
-    docs/protocol.md says what the numbers mean.
+    With --output, speechde compare tells two evaluations apart, query by query. docs/protocol.md says what the numbers
+    mean.
     """
-    import torch
-    from transformers.utils import logging
-
     from speechde.cache import cache_root
-    from speechde.cli.options import check_device
     from speechde.evaluation.asked import Asked
     from speechde.evaluation.text_model import evaluate_texts, open_text_model
-    from speechde.progress import quiet_libraries
     from speechde.provenance import check_writable, commit, hardware
     from speechde.reporting.terminal import show_markdown
     from speechde.reporting.text import text_markdown, write_text_report
 
-    quiet_libraries()
-    logging.set_verbosity_error()
-    check_device(device)
+    _set_up(device, threads)
     check_writable(output)
-    if threads:
-        torch.set_num_threads(threads)
     known = {"commit": commit(), "hardware": hardware(), "command": shlex.join(["speechde", *sys.argv[1:]])}
     start, codes = time.perf_counter(), [language_code(tag) for tag in language or ()]
     asked = Asked(cache_root(), folder, langs=codes or None, per_language=per_language, seed=seed)
     opened = open_text_model(model, prefix=prefix, document_prefix=document_prefix, attention=attention,
                              max_tokens=max_tokens, device=device, prompt=prompt)  # fmt: skip
-    metrics = evaluate_texts(opened, task or ["sib200"], asked, controls) | known
+    metrics, hits = evaluate_texts(opened, task or ["sib200"], asked, controls=controls, aloud=aloud)
+    metrics |= known
     metrics["seconds"] = round(time.perf_counter() - start, 1)
     if output:
-        write_text_report(output, metrics)
+        write_text_report(output, metrics, hits)
     if json:
         print_json(metrics)
     else:
         show_markdown(text_markdown(metrics))
+
+
+def _set_up(device: str | None, threads: int | None) -> None:
+    """Keep libraries quiet, and see that the device is there."""
+    import torch
+    from transformers.utils import logging
+
+    from speechde.cli.options import check_device
+    from speechde.progress import quiet_libraries
+
+    quiet_libraries()
+    logging.set_verbosity_error()
+    check_device(device)
+    if threads:
+        torch.set_num_threads(threads)

@@ -1,20 +1,22 @@
-"""``speechde pictures stamps|emoji --out DIR``: corpora of pictures, as files of training examples."""
+"""``speechde pictures stamps|emoji|openclipart|manifest --out DIR``: pictures as files of examples."""
 
 from __future__ import annotations
 
 import json as json_format
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from speechde.cache import atomic_write, cache_root
 from speechde.cli.embed import list_dropped
 from speechde.cli.options import Json, print_json, print_table
+from speechde.types import SPLITS, Dropped
 
 if TYPE_CHECKING:
-    from speechde.corpora.pictures import Pictures
+    from speechde.corpora.pictures import Found, Pictures
 
 RECORD = "pictures.json"
 EXAMPLES = {
@@ -23,6 +25,8 @@ EXAMPLES = {
         "speechde pictures stamps --archive tuxpaint-stamps-default.deb --out pictures/stamps",
     ),
     "emoji": ("speechde pictures emoji --out pictures/emoji",),
+    "openclipart": ("speechde pictures openclipart --out pictures/openclipart",),
+    "manifest": ("speechde pictures manifest pictures.tsv --out pictures/own",),
 }
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the files of examples.")]
@@ -69,35 +73,82 @@ def emoji(
     from speechde.corpora import synthetic
 
     cache = cache_root()
-    package = speech.find_archive(stamps, cache / "downloads")
-    root = speech.unpack(package, cache / "corpora" / f"{speech.PACKAGE}-{speech.VERSION}")
-    held_out = drawings.held_out_texts(speech.read_texts(root, seed)[0])
+    held_out = _held_out(stamps, seed)
     font, folder = drawings.find_font(archive, cache), synthetic.find_texts(names, cache, langs=synthetic.NAMED)
     read = drawings.read_emoji(font, folder, cache, held_out)
     _write(read, out, [lang for lang in synthetic.NAMED if lang not in speech.ZERO_SHOT], json)
 
 
+def openclipart(out: Out, seed: Seed = 0, archive: Archive = None, stamps: Stamps = None, json: Json = False) -> None:
+    """Drawings in the public domain with their titles and keywords: image_to_text and text_to_image.
+
+    For training before the stamps: drawings that are named as a stamp of dev or test are left out, and so are those
+    whose title says nothing of them. Drawing them takes some minutes, once.
+    """
+    from speechde.corpora import openclipart as drawings
+
+    cache = cache_root()
+    held_out = _held_out(stamps, seed)
+    found, dropped = drawings.read_openclipart(drawings.find_drawings(archive, cache), cache, held_out, seed)
+    _write_found({"name": "openclipart", "licence": drawings.LICENCE}, found, dropped, out, json)
+
+
+def manifest(
+    file: Annotated[Path, typer.Argument(help="Table with the columns image, lang, and text or audio.")],
+    out: Out,
+    json: Json = False,
+) -> None:
+    """Your own pictures with texts, recordings or both, from a .parquet, .jsonl or .tsv file.
+
+    Columns: image, lang, text and/or audio, and where you have them split and meaning. Writes a file of examples for
+    each way to ask that the rows allow.
+    """
+    from speechde.corpora.picture_manifest import read_pictures
+
+    _write_found({"name": file.stem}, *read_pictures(file), out, json)
+
+
+def _held_out(stamps: Path | None, seed: int) -> list[str]:
+    """Texts of the stamps of dev and test; ``stamps`` is their package, None to find or fetch it."""
+    from speechde.corpora import emoji
+    from speechde.corpora import stamps as speech
+
+    cache = cache_root()
+    package = speech.find_archive(stamps, cache / "downloads")
+    root = speech.unpack(package, cache / "corpora" / f"{speech.PACKAGE}-{speech.VERSION}")
+    return emoji.held_out_texts(speech.read_texts(root, seed)[0])
+
+
+def _write_found(record: dict[str, Any], found: Found, dropped: list[Dropped], out: Path, json: bool) -> None:
+    from speechde.corpora.pictures import write_found
+
+    by_split = {split: [one for splits in found.values() for one in splits[split]] for split in SPLITS}
+    record |= {
+        "trained": sorted({example.stratum for example in by_split["train"]}),
+        "concepts": {split: len({example.query.meaning for example in some}) for split, some in by_split.items()},
+        "examples": write_found(found, out),
+    }
+    _report(record, dropped, out, json)
+
+
 def _write(read: Pictures, out: Path, trained: list[str], json: bool) -> None:
     from speechde.corpora.pictures import write_tasks
 
-    list_dropped(read.dropped)
     counts = write_tasks(read, out, trained)
-    record = {
-        "name": read.name,
-        "licence": read.licence,
-        "trained": trained,
-        "concepts": read.counts(),
-        "examples": counts,
-        "dropped": read.dropped_counts(),
-    }
+    record = {"name": read.name, "licence": read.licence, "trained": trained, "concepts": read.counts()}
+    _report(record | {"examples": counts}, read.dropped, out, json)
+
+
+def _report(record: dict[str, Any], dropped: list[Dropped], out: Path, json: bool) -> None:
+    """Write what was made and left out into ``out``, and say it."""
+    list_dropped(dropped)
+    record["dropped"] = dict(Counter(one.reason for one in dropped).most_common())
     with atomic_write(out / RECORD) as temporary:
-        whole = record | {"left_out": [asdict(one) for one in read.dropped]}
+        whole = record | {"left_out": [asdict(one) for one in dropped]}
         temporary.write_text(json_format.dumps(whole, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if json:
         print_json(record)
         return
-    rows = [(out / f"{task}.jsonl", *splits.values()) for task, splits in counts.items()]
-    print_table(("file", "train", "dev", "test"), [("concepts", *read.counts().values()), *rows], numbers=(1, 2, 3))
-    print(
-        f"left out: {', '.join(f'{reason}: {count}' for reason, count in read.dropped_counts().items()) or 'nothing'}"
-    )
+    rows = [(out / f"{task}.jsonl", *splits.values()) for task, splits in record["examples"].items()]
+    print_table(("file", *SPLITS), [("concepts", *record["concepts"].values()), *rows], numbers=(1, 2, 3))
+    print(f"left out: {', '.join(f'{reason}: {count}' for reason, count in record['dropped'].items()) or 'nothing'}")

@@ -15,9 +15,9 @@ from speechde.config.ateb import set_name
 from speechde.corpora.ateb.sets import brought
 from speechde.types import Utterance
 
-PLACES = ("path", "archive", "root", "covost", "translations.root", "synthetic.archive", "breadth.udhr",
-          "breadth.mediawiki")  # fmt: skip
-
+# settings of ``DataConfig`` that say where data lie, and nothing of what they hold
+PLACES = ("path", "archive", "public", "root", "covost", "translations.root", "synthetic.archive",
+          "synthetic.mediawiki", "breadth.udhr", "breadth.mediawiki")  # fmt: skip
 
 # files of a folder that say what a corpus holds
 TABLES = {"root": ("data/*/*.tsv",), "covost": ("*.tsv", "*/*.tsv", "*/*.parquet"), "translations.root": ("*",)}

@@ -77,7 +77,7 @@ def read_manifest(
     dropped: list[Dropped] = []
     ids: set[str] = set()
     folder = str(path.parent)
-    for place, row in _read_rows(path):
+    for place, row in read_table(path):
         try:
             if isinstance(row, BadRow):
                 raise row
@@ -138,25 +138,36 @@ def _tsv_line(row: dict) -> str:
     return "\t".join(map(quoted, values))
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, dict | BadRow]]:
-    """Yield ``("line 3", row)``, or the reason why that line is no row."""
+def read_table(
+    path: Path, required: Sequence[str] = REQUIRED, columns: Sequence[str] = COLUMNS
+) -> Iterator[tuple[str, dict | BadRow]]:
+    """Yield ``("line 3", row)``, or the reason why that line is no row.
+
+    Args:
+        required: columns that a TSV or Parquet file must have; of JSON Lines each row says what it has.
+        columns: those that are read of a Parquet file.
+
+    Raises:
+        ConfigError: an unknown suffix.
+        DataError: the file is missing or unreadable, or lacks a required column.
+    """
     readers = {".parquet": _read_parquet, ".jsonl": _read_jsonl, ".tsv": _read_tsv}
     if path.suffix not in readers:
         raise unknown_value("manifest suffix", path.suffix, SUFFIXES)
     if not path.is_file():
         raise DataError(f"manifest {path} does not exist; give the path of a .parquet, .jsonl or .tsv file")
-    return readers[path.suffix](path)
+    return readers[path.suffix](path, required, columns)
 
 
-def _read_parquet(path: Path) -> Iterator[tuple[str, dict | BadRow]]:
+def _read_parquet(path: Path, required: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[str, dict | BadRow]]:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             if b"speechde" in (file.schema_arrow.metadata or {}):
                 raise DataError(f"{path} holds vectors, not clips or texts: speechde embed wrote it; index or mine it")
-            _require_columns(path, names)
+            _require_columns(path, names, required)
             number = 0
-            for batch in file.iter_batches(columns=[column for column in COLUMNS if column in names]):
+            for batch in file.iter_batches(columns=[column for column in columns if column in names]):
                 for row in batch.to_pylist():
                     number += 1
                     yield f"row {number}", row
@@ -166,7 +177,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict | BadRow]]:
         raise DataError(f"manifest {path} is not a readable Parquet file: {error}") from error
 
 
-def _read_jsonl(path: Path) -> Iterator[tuple[str, dict | BadRow]]:
+def _read_jsonl(path: Path, *_: Sequence[str]) -> Iterator[tuple[str, dict | BadRow]]:
     for number, line in read_lines(path):
         place = f"line {number}"
         if isinstance(line, BadLine):
@@ -180,12 +191,12 @@ def _read_jsonl(path: Path) -> Iterator[tuple[str, dict | BadRow]]:
             yield place, row if isinstance(row, dict) else BadRow("malformed line", "not a JSON object")
 
 
-def _read_tsv(path: Path) -> Iterator[tuple[str, dict | BadRow]]:
+def _read_tsv(path: Path, required: Sequence[str], _: Sequence[str]) -> Iterator[tuple[str, dict | BadRow]]:
     rows = read_rows(path)
     _, names = next(rows, (0, []))
     if isinstance(names, BadLine):
         raise DataError(f"manifest {path}: the header is no text ({names.reason}: {names.detail})")
-    _require_columns(path, names)
+    _require_columns(path, names, required)
     for number, values in rows:
         place = f"line {number}"
         if isinstance(values, BadLine):
@@ -196,20 +207,20 @@ def _read_tsv(path: Path) -> Iterator[tuple[str, dict | BadRow]]:
             yield place, BadRow("malformed line", f"{len(values)} fields, the header has {len(names)}")
 
 
-def _require_columns(path: Path, names: Sequence[str]) -> None:
-    if missing := [column for column in REQUIRED if column not in names]:
+def _require_columns(path: Path, names: Sequence[str], required: Sequence[str]) -> None:
+    if missing := [column for column in required if column not in names]:
         raise DataError(
             f"manifest {path} lacks the columns {', '.join(missing)}; it has {', '.join(names) or 'none'}. "
-            f"Required: {', '.join(REQUIRED)}."
+            f"Required: {', '.join(required)}."
         )
 
 
 def _utterance(row: dict, folder: str, default_split: str) -> Utterance:
-    value = {column: _text_value(row, column) for column in COLUMNS}
+    value = {column: text_value(row, column) for column in COLUMNS}
     if missing := [column for column in REQUIRED if not value[column]]:
         raise BadRow("missing field", ", ".join(missing))
     text = clean_text(value["text"])
-    _check_text(text)
+    check_text(text)
     try:
         lang = resolve(value["lang"])
     except ConfigError as error:
@@ -220,7 +231,7 @@ def _utterance(row: dict, folder: str, default_split: str) -> Utterance:
     if value["synthetic"].lower() not in _FLAGS:
         raise BadRow("bad value", f"synthetic is {value['synthetic']!r}; allowed: true, false")
     seconds = _seconds(value["seconds"])
-    audio = _path(folder, value["audio"])
+    audio = locate(folder, value["audio"])
     check_file(audio)
     digest = hashlib.sha256(normalise_text(text).encode()).hexdigest()[:16]
     return Utterance(
@@ -249,7 +260,8 @@ def _seconds(text: str) -> float | None:
     return None if math.isnan(seconds) else seconds
 
 
-def _text_value(row: dict, column: str) -> str:
+def text_value(row: dict, column: str) -> str:
+    """A field as a string, empty where it is absent; raises ``BadRow`` for what can be none."""
     value = row.get(column)
     if value is None:
         return ""
@@ -269,7 +281,8 @@ def _text_value(row: dict, column: str) -> str:
     return value
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str) -> None:
+    """Raise ``BadRow`` for a text that was decoded wrongly, or that says nothing."""
     if _UNREADABLE.search(text):
         raise BadRow("invalid text", "a control or replacement character: the text was decoded wrongly")
     if not any(character.isalnum() for character in text):
@@ -282,7 +295,7 @@ def check_file(audio: str) -> None:
         raise BadRow("missing file", audio)
 
 
-def _path(folder: str, name: str) -> str:
+def locate(folder: str, name: str) -> str:
     """``str(Path(folder) / name)``; pathlib, a tenth of all reading, is left out where it has nothing to tidy."""
     if _UNTIDY.search(name):
         return str(Path(folder) / name)

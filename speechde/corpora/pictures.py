@@ -8,6 +8,7 @@ test is in all.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,11 @@ from speechde.corpora.examples import RECORDED
 from speechde.corpora.examples_writer import write_examples
 from speechde.errors import DataError
 from speechde.media.image import ImageError, read_image
+from speechde.media.sources import read_source
 from speechde.text import normalise_text
 from speechde.types import SPLITS, Audio, Corpus, Dropped, Example, Image, Item, Text
+
+Found = Mapping[str, Mapping[str, list[Example]]]  # examples by way to ask, and by split
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +65,18 @@ def readable(pictures: Iterable[tuple[str, str]]) -> tuple[dict[str, list[str]],
     of which is meant.
 
     Args:
-        pictures: (concept, file), in an order that decides which copy is kept.
+        pictures: (concept, file or member of a container), in an order that decides which copy is kept.
     """
     owners: dict[str, list[tuple[str, str]]] = defaultdict(list)
     dropped = []
     for concept, picture in pictures:
         try:
             read_image(picture)
+            data, _ = read_source(picture, ImageError)
         except ImageError as error:
             dropped.append(Dropped(picture, error.reason, error.detail))
             continue
-        owners[sha256_file(picture)].append((concept, picture))
+        owners[hashlib.sha256(data).hexdigest()].append((concept, picture))
     found: dict[str, list[str]] = defaultdict(list)
     for same in owners.values():
         alone = len({concept for concept, _ in same}) == 1
@@ -161,9 +166,8 @@ def write_tasks(source: Pictures, out: str | Path, trained: Collection[str]) -> 
     by_split = {split: [concept for concept in source.concepts if concept.split == split] for split in SPLITS}
     if empty := [split for split, some in by_split.items() if not some]:
         raise DataError(f"{source.name} has no concept with a picture in {', '.join(empty)}")
-    counts = {}
-    for task, examples in TASKS.items():
-        found = {
+    found: Found = {
+        task: {
             split: [
                 example
                 for concept in some
@@ -171,8 +175,16 @@ def write_tasks(source: Pictures, out: str | Path, trained: Collection[str]) -> 
             ]
             for split, some in by_split.items()
         }
-        if found["train"]:
-            train = found.pop("train")
-            write_examples(train, Path(out) / f"{task}.jsonl", others=found)
-            counts[task] = {"train": len(train), **{split: len(some) for split, some in found.items()}}
+        for task, examples in TASKS.items()
+    }
+    return write_found({task: splits for task, splits in found.items() if splits["train"]}, out)
+
+
+def write_found(found: Found, out: str | Path) -> dict[str, dict[str, int]]:
+    """Write ``out/TASK.jsonl`` of each task that has an example, and return their counts by split."""
+    counts = {}
+    for task, splits in found.items():
+        if any(splits.values()):
+            write_examples(splits["train"], Path(out) / f"{task}.jsonl", others={**splits, "train": ()})
+            counts[task] = {split: len(some) for split, some in splits.items()}
     return counts

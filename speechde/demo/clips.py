@@ -49,19 +49,29 @@ def read_upload(path: str | Path, limits: Limits) -> np.ndarray:
         DataError: too large, too long, not audio, or nothing to be heard.
     """
     path = Path(path)
-    size = path.stat().st_size / MEGABYTE
-    if size > limits.megabytes:
-        raise DataError(f"{path.name} has {size:.1f} MB; at most {limits.megabytes:g} MB can be uploaded.")
-    if not size:
-        raise DataError(f"{path.name} is empty; record or choose another file.")
+    data = read_bytes(path, limits)
     try:
-        return check_waveform(load_audio(path.read_bytes(), limits.seconds), max_seconds=limits.seconds)
+        return check_waveform(load_audio(data, limits.seconds), max_seconds=limits.seconds)
     except AudioError as error:
         reason = {
             "unreadable": f"is not audio that can be read here, or is damaged; use {FORMATS}",
             "too long": f"is too long; at most {limits.seconds:g} s can be searched for",
         }.get(error.reason, f"cannot be used: {error}")
         raise DataError(f"{path.name} {reason}.") from error
+
+
+def read_bytes(path: Path, limits: Limits) -> bytes:
+    """An uploaded file of any kind.
+
+    Raises:
+        DataError: too large, or empty.
+    """
+    size = path.stat().st_size / MEGABYTE
+    if size > limits.megabytes:
+        raise DataError(f"{path.name} has {size:.1f} MB; at most {limits.megabytes:g} MB can be uploaded.")
+    if not size:
+        raise DataError(f"{path.name} is empty; record or choose another file.")
+    return path.read_bytes()
 
 
 def read_text(text: str, limits: Limits) -> str:
@@ -78,10 +88,10 @@ def read_text(text: str, limits: Limits) -> str:
     return text
 
 
-def lies_below(audio: str, folders: Iterable[Path]) -> bool:
-    """Whether a clip, or the container it is a member of, is really below one of ``folders``, links followed."""
+def lies_below(file: str, folders: Iterable[Path]) -> bool:
+    """Whether a file, or the container it is a member of, is really below one of ``folders``, links followed."""
     try:
-        path = Path((split_locator(audio) or (audio,))[0]).resolve()
+        path = Path((split_locator(file) or (file,))[0]).resolve()
     except (OSError, ValueError, RuntimeError):  # a name too long, with a NUL, a circle of links
         return False
     return any(path.is_relative_to(folder.resolve()) for folder in folders)

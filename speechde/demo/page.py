@@ -14,6 +14,7 @@ from speechde.demo.answers import Answers, Found, language_choices, problem_html
 from speechde.demo.clips import FORMATS, MEGABYTE
 from speechde.errors import AssetError, SpeechdeError
 from speechde.install import install_command
+from speechde.media.image import FORMATS as PICTURES
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
 
@@ -27,7 +28,7 @@ from fastapi import FastAPI
 
 from speechde.demo.guard import Guard, Names
 
-TITLE = "speechde: search by voice or text"
+WAYS = {"speech": "voice", "image": "picture"}  # to ask, besides text
 COUNTS = (1, 50)  # fewest and most results that can be asked for
 HOUR = 3600  # seconds; uploads are deleted when they are that old
 # Gradio's own themes fetch their fonts from a server
@@ -40,6 +41,7 @@ STYLE = """
 .hits .text { overflow-wrap: anywhere; }
 .hits .score { font-variant-numeric: tabular-nums; }
 .hits small { display: block; opacity: .7; }
+.hits img { grid-column: 2 / -1; max-width: 100%; max-height: 10rem; }
 .hits audio { grid-column: 2 / -1; width: 100%; height: 2.25rem; }
 .problem { border-left: 4px solid #c00; padding: .5rem 1rem; background: var(--background-fill-secondary); }
 """
@@ -51,21 +53,34 @@ SHOW_RESULTS = """() => {
 
 
 def build_page(answers: Answers, count: int) -> gr.Blocks:
-    """The page; ``count`` results are asked for unless the visitor chooses another number."""
+    """The page; ``count`` results are asked for unless the visitor chooses another number.
+
+    It has a tab for text and for each medium that the model reads.
+    """
     info, limits = answers.index.info, answers.limits
     model = Path(info.model).name if Path(info.model).is_absolute() else info.model  # visitors need no paths
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
-        gr.Markdown(f"# {TITLE}\n{info.count:,} items of an index made with the model `{model}`.")
+    title = f"speechde: search by {', '.join(way for medium, way in WAYS.items() if medium in answers.media)} or text"
+    title = title if answers.media else "speechde: search by text"
+    asked: list[tuple[Callable[..., gr.events.Dependency], Callable[..., list[Found]], gr.components.Component]] = []
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(HOUR, HOUR)) as page:
+        gr.Markdown(f"# {title}\n{info.count:,} items of an index made with the model `{model}`.")
         with gr.Row():
             with gr.Column():
                 with gr.Tabs():
-                    with gr.Tab("Speech"):
-                        clip = gr.Audio(type="filepath", label="Recording", buttons=[])
-                        gr.Markdown(f"{FORMATS}, at most {limits.seconds:g} s and {limits.megabytes:g} MB.")
-                        ask_clip = gr.Button("Search by speech", variant="primary", elem_id="ask-speech")
+                    if "speech" in answers.media:
+                        with gr.Tab("Speech"):
+                            clip = gr.Audio(type="filepath", label="Recording", buttons=[])
+                            gr.Markdown(f"{FORMATS}, at most {limits.seconds:g} s and {limits.megabytes:g} MB.")
+                            asked.append((_button("speech").click, answers.by_speech, clip))
+                    if "image" in answers.media:
+                        with gr.Tab("Picture"):
+                            # gr.Image opens any file itself, whatever its size, and has no message for a visitor
+                            picture = gr.File(file_types=["image"], type="filepath", label="Picture", height=140)
+                            gr.Markdown(f"{', '.join(PICTURES)}, at most {limits.megabytes:g} MB.")
+                            asked.append((_button("picture").click, answers.by_picture, picture))
                     with gr.Tab("Text"):
                         text = gr.Textbox(label="Text", lines=3, max_length=limits.characters)
-                        ask_text = gr.Button("Search by text", variant="primary", elem_id="ask-text")
+                        asked += [(trigger, answers.by_text, text) for trigger in (_button("text").click, text.submit)]
                 language = gr.Dropdown(
                     language_choices(answers.encoder.languages_seen), value="", label="Language of the question",
                     info="It may stay unknown.",
@@ -73,13 +88,14 @@ def build_page(answers: Answers, count: int) -> gr.Blocks:
                 number = gr.Slider(*COUNTS, value=count, step=1, label="Results")
             with gr.Column():
                 results = gr.HTML(elem_id="results", value="<p>Results appear here.</p>")
-        options = {"outputs": results, "api_visibility": "private"}
-        asked = [ask_clip.click(_shown(answers.by_speech), [clip, language, number], **options)]
-        for trigger in (ask_text.click, text.submit):
-            asked.append(trigger(_shown(answers.by_text), [text, language, number], **options))
-        for answer in asked:
-            answer.then(None, js=SHOW_RESULTS)
+        for trigger, answer, question in asked:
+            shown = trigger(_shown(answer), [question, language, number], results, api_visibility="private")
+            shown.then(None, js=SHOW_RESULTS)
     return page
+
+
+def _button(way: str) -> gr.Button:
+    return gr.Button(f"Search by {way}", variant="primary", elem_id=f"ask-{way}")
 
 
 def application(page: gr.Blocks, megabytes: float, names: Names) -> Guard:

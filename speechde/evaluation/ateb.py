@@ -78,9 +78,10 @@ def licences(names: Iterable[str]) -> dict[str, str]:
 
 def _task(task: str, part: str, rows: Sequence[Row], asked: Asked, config: AtebConfig) -> Retrieval:
     name = SET_OF[task]
-    kept = drawn_rows(rows, asked)
-    families: dict[str, int] = {}
-    resample = np.array([families.setdefault(row.family, len(families)) for row in kept], np.int64)
+    kept, families = drawn_rows(rows, asked), {}
+    for row in rows:  # of all, so that a family has its number in every sample
+        families.setdefault(row.family, len(families))
+    resample = np.array([families[row.family] for row in kept], np.int64)
     template = config.templates["label+explanation"] if task.endswith(EXPLAINED) else None
     examples = examples_of(name, kept, config, template)
     made = choice_task(task, examples, part)

@@ -15,14 +15,16 @@ import numpy as np
 
 from speechde.corpora.examples_file import FileExamples
 from speechde.errors import DataError
-from speechde.evaluation.retrieval import COMMON, DOCUMENT, QUERY, Labels, Qrels, Results, Retrieval, recall
+from speechde.evaluation.metrics import interval
+from speechde.evaluation.retrieval import COMMON, DOCUMENT, QUERY, Labels, Qrels, Results, Retrieval
 from speechde.types import Example, Item
 
 ROLE = "trained_on"  # of the row: the file has a split that was trained on
 NO_LANGUAGE = "-"
 NEVER = "zero_shot"  # nothing of the language was trained on
 _NAMES = {ROLE: "languages of training", NEVER: "other languages"}
-TOP_TEN = {"recall@10": recall(10)}  # of tasks by language: a page of pictures is looked at as a whole
+TOP = 10  # of tasks by language: a page of pictures is looked at as a whole
+TOP_TEN = (f"recall@{TOP}", f"recall@{TOP}_ci95")
 SCORES = ("recall@1", "ci95", "chance", "recall@5", "mrr", "queries", "gallery")
 
 
@@ -70,9 +72,7 @@ def language_tasks(
         own = examples.subset(np.flatnonzero(np.array(examples.strata, dtype=str) == lang))
         alike = [replace(one, query=_same(one.query, known), positive=_same(one.positive, known)) for one in own]
         role = ROLE if trained is None or lang in trained else NEVER
-        found.append(
-            replace(example_task(name, alike, f"{split} {lang or NO_LANGUAGE}", sides, role), scores=COMMON | TOP_TEN)
-        )
+        found.append(replace(example_task(name, alike, f"{split} {lang or NO_LANGUAGE}", sides, role), top=TOP))
     return found
 
 
@@ -116,7 +116,7 @@ def example_metrics(results: Results) -> dict[str, dict]:
     """By task: recall@1 with its chance and interval, and the other columns, of its one split.
 
     Of ``language_tasks`` there is a mean for each role, with all queries and the mean size of the galleries, and the
-    rows of its ``languages``; these have recall@10 too.
+    rows of its ``languages``; these have recall@10 with its interval too.
     """
     found = {}
     for name, rows in results.rows.items():
@@ -132,11 +132,42 @@ def example_metrics(results: Results) -> dict[str, dict]:
     return found
 
 
+def subset_rows(metrics: Mapping[str, Mapping]) -> dict[str, dict[str, dict]]:
+    """By task and subset, as the evaluator has them: ``role`` and ``gallery`` of what ``example_metrics`` gave."""
+    found: dict[str, dict[str, dict]] = {}
+    for title, row in metrics.items():
+        task, role = task_and_role(title)
+        subsets = (
+            {f"{row['split']} {lang}": own for lang, own in row["languages"].items()}
+            if "languages" in row
+            else {row["split"]: row}
+        )
+        found.setdefault(task, {}).update(
+            {subset: {"role": role, "gallery": own["gallery"]} for subset, own in subsets.items()}
+        )
+    return found
+
+
+def task_and_role(title: str) -> tuple[str, str]:
+    """Of a row of ``example_metrics``.
+
+    >>> task_and_role("pictures, other languages")
+    ('pictures', 'zero_shot')
+    """
+    for role, words in _NAMES.items():
+        if title.endswith(f", {words}"):
+            return title.removesuffix(f", {words}"), role
+    return title, ROLE
+
+
 def _scores(row: Mapping[str, Any], *further: str) -> dict[str, Any]:
     return {score: row[score] for score in (*SCORES, *further)}
 
 
 def _mean(results: Results, name: str, role: str, queries: int) -> dict[str, Any]:
-    averaged = ("recall@1", "chance", *COMMON, *TOP_TEN, "gallery")
+    recall, bounds = TOP_TEN
+    averaged = ("recall@1", "chance", *COMMON, recall, "gallery")
     mean = results.mean(name, averaged, lambda _, row: row["role"] == role)
+    tops = [results.top_means[name][subset] for subset, row in results.rows[name].items() if row["role"] == role]
+    mean[bounds] = list(interval(np.mean(tops, axis=0)))
     return _scores(mean | {"queries": queries, "gallery": round(mean["gallery"])}, *TOP_TEN)

@@ -1,9 +1,12 @@
-"""A trained model as an encoder of mteb (Enevoldsen et al. 2025; Assadi et al. 2025 for audio): speech and text.
+"""A trained model as an encoder of mteb (Enevoldsen et al. 2025; Assadi et al. 2025 for audio): all that it reads.
 
 No speech is cut. Other adapters cut clips at some seconds, which costs them the ends of long FLEURS recordings; here a
 clip is encoded whole, in windows where the speech encoder needs them and as the mean of parts where the LLM has too few
 positions. ``max_tokens`` of the metadata is the limit of texts; a warning counts those that are longer. Speech goes
 through the very steps of ``evaluate.py``: silence trimmed, frames, pooling, mean normalisation, units.
+
+Rows whose side of a task has several media (``it2t``: a picture with words) are one item each, its parts in mteb's own
+order: text, picture, speech.
 
 The language of a prefix is that of the side which is encoded. mteb lists the languages of each subset, and says whether
 queries or documents are encoded, but no convention says which of two languages is whose: ``acm_Arab-eng_Latn`` of
@@ -34,7 +37,7 @@ from speechde import languages
 from speechde.api import SpeechTextEncoder
 from speechde.checkpoint.folder import TrainedModel
 from speechde.errors import ConfigError, DataError
-from speechde.types import SAMPLE_RATE
+from speechde.types import SAMPLE_RATE, Audio, Image, Item, Part, Text
 from speechde.weights import weights_hash
 
 # cross-lingual tasks whose loader was read: the sides that the languages of a subset belong to, in their order
@@ -48,6 +51,7 @@ ORDERS = {
     "CrossLingualSemanticDiscriminationWMT21": _QUERY_FIRST,
     "mFollowIRCrossLingual": _QUERY_FIRST,
 }
+MODALITIES = {"text": "text", "image": "image", "audio": "speech"}  # columns of rows, in the order of an item's parts
 log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
@@ -95,22 +99,32 @@ class MtebEncoder(AbsEncoder):
         prompt_type: PromptType | None = None,
         **_: Any,
     ) -> np.ndarray:
-        """Rows of audio or of text → ``(n, dim)`` float32, in order.
+        """Rows of text, pictures, audio or mixtures → ``(n, dim)`` float32, in order.
 
         Raises:
-            DataError: the rows hold neither, or both: a vector is of speech or of text.
+            DataError: the rows hold none of them, or video.
+            ConfigError: the model does not read one of them.
         """
-        kind = _modality(inputs.dataset.features, task_metadata, prompt_type)
+        kinds = _modalities(inputs.dataset.features, task_metadata, prompt_type)
         lang = language_of(task_metadata, hf_subset, prompt_type)
         prompt = self.get_prompt_name(task_metadata, prompt_type)
-        if kind == "text":
+        if kinds == ["text"]:
             return self.encoder.encode_text([text for batch in inputs for text in batch["text"]], lang, prompt=prompt)
-        inputs.collate_fn = AudioCollator(target_sampling_rate=SAMPLE_RATE, max_samples=None)
-        clips = ((row["array"] for row in batch["audio"]) for batch in inputs)
-        return np.concatenate(
-            [self.encoder.encode_speech([np.ravel(clip) for clip in batch], lang, prompt=prompt,
-                                        sampling_rate=SAMPLE_RATE) for batch in clips]
-        )  # fmt: skip
+        if "audio" in kinds:
+            inputs.collate_fn = AudioCollator(target_sampling_rate=SAMPLE_RATE, max_samples=None)
+        if kinds == ["audio"]:
+            clips = ((np.ravel(row["array"]) for row in batch["audio"]) for batch in inputs)
+            options = {"prompt": prompt, "sampling_rate": SAMPLE_RATE}
+            return np.concatenate([self.encoder.encode_speech(list(batch), lang, **options) for batch in clips])
+        rows = (row for batch in inputs for row in zip(*(batch[kind] for kind in kinds), strict=True))
+        items = (Item(*map(_part, kinds, row), lang=lang) for row in rows)
+        return self.encoder.embed(items, prompt=prompt)
+
+
+def _part(kind: str, content: Any) -> Part:
+    if kind == "audio":
+        return Audio(np.ravel(content["array"]), SAMPLE_RATE)
+    return Text(content) if kind == "text" else Image(content)
 
 
 def language_of(task: TaskMetadata, subset: str, side: PromptType | None = None) -> str | None:
@@ -153,20 +167,19 @@ def _warn_unknown(task: str) -> None:
     log.warning("%s has subsets of several languages and no known side: they get the prefix of none", task)
 
 
-def _modality(features: Iterable[str], task: TaskMetadata, side: PromptType | None) -> str:
-    """Of audio and text the one that rows hold; where they hold both, the one that this side of the task is about.
+def _modalities(features: Iterable[str], task: TaskMetadata, side: PromptType | None) -> list[str]:
+    """What rows hold; where they hold several things, those that this side of the task is about.
 
     Tasks without sides (classification) call what they encode the left one; their labels come in rows of text alone.
     """
-    found = {"audio", "text"} & set(features)
+    found = {*MODALITIES, "video"} & set(features)
     asked = found & set(task.get_modalities(side or PromptType.query)) if len(found) > 1 else found
-    if len(asked) != 1:
-        what = "audio and text in one row, and a vector is of one of them" if found else "neither audio nor text"
+    if not asked or "video" in asked:
         raise DataError(
-            f"{task.name} has rows of {', '.join(features)}: {what}; choose a task with one letter on each side of "
-            f"its category, such as a2t, t2a, a2a or t2t (this one is {task.category})"
+            f"{task.name} has rows of {', '.join(features)}, and its category is {task.category}: a side is read of "
+            "text, pictures and audio (the letters t, i, a) and their mixtures; choose another task"
         )
-    return asked.pop()
+    return [kind for kind in MODALITIES if kind in asked]
 
 
 def _metadata(trained: TrainedModel, weights: str, dim: int | None) -> ModelMeta:
@@ -191,5 +204,5 @@ def _metadata(trained: TrainedModel, weights: str, dim: int | None) -> ModelMeta
         similarity_fn_name=ScoringFunction.DOT_PRODUCT,
         use_instructions=False,
         training_datasets=None,
-        modalities=["audio", "text"],
+        modalities=["text", *(kind for kind, own in MODALITIES.items() if own in model.frontends)],
     )

@@ -9,7 +9,7 @@ the system (``metrics``), sentences resampled and not queries.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from zlib import crc32
 
 import numpy as np
@@ -107,6 +107,7 @@ class Retrieval:
         resample: ``(n,)`` label of what the bootstrap draws: the sentence of each query.
         scores: further columns of the row beside recall@1, its chance and its interval.
         sides: what queries and gallery are embedded as: these, or names of prompts of the model.
+        top: k of a further ``recall@k`` with its interval, ``recall@k_ci95``; None: there is none.
     """
 
     name: str
@@ -118,6 +119,25 @@ class Retrieval:
     resample: np.ndarray
     scores: Mapping[str, Score] = field(default_factory=lambda: COMMON)
     sides: tuple[str, str] = (QUERY, DOCUMENT)
+    top: int | None = None
+
+    def asked_by(self, rows: np.ndarray, queries: Sequence[Item]) -> Retrieval:
+        """The same task of some of its queries, other items asking in their place (the same words, read aloud).
+
+        Args:
+            rows: ``(k,)`` places of the queries that are kept.
+            queries: ``k`` items.
+        """
+        if isinstance(self.relevance, Labels):
+            own = self.relevance
+            apart = own.apart and (own.apart[0][rows], own.apart[1])
+            relevance: Labels | Qrels = Labels(own.query[rows], own.gallery, apart)
+        else:
+            pairs, candidates = np.asarray(self.relevance.pairs).reshape(-1, 2), self.relevance.candidates
+            place = {row: new for new, row in enumerate(rows.tolist())}
+            kept = [(place[query], item) for query, item in pairs.tolist() if query in place]
+            relevance = Qrels(np.array(kept, np.int64), candidates and [candidates[row] for row in rows])
+        return replace(self, queries=queries, relevance=relevance, resample=self.resample[rows])
 
     @property
     def chance(self) -> float:
@@ -160,11 +180,13 @@ class Retrieval:
 
 @dataclass
 class Results:
-    """By task and subset: rows, ranks, and the bootstrap means of the intervals; and one record a query."""
+    """By task and subset: rows, ranks, and the bootstrap means of the intervals, of recall@1 and of recall@top; and one
+    record a query."""
 
     rows: dict[str, dict[str, dict]] = field(default_factory=dict)
     ranks: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     means: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    top_means: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     records: list[dict] = field(default_factory=list)
 
     def mean(
@@ -258,7 +280,7 @@ def score(
 
 
 def _score(results: Results, task: Retrieval, ranking: Ranking, seed: int) -> None:
-    means = m.bootstrap_means(ranking.ranks <= 1, task.resample, seed=subset_seed(seed, task.subset))
+    means = _drawn_means(task, ranking, 1, seed)
     results.means.setdefault(task.name, {})[task.subset] = means
     results.ranks.setdefault(task.name, {})[task.subset] = ranking.ranks
     results.rows.setdefault(task.name, {})[task.subset] = {
@@ -270,8 +292,30 @@ def _score(results: Results, task: Retrieval, ranking: Ranking, seed: int) -> No
         "ci95": list(m.interval(means)),
         **{name: column(task, ranking) for name, column in task.scores.items()},
     }
+    if (top := task.top) is not None:
+        tops = _drawn_means(task, ranking, top, seed)
+        results.top_means.setdefault(task.name, {})[task.subset] = tops
+        row = results.rows[task.name][task.subset]
+        row |= {f"recall@{top}": m.recall_at(ranking.ranks, top), f"recall@{top}_ci95": list(m.interval(tops))}
     if ranking.retrieved is not None:
         results.records += _records(task, ranking)
+
+
+def _drawn_means(task: Retrieval, ranking: Ranking, k: int, seed: int) -> np.ndarray:
+    """Recall@k of each draw of the bootstrap."""
+    return m.bootstrap_means(ranking.ranks <= k, task.resample, seed=subset_seed(seed, task.subset))
+
+
+def outcomes(tasks: Sequence[Retrieval], results: Results) -> list[dict]:
+    """Which queries were answered, without a word of theirs: ``direction`` (the task), ``lang`` (its subset), ``id``,
+    ``sentence`` (the number of what the bootstrap draws) and ``rank`` of each."""
+    return [
+        {"direction": task.name, "lang": task.subset, "id": query.id, "sentence": str(unit), "rank": int(rank)}
+        for task in tasks
+        for query, unit, rank in zip(
+            task.queries, task.resample.tolist(), results.ranks[task.name][task.subset], strict=True
+        )
+    ]
 
 
 def subset_seed(seed: int, subset: str) -> tuple[int, int]:

@@ -15,6 +15,7 @@ it was trained on the same texts is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
 
 import numpy as np
 
@@ -215,7 +216,12 @@ def licences_of(names: Iterable[str]) -> dict[str, str]:
 
 def _items(texts: Iterable[str], lang: str, titles: Mapping[str, str] | None = None) -> list[Item]:
     titles = titles or {}
-    return [Item(Text(t), id=f"{lang}:{t}", lang=lang, meaning=t, title=titles.get(t, "")) for t in texts]
+    return [Item(Text(t), id=f"{lang}:{_digest(t)}", lang=lang, meaning=t, title=titles.get(t, "")) for t in texts]
+
+
+def _digest(text: str) -> str:
+    """16 hex digits: an id goes into files of results, where no text of a benchmark is."""
+    return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _unique(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:

@@ -17,20 +17,24 @@ import torch
 from transformers import AutoTokenizer
 
 from speechde.checkpoint.folder import TrainedModel, find_model
+from speechde.checkpoint.reader import Reader
 from speechde.config.tasks import CLIPS, TRANSLATIONS
 from speechde.corpora.load import histories
 from speechde.errors import ConfigError, unknown_value
+from speechde.evaluation.aloud import read_aloud
 from speechde.evaluation.asked import UNKNOWN, Asked
 from speechde.evaluation.ateb_controls import ateb_controls
-from speechde.evaluation.retrieval import DOCUMENT, QUERY, Remembered, evaluate
+from speechde.evaluation.retrieval import DOCUMENT, QUERY, Remembered, evaluate, outcomes
 from speechde.evaluation.text import expanded, licences_of, refuse_trained_on, text_metrics, text_tasks
 from speechde.models.backbone import Backbone
 from speechde.models.dual_encoder import DualEncoder
-from speechde.models.embed import embed_items
+from speechde.models.embed import Read, embed_items
 from speechde.models.prompt import Prompt
-from speechde.types import Item
+from speechde.progress import progress
+from speechde.types import TEXT, Item
 from speechde.weights import weights_hash
 
+CHUNK = 64  # clips whose frames are held at once
 MAX_TOKENS = 512  # of a text for a model as it comes, or its positions where they are fewer
 
 
@@ -39,7 +43,8 @@ class TextModel:
     """A model and its prompts by role; ``cut`` collects the texts that were longer than it reads.
 
     ``names`` are those of named prompts by role, None where items have their prefix. ``record`` is that of its training
-    (``Settings.training``), None of a model as it comes; ``facts`` go into results.
+    (``Settings.training``), None of a model as it comes; ``facts`` go into results. ``read`` is how it hears, None of
+    one that reads text alone.
     """
 
     model: DualEncoder
@@ -48,14 +53,27 @@ class TextModel:
     facts: dict[str, Any]
     names: Mapping[str, str | None] = field(default_factory=lambda: {QUERY: None, DOCUMENT: None})
     cut: set = field(default_factory=set)
+    read: Read | None = None
 
     def embed(self, items: Sequence[Item], role: str) -> np.ndarray:
-        """Text items in a role → ``(n, dim)`` float32."""
-        made = embed_items(
-            self.model, self.prompts[role], items, lambda media: [], label=f"embedding ({role})", cut=self.cut.add,
+        """Items of text, or of speech, in a role → ``(n, dim)`` float32."""
+        spoken = [row for row, item in enumerate(items) if item.make_up != (TEXT,)]
+        if not spoken:
+            return self._embed(items, role, f"embedding ({role})")
+        vectors = np.empty((len(items), self.model.dim), np.float32)
+        if written := [row for row in range(len(items)) if row not in set(spoken)]:
+            vectors[written] = self._embed([items[row] for row in written], role, f"embedding ({role})")
+        with progress("listening", len(spoken), "inputs") as advance:
+            for rows in (spoken[start : start + CHUNK] for start in range(0, len(spoken), CHUNK)):
+                vectors[rows] = self._embed([items[row] for row in rows], role)
+                advance(len(rows))
+        return vectors
+
+    def _embed(self, items: Sequence[Item], role: str, label: str | None = None) -> np.ndarray:
+        return embed_items(
+            self.model, self.prompts[role], items, self.read or (lambda media: []), label=label, cut=self.cut.add,
             name=self.names[role],
-        )  # fmt: skip
-        return made.vectors
+        ).vectors  # fmt: skip
 
     def role_of(self, lang: str) -> str:
         """Whether a language was trained on, as far as the record says: files of examples may be in any."""
@@ -106,7 +124,9 @@ def open_text_model(
         names = task_prompts(words, prompt)
         facts |= {"recipe": record["recipe"], "seed": record["seed"], "max_tokens": words.max_tokens}
         facts |= {"prompts": {role: words.find(name) for role, name in names.items() if name}}
-        return TextModel(trained.model.to(device), dict.fromkeys((QUERY, DOCUMENT), words), record, facts, names)
+        read = Reader(trained, torch.device(device)).read_parts if trained.settings.speech else None
+        prompts = dict.fromkeys((QUERY, DOCUMENT), words)
+        return TextModel(trained.model.to(device), prompts, record, facts, names, read=read)
     if prompt is not None:
         raise ConfigError(f"{name} has no prompts by name, as a model trained here may have; give prefixes")
     model = plain_model(folder, attention).to(device)
@@ -136,26 +156,36 @@ def task_prompts(prompt: Prompt, task: str | None) -> dict[str, str | None]:
     return {role: name if name in prompt.named else None for role, name in names.items()}
 
 
-def evaluate_texts(model: TextModel, names: Sequence[str], asked: Asked, controls: bool = False) -> dict:
+def evaluate_texts(
+    model: TextModel, names: Sequence[str], asked: Asked, *, controls: bool = False, aloud: float | None = None
+) -> tuple[dict, list[dict]]:
     """Build the tasks of ``names``, with the model's roles of languages, embed and score them.
 
     Args:
         controls: whether the tasks of ATEB's sets get theirs (``ateb_controls``).
+        aloud: queries are read aloud, those of at most so many seconds (``aloud.read_aloud``).
 
     Returns:
+        ``retrieval.outcomes``, and before them the metrics:
         ``tasks`` (see ``text.text_metrics``), ``controls`` where they are asked for, and what they are of: ``model``,
-        ``seed``, ``sample``, ``licences``, and ``noted``, which counts the texts that were cut.
+        ``seed``, ``sample``, ``licences``, ``aloud`` where queries are, and ``noted``, which counts the texts that were
+        cut.
 
     Raises:
-        ConfigError: the model was trained on one of them, or see ``text.text_tasks``.
+        ConfigError: the model was trained on one of them, or is asked aloud and does not hear, or see
+            ``text.text_tasks``.
     """
     names = expanded(names)
     refuse_trained_on(model.record, names)
-    tasks = text_tasks(names, replace(asked, role_of=model.role_of))
+    if aloud is not None:
+        _check_aloud(model, controls)
+    tasks, spoken = text_tasks(names, replace(asked, role_of=model.role_of)), {}
+    if aloud is not None:
+        tasks, spoken = read_aloud(tasks, aloud)
     embed = Remembered(model.embed, symmetric=model.symmetric)
     results = evaluate(tasks, embed, seed=asked.seed)
     limit = model.prompts[QUERY].max_tokens
-    return {
+    metrics = {
         "tasks": text_metrics(results),
         **({"controls": ateb_controls(tasks, asked, embed)} if controls else {}),
         "model": model.facts,
@@ -163,7 +193,16 @@ def evaluate_texts(model: TextModel, names: Sequence[str], asked: Asked, control
         "sample": {"queries per language": asked.per_language} if asked.per_language else {},
         "licences": licences_of(names),
         "noted": {f"text cut at {limit} tokens": len(model.cut)} if model.cut else {},
+        **({"aloud": spoken} if spoken else {}),
     }
+    return metrics, outcomes(tasks, results)
+
+
+def _check_aloud(model: TextModel, controls: bool) -> None:
+    if model.read is None:
+        raise ConfigError(f"{model.facts['name']} reads text alone; leave --aloud out, or give a model that hears")
+    if controls:
+        raise ConfigError("--controls are of texts; leave them out with --aloud")
 
 
 def plain_model(folder: str | Path, attention: str = "bidirectional") -> DualEncoder:

@@ -51,8 +51,10 @@ class ImageError(MediaError):
     MEDIUM, LARGE, MAX_BYTES = "picture", "too large", MAX_BYTES
 
 
-def read_image(content: Any) -> np.ndarray:
+def read_image(content: Any, drawings: bool = True) -> np.ndarray:
     """Any of ``KINDS`` → ``(height, width, 3)`` uint8 RGB, an array of its own.
+
+    ``drawings=False`` refuses SVG: from a stranger a drawing can take as long as it likes.
 
     Raises:
         ImageError: it cannot be decoded, is cut short, or has too few or too many pixels.
@@ -71,7 +73,7 @@ def read_image(content: Any) -> np.ndarray:
     if not (isinstance(content, str | Path | bytes) or hasattr(content, "read")):
         raise DataError(f"a {type(content).__name__} is not a picture; give {KINDS}")
     data, name = read_source(content, ImageError)
-    if _is_svg(data):
+    if drawings and _is_svg(data):
         data = _draw(data, name)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -79,7 +81,8 @@ def read_image(content: Any) -> np.ndarray:
     except _BOMBS as error:
         raise ImageError("too large", f"{name}: {error}") from error
     except Image.UnidentifiedImageError as error:
-        raise ImageError("unreadable", f"{name} is none of {', '.join(FORMATS)} and SVG, or damaged") from error
+        known = ", ".join((*FORMATS, "SVG") if drawings else FORMATS)
+        raise ImageError("unreadable", f"{name} is none of {known}, or damaged") from error
     except (DataError, AssetError):
         raise
     except Exception as error:  # whatever a decoder raises is about this picture alone

@@ -1,7 +1,8 @@
 """Finished runs in a form small enough to commit: the metrics, and which queries were answered.
 
     metrics.json    as in the run's ``results/``
-    hits.parquet    direction, lang, id, sentence and rank of each query; what ``compare`` reads
+    hits.parquet    direction, lang, id, sentence and rank of each query; what ``compare`` reads. Of texts the direction
+                    is the task, and the sentence the number of what the bootstrap draws
 
 A sweep of fifty runs of two thousand queries is a few megabytes so. A later machine goes on with the points that are
 missing (``training.finished``), and every comparison between runs can be made again from the committed files.
@@ -30,7 +31,8 @@ def archive_run(results: Path, target: Path, directions: tuple[str, ...] = ("aud
     """Keep what ``results/`` of a run says of some directions in the folder ``target``, replacing what is there."""
     with atomic_directory(target, replace=True) as temporary:
         if (results / TASKS).is_file():
-            shutil.copyfile(results / TASKS, temporary / TASKS)
+            for name in (TASKS, HITS):
+                shutil.copyfile(results / name, temporary / name)
             return
         shutil.copyfile(results / METRICS, temporary / METRICS)
         write_hits(read_queries(results), temporary, directions)

@@ -1,4 +1,4 @@
-"""Does run A beat run B? Paired comparison of two runs over the same queries (``docs/protocol.md``).
+"""Does A beat B? Paired comparison of two runs, or text evaluations, over the same queries (``docs/protocol.md``).
 
 The differences of single queries are compared, not two intervals: both runs answer the same queries, so most of what
 varies between sentences cancels. Units are sentences, as in the protocol: a paired bootstrap gives the interval of the
@@ -7,20 +7,27 @@ difference in recall@1, and an exact two-sided sign test its p, from the sentenc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 
-from speechde.errors import DataError, unknown_value
+from speechde.cache import atomic_write
+from speechde.errors import DataError
 from speechde.evaluation import metrics as m
+from speechde.evaluation.asked import UNKNOWN
+from speechde.evaluation.files import ROLE
 from speechde.evaluation.speech import DIRECTIONS, MORE_DIRECTIONS, ROLES
-from speechde.reporting.archive import HITS, METRICS, QUERIES, kept_queries, read_metrics, read_queries
-from speechde.reporting.tables import markdown_table
+from speechde.reporting.outcomes import Queries, answered, read_seeds
+from speechde.reporting.tables import markdown_table, percent, points_cell
 
-Queries = dict[tuple[str, str], tuple[str, float]]  # (lang, id) → (sentence, share of the runs that hit)
+FILE = "comparison.json"
+SPEECH = "audio_to_text"  # what runs on speech are compared by, where nothing else is asked for
+RESAMPLED = "what its evaluation resamples (sentences, paragraphs, families of rows)"
+_ORDER = (*ROLES, UNKNOWN, ROLE)
 
 
 @dataclass(frozen=True)
@@ -57,24 +64,21 @@ class Comparison:
 
 
 def compare_runs(
-    a: Path | Sequence[Path], b: Path | Sequence[Path], direction: str = "audio_to_text", common: bool = False
+    a: Path | Sequence[Path], b: Path | Sequence[Path], direction: str = SPEECH, common: bool = False
 ) -> Comparison:
-    """Compare two run directories, which hold ``results/queries.jsonl`` and ``results/metrics.json``, or archived runs.
+    """Compare two run directories, archived runs or folders of text evaluations (``reporting.outcomes``).
 
     Args:
         a, b: a run, or the runs of one configuration with several seeds: what counts is then the share of the seeds
             that answer a query.
-        direction: one of the directions of the protocol.
+        direction: one of the directions of the protocol, or a task of text.
         common: compare the queries that both have; without it, runs of other queries or galleries are refused.
 
     Raises:
         ConfigError: unknown direction.
         DataError: files are missing or older than the ``sentence`` of records, or the queries differ.
     """
-    known = (*DIRECTIONS, *MORE_DIRECTIONS)
-    if direction not in known:
-        raise unknown_value("direction", direction, known)
-    (rows_a, all_a), (rows_b, all_b) = (_read_seeds(runs, direction) for runs in (a, b))
+    (rows_a, all_a), (rows_b, all_b) = (read_seeds(_paths(runs), direction) for runs in (a, b))
     a, b = (" + ".join(map(str, _paths(runs))) for runs in (a, b))
     alone = [sorted(set(one) - set(other)) for one, other in ((all_a, all_b), (all_b, all_a))]
     shared = sorted(set(all_a) & set(all_b))
@@ -96,7 +100,7 @@ def compare_runs(
         raise DataError(f"{other[0]}: galleries of {sizes[other[0]]} items; evaluate both on the same data")
     parts = [_Paired(lang, [key for key in shared if key[0] == lang], all_a, all_b) for lang in langs]
     roles = {lang: "/".join(dict.fromkeys((rows_a[lang]["role"], rows_b[lang]["role"]))) for lang in langs}
-    order = sorted(set(roles.values()), key=lambda role: (role not in ROLES, [ROLES.index(r) for r in role.split("/")]))
+    order = sorted(set(roles.values()), key=lambda role: (role not in _ORDER, list(map(_ORDER.index, role.split("/")))))
     members = {role: [part for part in parts if roles[part.lang] == role] for role in order}
     return Comparison(
         a,
@@ -108,14 +112,44 @@ def compare_runs(
     )
 
 
+def compare_all(
+    a: Path | Sequence[Path], b: Path | Sequence[Path], direction: str | None = None, common: bool = False
+) -> list[Comparison]:
+    """``compare_runs`` by ``direction``, or where it is None by ``SPEECH``; of texts by every task that all have.
+
+    Raises:
+        DataError: they have no task in common, or see ``compare_runs``.
+    """
+    if direction is not None:
+        return [compare_runs(a, b, direction, common)]
+    every = [answered(run) for run in (*_paths(a), *_paths(b))]
+    if all(each.spoken for each in every):
+        return [compare_runs(a, b, SPEECH, common)]
+    shared = [name for name in every[0].names if all(name in each.names for each in every)]
+    if not shared:
+        lists = "; ".join(f"{each.file} has {', '.join(each.names) or 'none'}" for each in every)
+        raise DataError(f"there is no task that all of them answered: {lists}; evaluate them on the same tasks")
+    return [compare_runs(a, b, name, common) for name in shared]
+
+
+def write_comparison(folder: Path, comparisons: Sequence[Comparison], command: str) -> None:
+    """Write ``comparison.json`` and ``table.md`` into a folder, which is made."""
+    content = {"command": command, "comparisons": [each.as_dict() for each in comparisons]}
+    for name, written in ((FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n"),
+                          ("table.md", "\n".join(map(format_comparison, comparisons)))):  # fmt: skip
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(written, encoding="utf-8")
+
+
 def format_comparison(comparison: Comparison, names: tuple[str, str] = ("A", "B")) -> str:
     """The comparison as Markdown; percentages, and points of difference. ``names`` are what the two are called."""
     a, b = names
     lines = [f"{a}: {comparison.a}", f"{b}: {comparison.b}", ""]
     queries = sum(row.queries for row in comparison.languages)
+    units = "sentences" if comparison.direction in (*DIRECTIONS, *MORE_DIRECTIONS) else RESAMPLED
     lines.append(
         f"{comparison.direction}, {queries} queries in both; {a} − {b} in points of R@1, 95 % interval of a paired "
-        "bootstrap over sentences; p of a sign test over sentences, not corrected for the number of rows."
+        f"bootstrap over {units}; p of a sign test over the same, not corrected for the number of rows."
     )
     if any(comparison.left_out):
         of_a, of_b = comparison.left_out
@@ -174,45 +208,6 @@ def _paths(runs: Path | Sequence[Path]) -> list[Path]:
     return [Path(runs)] if isinstance(runs, (str, Path)) else [Path(run) for run in runs]
 
 
-def _read_seeds(runs: Path | Sequence[Path], direction: str) -> tuple[Mapping[str, Mapping], Queries]:
-    """As ``_read``, hits averaged over runs that must all have the same queries."""
-    paths = _paths(runs)
-    rows, first = _read(paths[0], direction)
-    others = [_read(path, direction)[1] for path in paths[1:]]
-    for path, queries in zip(paths[1:], others, strict=True):
-        if queries.keys() != first.keys():
-            raise DataError(f"{paths[0]} and {path} are no seeds of one configuration: they answer other queries")
-    every = [first, *others]
-    return rows, {key: (first[key][0], sum(q[key][1] for q in every) / len(every)) for key in first}
-
-
-def _read(run: Path, direction: str) -> tuple[Mapping[str, Mapping], Queries]:
-    """Rows by language, and queries, of one direction of a run."""
-    folder = run / "results" if (run / "results").is_dir() else run
-    metrics, kept = folder / METRICS, kept_queries(folder)
-    if not metrics.is_file():
-        raise DataError(f"{metrics} is missing; give the directory of an evaluated run, or the report_dir of one")
-    content = read_metrics(metrics)
-    if kept is None:
-        command = content.get("command") or "the command that made it"
-        raise DataError(f"{folder} keeps its scores but not its queries ({QUERIES} or {HITS}), so that it cannot be "
-                        f"compared query by query; run again: {command}")  # fmt: skip
-    rows = content.get(direction, {}).get("per_language", {})
-    queries: Queries = {}
-    for number, record in enumerate(read_queries(folder), 1):
-        if record["direction"] != direction:
-            continue
-        if "sentence" not in record:
-            raise DataError(
-                f"{kept}:{number} has no 'sentence'; delete {folder}, and run the command that made it again"
-            )
-        queries[record["lang"], record["id"]] = record["sentence"], float(record["rank"] == 1)
-    if unknown := {lang for lang, _ in queries} - set(rows):
-        raise DataError(f"{metrics} has no {direction} row for {sorted(unknown)}; its files are of two evaluations")
-    return rows, queries
-
-
 def _cells(row: Row) -> list[str]:
-    low, high = (f"{100 * value:+.1f}" for value in row.ci95)
-    scores = [f"{100 * row.recall_a:.1f}", f"{100 * row.recall_b:.1f}", f"{100 * row.difference:+.1f} [{low}, {high}]"]
+    scores = [percent(row.recall_a), percent(row.recall_b), points_cell(row.difference, row.ci95)]
     return [str(row.queries), *scores, str(row.won), str(row.lost), f"{row.p:.2g}"]

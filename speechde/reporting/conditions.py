@@ -42,12 +42,8 @@ def systems(conditions: Mapping) -> list[str]:
 
 def conditions_markdown(conditions: Mapping) -> list[str]:
     """The section of ``table.md``."""
-    lines = ["## Under conditions, the same queries and galleries", ""]
-    return [
-        *lines,
-        *conditions_table(conditions),
-        *(line for note in remarks(conditions) for line in ("", f"- {note}")),
-    ]
+    title = "## Under conditions, the same queries and galleries"
+    return [title, "", *conditions_table(conditions), *remark_lines(conditions)]
 
 
 def conditions_table(conditions: Mapping) -> list[str]:

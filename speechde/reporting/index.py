@@ -2,7 +2,8 @@
 
 The page is a function of the files beside it, so that it can be made again (``make results``) and tested for being
 current. A folder is read by the shape of its files: ``metrics.json`` of a run, ``summary.json`` of ``speechde report``,
-``text.json`` of ``speechde evaluate-text``; whatever else lies there is listed with the command it names.
+``tasks.json`` of a run on text alone, ``text.json`` of ``speechde evaluate-text``, ``comparison.json`` of ``speechde
+compare``; whatever else lies there is listed with the command it names.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechde.errors import DataError
-from speechde.reporting import text
+from speechde.reporting import compare, index_texts, text
+from speechde.reporting.archive import TASKS
 from speechde.reporting.conditions import conditions_table, remark_lines
 from speechde.reporting.report import baseline_means
 from speechde.reporting.summary import DEFAULT, Run
@@ -58,9 +60,13 @@ def index(folder: str | Path) -> str:
     files = [each for each in files if not any(each.folder.is_relative_to(top / "runs") for top in reported)]
     runs = [Run(each.folder, each.content) for each in files if _is_run(each)]
     texts = [each for each in files if _is_text(each)]
-    others = [each for each in files if not _is_run(each) and not _is_summary(each) and each not in texts]
+    alone = [each for each in files if each.path.name == TASKS and isinstance(each.content, Mapping)]
+    compared = [each for each in files if each.path.name == compare.FILE and isinstance(each.content, Mapping)]
+    placed = [*texts, *alone, *compared]
+    others = [each for each in files if not _is_run(each) and not _is_summary(each) and each not in placed]
     lines = [INTRODUCTION, *_runs(folder, runs), *_baselines(folder, runs), *_conditions(folder, runs)]
-    return "\n".join([*lines, *_texts(folder, texts), *_summaries(folder, summaries), *_others(folder, others), ""])
+    lines += [*_texts(folder, texts), *_text_runs(folder, alone), *_compared(compared)]
+    return "\n".join([*lines, *_summaries(folder, summaries), *_others(folder, others), ""])
 
 
 def _read(path: Path) -> object:
@@ -242,6 +248,27 @@ def _texts(folder: Path, files: Sequence[Found]) -> list[str]:
         header = ["model", *columns, "queries a language", "hardware", "commit", "command"]
         lines += ["", f"## {title}", "", *markdown_table(header, rows)] if rows else []
     return lines
+
+
+def _text_runs(folder: Path, files: Sequence[Found]) -> list[str]:
+    """A row for each task of each run on text alone."""
+    known = {found.folder: found.content for found in files}
+    rows = []
+    for run, cells in index_texts.run_rows(list(known.items())):
+        metrics = known[run]
+        recipe = f"[{metrics['recipe']}]({_link(folder, run)})"
+        rows.append([recipe, *cells, metrics["hardware"], metrics["commit"], _code(metrics.get("command"))])
+    return index_texts.table(index_texts.RUN_HEADER, "Runs on text alone, on their test split", rows)
+
+
+def _compared(files: Sequence[Found]) -> list[str]:
+    """The means of each comparison."""
+    rows = [
+        [*row, _code(found.content.get("command"))]
+        for found in files
+        for row in index_texts.compared_rows(found.content)
+    ]
+    return index_texts.table(index_texts.COMPARED_HEADER, "Differences, query by query", rows)
 
 
 def _summaries(folder: Path, summaries: Sequence[Found]) -> list[str]:

@@ -14,7 +14,7 @@ from speechde.languages import LANGUAGES
 from speechde.reporting import charts
 from speechde.reporting.conditions import noise_levels, remarks, table
 from speechde.reporting.summary import DEFAULT
-from speechde.reporting.tables import ROLE_NAMES, markdown_table, recall_cell
+from speechde.reporting.tables import ROLE_NAMES, markdown_table, points_cell, recall_cell
 
 PREFACE = (
     "Shares in per cent. Intervals are 95 % bootstraps over sentences; where a system has several seeds, scores and "
@@ -204,23 +204,17 @@ def _differences(differences: Sequence[Mapping]) -> Part:
 
 
 def _difference_cells(mean: Mapping) -> Row:
-    low, high = (f"{100 * bound:+.1f}" for bound in mean["ci95"])
-    points = 100 * mean["difference"]
-    return [
-        _number(mean["languages"]),
-        Cell(f"{points:+.1f} [{low}, {high}]", points),
-        Cell(f"{mean['p']:.2g}", mean["p"]),
-    ]
+    points = Cell(points_cell(mean["difference"], mean["ci95"]), 100 * mean["difference"])
+    return [_number(mean["languages"]), points, Cell(f"{mean['p']:.2g}", mean["p"])]
 
 
 def _baselines(name: str, baselines: Mapping) -> Part:
     rows = []
     for answer, row in sorted(baselines.items(), key=lambda item: item[0] != "model"):  # files are sorted by name
         for role in (role for role in ROLE_NAMES if answer != "notes" and row.get(role)):
-            mean, low, high = row[role], *(f"{100 * bound:+.1f}" for bound in row[role]["lead_ci95"])
-            lead = (
-                Cell("–", 0) if answer == "model" else Cell(f"{100 * mean['lead']:+.1f} [{low}, {high}]", mean["lead"])
-            )
+            mean = row[role]
+            told = "–" if answer == "model" else points_cell(mean["lead"], mean["lead_ci95"])
+            lead = Cell(told, mean["lead"])
             seconds = row["seconds_per_query"]
             rows.append([Cell(answer), Cell(ROLE_NAMES[role]), _interval(mean), lead, Cell(f"{seconds:.2g}", seconds)])
     header = ["answered by", "role", "R@1 [95 % CI]", "model − baseline [95 % CI]", "seconds a query"]

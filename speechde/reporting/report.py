@@ -138,10 +138,20 @@ def task_table(tasks: Mapping[str, Mapping]) -> list[str]:
     top = [key for key in ("recall@10",) if any(key in row for *_, row in every)]
     table = [
         [label, split, str(row["queries"]), str(row["gallery"]), percent(row["chance"]), recall_cell(row),
-         percent(row["recall@5"]), *(percent(row[key]) if key in row else "" for key in top), f"{row['mrr']:.3f}"]
+         percent(row["recall@5"]), *(recall_cell(row, key) if key in row else "" for key in top), f"{row['mrr']:.3f}"]
         for label, split, row in every
     ]  # fmt: skip
-    head = ["task", "split", "queries", "gallery", "chance", "R@1 [95 % CI]", "R@5", *["R@10"] * len(top), "MRR"]
+    head = [
+        "task",
+        "split",
+        "queries",
+        "gallery",
+        "chance",
+        "R@1 [95 % CI]",
+        "R@5",
+        *["R@10 [95 % CI]"] * len(top),
+        "MRR",
+    ]
     return markdown_table(head, table)
 
 

@@ -26,10 +26,11 @@ def finish_report(metrics: dict, records: list[dict], directory: Path | None, re
     show_report(metrics, controls, report_dir or directory / "results")
 
 
-def finish_text_report(metrics: dict, directory: Path, report_dir: Path | None) -> None:
-    """Write ``tasks.json`` and ``table.md`` of a run on text alone, and print the table."""
+def finish_text_report(metrics: dict, hits: list[dict], directory: Path, report_dir: Path | None) -> None:
+    """Write ``tasks.json``, ``table.md`` and ``hits.parquet`` of a run on text alone, and print the table."""
     metrics["curves"] = learning_curve(directory / "csv")
     for target in filter(None, (directory / "results", report_dir)):
+        write_hits(hits, target, tuple({hit["direction"] for hit in hits}))
         for name, text in ((TASKS, json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False) + "\n"),
                            ("table.md", task_markdown(metrics))):  # fmt: skip
             with atomic_write(target / name) as temporary:

@@ -23,10 +23,11 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
-def recall_cell(row: Mapping) -> str:
-    """Recall@1 with its interval."""
-    interval = "" if row["ci95"] is None else f" [{percent(row['ci95'][0])}, {percent(row['ci95'][1])}]"
-    return percent(row["recall@1"]) + interval
+def recall_cell(row: Mapping, score: str = "recall@1") -> str:
+    """Recall@1, or another score, with its interval where it has one."""
+    bounds = row["ci95"] if score == "recall@1" else row.get(f"{score}_ci95")
+    interval = "" if bounds is None else f" [{percent(bounds[0])}, {percent(bounds[1])}]"
+    return percent(row[score]) + interval
 
 
 def points_cell(difference: float, ci95: Sequence[float]) -> str:

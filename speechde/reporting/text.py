@@ -1,18 +1,20 @@
 """Write the results of a text evaluation: ``text.json`` and ``table.md``, rows by language and means by role.
 
-The numbers come from :mod:`speechde.evaluation.text`; nothing is computed here.
+The numbers come from :mod:`speechde.evaluation.text`; nothing is computed here. ``hits.parquet`` holds the rank of each
+query (``reporting.archive``), by the id of its row: many of these texts are offensive, and none is kept.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from speechde.cache import atomic_write
 from speechde.evaluation.asked import UNKNOWN
 from speechde.evaluation.ateb import ABILITY_OF
 from speechde.languages import LANGUAGES
+from speechde.reporting.archive import write_hits
 from speechde.reporting.tables import ROLE_NAMES, markdown_table, percent, recall_cell
 
 FILE = "text.json"
@@ -23,8 +25,9 @@ MEANS = ["task", "role", "languages", "chance", *_SCORES]
 ATEB_MEANS = ["ability", "task", "parts", "chance", "accuracy [95 % CI]", *CONTROLS]
 
 
-def write_text_report(folder: Path, metrics: Mapping) -> None:
-    """Write both files into ``folder``, which is made."""
+def write_text_report(folder: Path, metrics: Mapping, hits: Iterable[Mapping]) -> None:
+    """Write the files into ``folder``, which is made; ``hits`` are ``evaluation.retrieval.outcomes``."""
+    write_hits(hits, folder, tuple(metrics["tasks"]))
     for name, text in (
         (FILE, json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"),
         ("table.md", text_markdown(metrics)),
@@ -39,6 +42,7 @@ def text_markdown(metrics: Mapping) -> str:
     facts = ", ".join(f"{key} {_written(value)}" for key, value in sorted(metrics["model"].items()) if key != "name")
     lines = [f"# Text retrieval: {metrics['model']['name']}", "", f"- model: {facts}"]
     lines += [f"- {key}: {_written(metrics[key])}" for key in ("sample", "noted", "licences") if metrics.get(key)]
+    lines += [_aloud(metrics["aloud"])] if metrics.get("aloud") else []
     lines += [f"- commit {metrics['commit']}; hardware {metrics['hardware']}; {metrics['seconds']:.0f} s"]
     lines += [f"- command `{metrics['command']}`", "", "## Means over languages", ""]
     lines += markdown_table(MEANS, means(metrics))
@@ -56,13 +60,24 @@ def text_markdown(metrics: Mapping) -> str:
     return "\n".join([*lines, ""])
 
 
+def _aloud(facts: Mapping) -> str:
+    """What was read, and what was left out."""
+    left_out = _written(facts["left out"]) or "none"
+    return f"- asked aloud, *synthetic* speech: {facts['read']} inputs read by {facts['reader']}; left out: {left_out}"
+
+
 def means(metrics: Mapping) -> list[list[str]]:
     """Rows of ``MEANS``: each task and role."""
+    return _means(metrics, metrics["tasks"])
+
+
+def _means(metrics: Mapping, names: Iterable[str]) -> list[list[str]]:
+    aloud = " aloud (*synthetic*)" if metrics.get("aloud") else ""
     return [
-        [name, NAMES[role], str(task[role]["languages"]), percent(task[role]["chance"]), *_scores(task[role])]
+        [name + aloud, NAMES[role], str(task[role]["languages"]), percent(task[role]["chance"]), *_scores(task[role])]
         for name, task in sorted(metrics["tasks"].items())
         for role in NAMES
-        if role in task
+        if role in task and name in names
     ]
 
 
@@ -70,15 +85,16 @@ def ateb_means(metrics: Mapping) -> list[list[str]]:
     """Rows of ``ATEB_MEANS``: each task of ATEB's sets and role, with its controls; accuracy is R@1."""
     found = metrics.get("controls", {})
     return [
-        [ABILITY_OF[name], name, languages, chance, accuracy, *control_cells(found.get(name, {}))]
-        for name, _, languages, chance, accuracy, *_ in means(metrics)
+        [ABILITY_OF[name], task, languages, chance, accuracy, *control_cells(found.get(name, {}))]
+        for name in sorted(metrics["tasks"])
         if name in ABILITY_OF
+        for task, _, languages, chance, accuracy, *_ in _means(metrics, [name])
     ]
 
 
 def other_means(metrics: Mapping) -> list[list[str]]:
     """The rows of ``MEANS`` that are of no set of ATEB."""
-    return [row for row in means(metrics) if row[0] not in ABILITY_OF]
+    return _means(metrics, [name for name in metrics["tasks"] if name not in ABILITY_OF])
 
 
 def controls(metrics: Mapping) -> list[list[str]]:

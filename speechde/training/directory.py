@@ -43,6 +43,7 @@ def locked(directory: Path) -> Iterator[None]:
         yield
         return
     check_writable(directory)
+    directory.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(directory / LOCK, timeout=0):
             yield

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import ChainMap, Counter
+from collections import ChainMap, Counter, defaultdict
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 from speechde.checkpoint.card import write_card
 from speechde.checkpoint.folder import TrainedModel
 from speechde.evaluation.embed import stored_embed
 from speechde.evaluation.files import example_metrics
-from speechde.evaluation.retrieval import evaluate
+from speechde.evaluation.retrieval import evaluate, outcomes
 from speechde.evaluation.run import EMBEDDING, baseline_request, dropped_counts, evaluate_model, roles_of
 from speechde.evaluation.speech import data_counts, sample_counts
 from speechde.features.encoders import SpeechEncoder
@@ -46,12 +47,13 @@ def evaluate_run(
         "seed": config.seed,
         "dev_recall@1": None if math.isnan(best) else best,
         **session.facts,
-        **_task_metrics(session, data, features, model),
     }
+    tasks, hits = _task_metrics(session, data, features, model)
+    metrics |= tasks
     if encoder is None:
         metrics["data"] = _data(session, data, features, model, [], None)
         metrics["wall_seconds"] = remember_seconds(directory, session.clock.seconds)
-        finish_text_report(metrics, directory, Path(config.report_dir) if config.report_dir else None)
+        finish_text_report(metrics, hits, directory, Path(config.report_dir) if config.report_dir else None)
     else:
         _evaluate_speech(session, data, features, model, encoder, metrics)
     if config.archive_dir:
@@ -86,15 +88,20 @@ def _evaluate_speech(
         adapt.show_change(adapt.report_change(config, directory, metrics, items, test))
 
 
-def _task_metrics(session: Session, data: TrainingData, features: Features, model: TrainedModel) -> dict:
-    """Of the test splits of files of examples, where there are any."""
+def _task_metrics(
+    session: Session, data: TrainingData, features: Features, model: TrainedModel
+) -> tuple[dict, list[dict]]:
+    """Of the test splits of files of examples, where there are any; and which of their queries were answered."""
     trained = {u.lang for u in data.training}.union(*(file.strata for file in data.files.values()))
     tests = held_out_tasks(session.config, data.held_out["test"], "test", trained)
     if not tests and not session.config.without_speech:
-        return {}
+        return {}, []
     with session.clock("evaluate"):
         embed = stored_embed(model.model, model.prompt, features.train[0], EMBEDDING)
-        return {"tasks": example_metrics(evaluate(tests, embed, seed=session.config.seed))}
+        results = evaluate(tests, embed, seed=session.config.seed)
+    place = defaultdict(count)  # of each task: the ids in a file need not differ
+    hits = [hit | {"id": f"{next(place[hit['direction']])} {hit['id']}".strip()} for hit in outcomes(tests, results)]
+    return {"tasks": example_metrics(results)}, hits
 
 
 def _data(

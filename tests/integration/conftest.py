@@ -1,8 +1,12 @@
-"""A mixture of two tasks: clips ask for transcripts, and transcripts, from a file of examples, for their clips."""
+"""A mixture of two tasks, clips for transcripts and transcripts for clips; and runs as a command line starts them."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +42,24 @@ def mixed(two_tasks):
     """``mixed(tasks)``: overrides of a run on so many tasks, the third of clips one after another."""
     third = {"tasks__runs": {"examples": "clips", "consecutive": 3, "batch_size": 4}}
     return {1: {}, 2: two_tasks, 3: two_tasks | third}.__getitem__
+
+
+@pytest.fixture
+def tiny_overrides(tiny_run, tmp_path):
+    """Overrides, by key, with which ``python train.py`` does a tiny run of ``stamps``."""
+    config = tiny_run()
+    return {"recipe": "stamps", "data": "manifest", "data.path": config.data.path, "data.seen": "[es_419,fr_fr]",
+            "frontend.encoder": config.frontend.encoder, "frontend.units": 8, "frontend.speeds": "[1.0]",
+            "model.source": config.model.source, "model.num_layers": "null", "trainer.eval_every": 1,
+            "trainer.batch_size": 4, "trainer.precision": "32-true", "trainer.accelerator": "cpu",
+            "tasks.speech.shares.synthetic": 0.0, "logger.mode": "disabled", "threads": 1,
+            "runs_dir": tmp_path / "runs", "cache_dir": tmp_path / "cache"}  # fmt: skip
+
+
+@pytest.fixture
+def python(tmp_path):
+    """``python(argument, …)`` runs Python in a process of its own, in ``tmp_path``; what it printed is text."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    return lambda *arguments: subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )

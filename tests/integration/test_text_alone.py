@@ -71,8 +71,8 @@ def test_a_run_on_text_alone(texts, tmp_path, capsys):
 def test_a_finished_run_is_archived_and_answers_from_there(texts, tmp_path, monkeypatch):
     archive = {"archive_dir": str(tmp_path / "archive")}
     first = run.train(texts(**archive))
-    (kept,) = (tmp_path / "archive").rglob("*.*")
-    assert kept.name == "tasks.json" and "longer than trainer.max_seconds" not in first["data"]["dropped"]
+    kept = {path.name for path in (tmp_path / "archive").rglob("*.*")}
+    assert kept == {"tasks.json", "hits.parquet"} and "longer than trainer.max_seconds" not in first["data"]["dropped"]
     monkeypatch.setattr(run, "read_data", lambda *_: pytest.fail("the files were read"))
     assert run.train(texts(runs_dir=str(tmp_path / "elsewhere"), **archive))["tasks"] == first["tasks"]
 

@@ -30,7 +30,8 @@ from speechde.training.tasks import mixture, task_examples
 from speechde.types import Audio, Corpus, Item, Text
 
 ROOT = Path(__file__).resolve().parents[2]
-OWN = ("adapt", "ateb", "stamps_images", "texts")  # which start from a model, or train on files: they have own tests
+# which start from a model, or train on files: they have tests of their own
+OWN = ("ablation_ateb", "adapt", "ateb", "ateb_all", "emoji", "stamps_images", "texts")
 RECIPES = sorted(path.stem for path in (ROOT / "conf/recipe").glob("*.yaml") if path.stem not in OWN)
 WANDB_BLOCK = 32768
 MEANS = {"languages", "ci95", "recall@1", "recall@1_micro", "recall@5", "mrr", "chance", "recall@1_fixed"}

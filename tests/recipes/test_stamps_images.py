@@ -9,6 +9,7 @@ import pytest
 from PIL import Image as Pillow
 
 from speechde.api import SpeechTextEncoder
+from speechde.checkpoint.folder import TrainedModel
 from speechde.config import build
 from speechde.corpora.pictures import TASKS, Concept, Pictures, write_tasks
 from speechde.training.run import run_directory, train
@@ -42,6 +43,20 @@ def test_it_composes_with_a_task_for_each_way_to_ask(recipe_values):
     assert all(config.tasks[task].by_language for task in TASKS)
     assert sum(config.tasks[task].rate for task in TASKS) == config.tasks["speech"].rate
     assert config.trainer.steps % config.trainer.eval_every == 0
+
+
+def test_a_model_of_emoji_goes_on_and_learns_to_hear(tiny_run, tiny_vision, folder, tmp_path):
+    files = {f"tasks__{task}__examples": str(folder / f"{task}.jsonl") for task in ("image_to_text", "text_to_image")}
+    options = {"image__encoder": str(tiny_vision), "image__stride": 2, "trainer__batch_size": 2}
+    first = tiny_run("emoji", data={"name": "none"}, model__image_layer=1, **options, **files)
+    assert set(train(first)["tasks"]) >= {"image_to_text, languages of training"}
+    files = {f"tasks__{task}__examples": str(folder / f"{task}.jsonl") for task in TASKS}
+    source = run_directory(first)
+    second = tiny_run("stamps_images", init=str(source), model__source=None, **options, **files)
+    assert train(second)["audio_to_text"]["per_language"]
+    before, after = (TrainedModel.load(run_directory(each) / "model").settings for each in (first, second))
+    assert before.frontend is None and after.frontend.kind == "continuous" and after.patches == before.patches
+    assert after.training["adapted_from"]["recipe"] == "emoji"
 
 
 def test_it_trains_is_scored_and_embeds(config, folder):

@@ -61,12 +61,27 @@ def test_points_are_what_the_sweeps_say():
     counts = {sweep: len(points(sweep)) for sweep in SWEEPS}
     assert counts["languages"] == 14 and counts["units"] == 5
     assert counts["base"] == counts["init"] == counts["frontend"] == 3
+    assert counts["ateb_base"] == 12 and counts["ateb_answers"] == 4 and counts["ateb_arms"] == 8
+
+
+def test_points_of_ateb_differ_from_their_base_alone():
+    """Every point changes something of a point of the base, whose overrides are among its own."""
+    names = {}
+    for sweep in (sweep for sweep in SWEEPS if sweep.startswith("ateb_")):
+        for overrides in points(sweep):
+            with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+                composed = compose("config", overrides, return_hydra_config=True)
+            names.setdefault(sweep, set()).add(composed.hydra.job.override_dirname)
+    base = names.pop("ateb_base")
+    assert base == {f"ateb.task:{name}" for name in ("creak", "diasafety", "fever_symmetric", "xstest")}
+    every = [name for some in names.values() for name in some]
+    assert len(set(every)) == len(every) and all(any(own in name for own in base) for name in every)
 
 
 def test_make_runs_every_sweep():
-    (line,) = [
-        line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if line.startswith("SWEEPS")
-    ]
-    assert sorted(line.partition(":=")[2].split()) == SWEEPS
-    page = (ROOT / "docs/sweeps.md").read_text(encoding="utf-8")
+    lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+    made = {line.partition(" := ")[0]: line.partition(" := ")[2].split() for line in lines if " := " in line}
+    assert sorted(made["SWEEPS"] + made["ATEB"]) == SWEEPS
+    assert all(name.startswith("ateb_") for name in made["ATEB"])
+    page = "".join((ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("sweeps", "ateb"))
     assert all(f"| `{sweep}` |" in page for sweep in SWEEPS)

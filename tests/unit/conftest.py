@@ -152,7 +152,10 @@ def tiny_settings():
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper, tiny_vision, tiny_settings):
-    """``tiny_model(kind, llm="…", dims=[8, 5], prompts={…}, sees=True, **head)`` → folder of a model of that kind."""
+    """``tiny_model(kind, llm="…", dims=[8, 5], prompts={…}, sees=True, **head)`` → folder of a model of that kind.
+
+    ``sees`` is the stride of the patches, 1 where it is true.
+    """
     folders = {}
 
     def build(kind="continuous", llm=None, dims=(), prompts=None, sees=False, **head):
@@ -164,14 +167,15 @@ def tiny_model(tmp_path_factory, tiny_llm, tiny_whisper, tiny_vision, tiny_setti
                 kind == "discrete",
                 tiny_llm(llm or ("gemma3_text" if kind == "discrete" else "bert")),
                 head,
-                {"dims": list(dims), "prompts": dict(prompts or {})} | (seeing(head) if sees else {}),
+                {"dims": list(dims), "prompts": dict(prompts or {})} | (seeing(head, int(sees)) if sees else {}),
             )
         return folders[key]
 
-    def seeing(head):
+    def seeing(head, stride):
         encoder = VisionEncoder(tiny_vision)
         patches = {"patch_dim": encoder.dim, "embedding_std": 1.0, "hidden": 8, "layers": 1, "heads": 2,
-                   "dropout": 0.1, "drop": 0.0, "entry_layer": head.get("speech_layer", 0)}  # fmt: skip
+                   "dropout": 0.1, "drop": 0.0, "stride": stride,
+                   "entry_layer": head.get("speech_layer", 0)}  # fmt: skip
         return {"patches": patches, "image": {"encoder": str(tiny_vision), "encoder_key": encoder.describe()}}
 
     def write(folder, discrete, llm, head, options):

@@ -16,6 +16,8 @@ from speechde.evaluation.files import choice_task, example_task
 from speechde.evaluation.retrieval import evaluate
 from speechde.evaluation.text import expanded, text_tasks
 from speechde.evaluation.text_model import evaluate_texts, open_text_model
+from speechde.reporting.archive import read_queries
+from speechde.reporting.compare import compare_runs
 from speechde.reporting.index import index
 from speechde.reporting.text import text_markdown, write_text_report
 from speechde.types import Example, Item, Text
@@ -156,11 +158,16 @@ def test_words_that_are_shared_and_ties_that_count_against():
 @pytest.mark.parametrize("name", ["ateb_safety", "ateb_instruction"])
 def test_no_text_of_a_set_is_in_what_is_written(asked, tiny_llm, tmp_path, name, capsys, caplog):
     opened = open_text_model(str(tiny_llm("bert")), device="cpu")
-    metrics = evaluate_texts(opened, [name], asked, controls=True)
+    metrics, hits = evaluate_texts(opened, [name], asked, controls=True)
     metrics |= {"commit": "0abc", "hardware": "one core", "command": "c", "seconds": 1.0}
-    write_text_report(tmp_path / "out", metrics)
+    write_text_report(tmp_path / "out", metrics, hits)
     page = (tmp_path / "out/table.md").read_text("utf-8")
-    said = page + (tmp_path / "out/text.json").read_text("utf-8") + caplog.text + "".join(capsys.readouterr())
+    kept = list(read_queries(tmp_path / "out"))
+    rows = [row for task in metrics["tasks"].values() for row in task["per_language"].values()]
+    assert kept == hits and len(hits) == sum(row["queries"] for row in rows)
+    said = (
+        str(kept) + page + (tmp_path / "out/text.json").read_text("utf-8") + caplog.text + "".join(capsys.readouterr())
+    )
     assert "MARKED" not in said and "Done" not in said
     assert "## Controls of ATEB's sets" in page
     assert text_markdown(json.loads((tmp_path / "out/text.json").read_text("utf-8"))) == page
@@ -170,9 +177,9 @@ def test_no_text_of_a_set_is_in_what_is_written(asked, tiny_llm, tmp_path, name,
 
 def test_the_page_of_results_has_a_row_for_each_set(asked, tiny_llm, tmp_path):
     opened = open_text_model(str(tiny_llm("bert")), device="cpu")
-    metrics = evaluate_texts(opened, ["ateb_creak", "ateb_llmbar"], asked, controls=True)
+    metrics, hits = evaluate_texts(opened, ["ateb_creak", "ateb_llmbar"], asked, controls=True)
     about = {"commit": "0abc", "hardware": "one core", "command": "c", "seconds": 1.0}
-    write_text_report(tmp_path / "results/ateb/bert", metrics | about)
+    write_text_report(tmp_path / "results/ateb/bert", metrics | about, hits)
     page = index(tmp_path / "results")
     assert "## Text benchmarks" not in page
     rows = [line.split(" | ") for line in page.splitlines() if "| ateb_" in line]
@@ -189,3 +196,23 @@ def test_the_command(ateb_folder, tiny_llm, own_cache, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["tasks"]["ateb_fever_symmetric"]["per_language"]["en_us"]["queries"] == 4
     assert set(found["controls"]["ateb_fever_symmetric"]) == {"majority", "probe", "alone"}
+
+
+def test_two_evaluations_are_compared_query_by_query(ateb_folder, tiny_llm, own_cache, tmp_path, capsys):
+    """Families are drawn; a part that is asked in a smaller sample compares too, where that is asked for."""
+    sets = "-t", "ateb_creak", "-t", "ateb_llmbar", "--folder", str(ateb_folder)
+    for name, more in (("a", ()), ("b", ("--prefix", "x: ")), ("few", ("--per-language", "3"))):
+        assert cli.main(["evaluate-text", str(tiny_llm("bert")), *sets, *more, "-o", str(tmp_path / name)]) == 0
+    capsys.readouterr()
+    asked = ["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json"]
+    assert cli.main(asked) == 0
+    found = {each["direction"]: each for each in json.loads(capsys.readouterr().out)}
+    assert set(found) == {"ateb_creak", "ateb_llmbar"} and len(found["ateb_llmbar"]["languages"]) == 5
+    (row,) = found["ateb_creak"]["means"]
+    scores = [json.loads((tmp_path / name / "text.json").read_text())["tasks"]["ateb_creak"] for name in "ab"]
+    assert [row["recall_a"], row["recall_b"]] == [score["unknown"]["recall@1"] for score in scores]
+    assert row["won"] + row["lost"] <= 4 and row["queries"] == 8  # four families of a claim and its twin
+    some = compare_runs(tmp_path / "few", tmp_path / "b", "ateb_creak", common=True)
+    assert some.left_out == (0, 5) and some.means[0].queries == 3
+    with pytest.raises(ConfigError, match=r"task of .* 'ateb_piqa' is not known"):
+        compare_runs(tmp_path / "a", tmp_path / "b", "ateb_piqa")

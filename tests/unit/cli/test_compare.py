@@ -7,7 +7,7 @@ import json
 import pytest
 
 from speechde.cli.compare import compare
-from speechde.errors import DataError
+from speechde.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def runs(tmp_path):
 
 
 def test_table(runs, capsys):
-    compare(*runs, common=True)
+    compare([*runs], common=True)
     out = capsys.readouterr().out
     assert "Common queries only" in out and "| ca_es | seen | 2 | 100.0 | 50.0 | +50.0 " in out
 
 
 def test_json(runs, capsys):
-    compare(*runs, common=True, json=True)
+    compare([*runs], common=True, json=True)
     values = json.loads(capsys.readouterr().out)
     assert values["left_out"] == [1, 0]
     assert values["languages"][0]["difference"] == 0.5 and values["means"][0]["won"] == 1
@@ -40,4 +40,15 @@ def test_json(runs, capsys):
 
 def test_other_queries_are_refused(runs):
     with pytest.raises(DataError, match="'q2'"):
-        compare(*runs)
+        compare([*runs])
+
+
+def test_seeds_and_what_is_kept(runs, tmp_path, capsys):
+    a, b = runs
+    compare([a, a], against=[b], common=True, output=tmp_path / "out")
+    said = capsys.readouterr().out
+    assert (tmp_path / "out/table.md").read_text("utf-8") == said.removesuffix("\n")
+    (kept,) = json.loads((tmp_path / "out/comparison.json").read_text("utf-8"))["comparisons"]
+    assert kept["a"] == f"{a} + {a}" and kept["means"][0]["difference"] == 0.5
+    with pytest.raises(ConfigError, match="3 runs were given; give two, or seeds of A and --against each seed of B"):
+        compare([a, a, b])

@@ -9,12 +9,15 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
 import soundfile
+from PIL import Image
 from starlette.responses import PlainTextResponse
 
 from speechde.cli.demo import is_loopback, unplayed
@@ -105,11 +108,17 @@ def test_clips_that_are_not_played(index, clips, tmp_path):
 @pytest.fixture
 def served(index, models, clips):
     """Address of the page, served by the command in a process of its own, for clips of up to 1 s and 0.2 MB."""
+    with serving(models.continuous, index, Path(clips[0].audio).parent) as address:
+        yield address
+
+
+@contextmanager
+def serving(model, index, shown):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "speechde", "demo", "--model", models.continuous, "--index", index, "--port", port,
-               "--max-seconds", 1, "--max-mb", 0.2, "--play", Path(clips[0].audio).parent]  # fmt: skip
+    command = [sys.executable, "-m", "speechde", "demo", "--model", model, "--index", index, "--port", port,
+               "--max-seconds", 1, "--max-mb", 0.2, "--play", shown]  # fmt: skip
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(list(map(str, command)), env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -160,6 +169,17 @@ class Page:
             button.click()
         self.wait(lambda: self.all("input[type=file]"))[0].send_keys(str(path))
         self.wait(lambda: self.all("button[aria-label='Play']"))
+
+    def tab(self, name):
+        next(tab for tab in self.all("button[role=tab]") if tab.text == name).click()
+
+    def choose_file(self, path):
+        """A file that is no recording, in place of the one that is there."""
+        for button in self.all("button[aria-label='Clear'], button[aria-label='Remove this file']"):
+            if button.is_displayed():
+                button.click()
+        self.wait(lambda: self.all("input[type=file][accept*=image]"))[0].send_keys(str(path))
+        self.wait(lambda: path.stem in self.driver.find_element("tag name", "body").text)
 
     def choose(self, label, name):
         """One of a list of choices, by typing its name."""
@@ -218,6 +238,44 @@ def test_a_visitor(served, browser, models, clips, tmp_path, make_tone):
     page.all("#ask-speech")[0].click()
     page.wait(lambda: "words.wav" in page.results())
     assert page.results() == "words.wav is not audio that can be read here, or is damaged; use WAV, FLAC, Ogg or MP3."
+
+
+@pytest.fixture
+def album(tmp_path, make_tone):
+    """Three pictures and a clip."""
+    (tmp_path / "album").mkdir()
+    draw = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg", "c.webp"):
+        Image.fromarray(draw.integers(0, 256, (20, 30, 3), np.uint8)).save(tmp_path / "album" / name)
+    soundfile.write(tmp_path / "album/d.wav", make_tone(0.4), SAMPLE_RATE)
+    return tmp_path / "album"
+
+
+@NO_BROWSER
+def test_a_visitor_with_a_picture(run, tiny_model, album, browser, tmp_path):
+    model = tiny_model(sees=True)
+    assert run("embed", album, "--model", model, "--out", tmp_path / "v.parquet").code == 0
+    assert run("index", "build", tmp_path / "v.parquet", "--out", tmp_path / "album.index").code == 0
+    asked, wrong = tmp_path / "asked.png", tmp_path / "words.png"
+    asked.write_bytes((album / "a.png").read_bytes())
+    wrong.write_text("these are words and no picture", encoding="utf-8")
+    with serving(model, tmp_path / "album.index", album) as address:
+        page = Page(browser, address)
+        assert browser.title == "speechde: search by voice, picture or text"
+        page.tab("Picture")
+        page.choose_file(asked)
+        page.all("#ask-picture")[0].click()
+        page.wait(lambda: page.all(".hits li"))
+        first = page.all(".hits li")[0]
+        assert first.text.split("\n") == ["1", "a.png", "1.000"]
+        image = first.find_element("css selector", "img")
+        page.wait(lambda: browser.execute_script("return arguments[0].naturalWidth", image) == 30)
+        assert len(page.all(".hits img")) == 3 and len(page.all(".hits audio")) == 1
+        page.choose_file(wrong)
+        page.all("#ask-picture")[0].click()
+        page.wait(lambda: page.all(".problem"))
+        assert page.results().startswith("words.png is no picture that can be read here, or is damaged; use PNG")
+        assert page.errors() == []
 
 
 @NO_BROWSER

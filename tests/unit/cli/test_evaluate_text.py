@@ -32,6 +32,7 @@ def test_a_model_as_it_comes(run, tiny_llm, public_folder):
         (["--device", "abacus"], 2, "cannot be used here"),
     ],
 )
-def test_bad_arguments(run, models, public_folder, arguments, code, message):
-    done = run("evaluate-text", models.continuous, "--folder", public_folder, *arguments)
+def test_bad_arguments(run, models, public_folder, tmp_path, arguments, code, message):
+    done = run("evaluate-text", models.continuous, "--folder", public_folder, *arguments, "-o", tmp_path / "new/out")
     assert (done.code, done.out) == (code, "") and message in done.err
+    assert not (tmp_path / "new").exists()  # no empty folder of an evaluation that there is not

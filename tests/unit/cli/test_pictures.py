@@ -73,6 +73,24 @@ def test_emoji(run, package, monkeypatch):
     assert held_out and held_out <= set(asked["held_out"])
 
 
+def test_your_own(run, tmp_path):
+    for number in range(3):
+        Image.fromarray(np.full((8, 8, 3), 40 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    rows = ["0.png\tfr\tun chat\ttrain", "1.png\tro\to vacă\ttrain", "2.png\tro\to pisică\ttest", "3.png\tro\tx\t"]
+    table = tmp_path / "own.tsv"
+    table.write_text("\n".join(["image\tlang\ttext\tsplit", *rows]) + "\n", "utf-8")
+    done = run("pictures", "manifest", table, "--out", tmp_path / "out", "--json")
+    assert done.json["trained"] == ["fr_fr", "ro_ro"] and done.json["dropped"] == {"missing file": 1}
+    assert done.json["examples"] == {
+        task: {"train": 2, "dev": 0, "test": 1} for task in ("image_to_text", "text_to_image")
+    }
+    record = json.loads((tmp_path / "out" / "pictures.json").read_text("utf-8"))
+    assert record["left_out"][0]["id"].endswith("3.png")
+    done = run("pictures", "manifest", table, "--out", tmp_path / "out")
+    assert done.out.splitlines()[1].split("\t")[1:] == ["2", "0", "1"]
+    assert done.out.endswith("left out: missing file: 1\n")
+
+
 def test_nothing_to_read(run, tmp_path):
     done = run("pictures", "stamps", "--out", tmp_path, "--archive", tmp_path / "none.deb")
     assert done.code == 1 and "none.deb is not a file" in done.err

@@ -242,7 +242,7 @@ def test_seconds_that_are_no_length(folder, value):
              "o/", "p/.", ".", "..", "a.tar::b/c.wav", "/", "q/../r.wav"]
 )  # fmt: skip
 def test_a_path_is_that_of_pathlib(folder, name):
-    assert manifest._path(folder, name) == str(Path(folder) / name)
+    assert manifest.locate(folder, name) == str(Path(folder) / name)
 
 
 def test_characters_that_no_transcript_has():
@@ -259,7 +259,7 @@ def test_values_are_those_of_the_rule(column, value):
     kinds = {"text": str, "seconds": str | int | float}.get(column, str | int)
     good = value is None or (isinstance(value, kinds) and not (column == "seconds" and isinstance(value, bool)))
     if good and not any("\ud800" <= character <= "\udfff" for character in str(value)):
-        assert manifest._text_value({column: value}, column) == ("" if value is None else str(value).strip())
+        assert manifest.text_value({column: value}, column) == ("" if value is None else str(value).strip())
     else:
         with pytest.raises(BadRow):
-            manifest._text_value({column: value}, column)
+            manifest.text_value({column: value}, column)

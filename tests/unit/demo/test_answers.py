@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
+from PIL import Image as Pillow
 
 from speechde.demo import clips
 from speechde.demo.answers import Answers, Found, found, language_choices, problem_html, results_html
@@ -29,6 +32,19 @@ class Encoder:
         assert clip[0].dtype == np.float32 and clip[1] == 16_000
         return np.eye(4, dtype=np.float32)[2]
 
+    def embed(self, item):
+        (part,) = item.parts
+        self.languages.append(item.lang)
+        assert part.modality == "image" and part.content.shape == (8, 9, 3)
+        return np.eye(4, dtype=np.float32)[1]
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "seen.png"
+    Pillow.fromarray(np.full((8, 9, 3), 90, np.uint8)).save(path)
+    return path
+
 
 @pytest.fixture
 def answers():
@@ -38,18 +54,21 @@ def answers():
     return Answers(Encoder(), index, Limits())
 
 
-def test_the_nearest_row_comes_first(answers, make_wav):
+def test_the_nearest_row_comes_first(answers, make_wav, picture):
     rows = answers.by_text(" 1 ", "fr_fr", 3)
     assert [(row.rank, row.text, row.language) for row in rows] == [
         (1, "text 1", "French"), (2, "text 3", "French"), (3, "text 2", "French")]  # fmt: skip
     assert [row.score for row in rows] == pytest.approx([1.01, 0.03, 0.02])
     assert answers.by_speech(str(make_wav()), "", 1)[0].text == "text 2"
-    assert answers.encoder.languages == ["fr_fr", None]  # unknown is no language
+    assert answers.by_picture(picture, "", 1)[0].text == "text 1"
+    assert answers.encoder.languages == ["fr_fr", None, None]  # unknown is no language
 
 
 def test_nothing_was_asked(answers):
     with pytest.raises(DataError, match="There is no recording"):
         answers.by_speech(None, "", 1)
+    with pytest.raises(DataError, match="There is no picture"):
+        answers.by_picture(None, "", 1)
     with pytest.raises(DataError, match="Nothing was typed"):
         answers.by_text("", "", 1)
 
@@ -72,6 +91,28 @@ def test_clips_are_there_to_be_played(make_wav, tmp_path, monkeypatch):
     page = results_html([first, second])
     assert page.count("<li>") == 2 and page.count("<audio controls") == 1
     assert "0.500" in page and "xx · cannot be played (missing file)" in page
+
+
+def test_pictures_are_there_to_be_seen(picture, tmp_path):
+    (tmp_path / "inside").mkdir()
+    names = [str(picture), str(tmp_path / "gone.png"), str(picture)]
+    folders = [tmp_path]
+    rows = found([Hit(0.5, name, {"id": name, "audio": None, "image": name}) for name in names[:2]], folders)
+    rows += found([Hit(0.5, "c", {"id": "c", "image": names[2]})], [tmp_path / "inside"])
+    assert rows[0].image.startswith("data:image/jpeg;base64,") and rows[0].note == ""
+    assert [row.text for row in rows] == ["seen.png", "gone.png", "c"]
+    assert [(row.image, row.note) for row in rows[1:]] == [
+        ("", "cannot be shown (missing file)"), ("", "not shown: outside the folders of this page")]  # fmt: skip
+    assert results_html(rows).count('<img alt="" src="data:image/jpeg') == 1
+
+
+def test_one_drawing_does_not_cost_the_answer_where_none_can_be_read(picture, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "resvg_py", None)  # the extra images is not installed
+    drawing = tmp_path / "a.svg"
+    drawing.write_text('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>', encoding="utf-8")
+    rows = found([Hit(0.5, name, {"id": name, "image": name}) for name in (str(drawing), str(picture))], [tmp_path])
+    assert (rows[0].image, rows[0].note) == ("", "cannot be shown (a drawing, which is not read here)")
+    assert rows[1].image.startswith("data:image/jpeg;base64,")
 
 
 def test_only_clips_of_its_folders_are_played(make_wav, tmp_path):

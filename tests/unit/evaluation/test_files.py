@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from speechde.corpora.examples_file import read_examples
 from speechde.evaluation.files import example_metrics, example_task, language_tasks
-from speechde.evaluation.retrieval import evaluate
+from speechde.evaluation.metrics import bootstrap_means, interval
+from speechde.evaluation.retrieval import evaluate, subset_seed
 from speechde.reporting.report import task_table
 
 LANGS, THINGS = ("fr_fr", "ro_ro", "ru_ru"), 6
@@ -54,7 +56,13 @@ def test_a_gallery_for_each_language(examples):
     assert (never["recall@1"], never["queries"]) == (0.0, 6) and seen["chance"] == pytest.approx(1 / 6)
     assert list(seen["languages"]) == ["fr_fr", "ro_ro"] and list(never["languages"]) == ["ru_ru"]
     assert seen["recall@10"] == 1.0 and seen["languages"]["fr_fr"]["recall@10"] == 1.0
-    assert "| R@5 | R@10 | MRR |" in task_table(found)[0]
+    assert seen["recall@10_ci95"] == [1.0, 1.0] == seen["languages"]["fr_fr"]["recall@10_ci95"]
+    assert (
+        "| R@5 | R@10 [95 % CI] | MRR |" in task_table(found)[0] and "| 100.0 [100.0, 100.0] |" in task_table(found)[2]
+    )
+    for row in (seen, *seen["languages"].values()):  # of a run before there were intervals of it
+        del row["recall@10_ci95"]
+    assert "| 100.0 | 1.000 |" in task_table(found)[2]
     rows = [line.split("|")[1].strip() for line in task_table(found)[2:]]
     assert rows == ["named, languages of training", "· fr_fr", "· ro_ro", "named, other languages", "· ru_ru"]
 
@@ -77,6 +85,20 @@ def test_equal_items_of_languages_and_tasks_are_embedded_once(examples):
     assert len(asked) == THINGS + THINGS * len(LANGS)  # things have no language, their names have one
     alone = evaluate(language_tasks("a", held_out, "test"), embed)
     assert evaluate(tasks, embed).rows["b"] == alone.rows["a"]
+
+
+def test_the_interval_of_recall_at_ten_is_that_of_its_hits(examples):
+    """Over the draws of recall@1, and of the mean over languages as that of recall@1 is."""
+    tasks = [replace(task, top=3) for task in language_tasks("named", examples.select("test"), "test")]
+    draw = np.random.default_rng(1)
+    results = evaluate(tasks, lambda items, role: draw.normal(size=(len(items), 4)).astype(np.float32))
+    for task in tasks:
+        row, ranks = results.rows["named"][task.subset], results.ranks["named"][task.subset]
+        seed = subset_seed(0, task.subset)
+        drawn = bootstrap_means(ranks <= 3, task.resample, seed=seed)
+        assert row["recall@3"] == (ranks <= 3).mean() and row["recall@3_ci95"] == list(interval(drawn))
+        assert row["ci95"] == list(interval(bootstrap_means(ranks <= 1, task.resample, seed=seed)))
+        np.testing.assert_array_equal(results.top_means["named"][task.subset], drawn)
 
 
 def test_one_gallery_of_all(examples):

@@ -30,7 +30,7 @@ from speechde.features.sets import build_encoder, evaluation_items
 from speechde.media.audio import load_audio
 from speechde.training.directory import run_directory
 from speechde.training.run import train
-from speechde.types import SAMPLE_RATE
+from speechde.types import SAMPLE_RATE, Audio, Item, Text
 
 MOCK_TASKS = (MockAny2AnyRetrievalA2ATask, MockAny2AnyRetrievalA2TTask, MockAny2AnyRetrievalT2ATask,
               MockBitextMiningTask, MockMultilingualRetrievalTask)  # fmt: skip
@@ -127,10 +127,12 @@ def test_rows_of_both_kinds(run):
         np.testing.assert_array_equal(encode(task, ["audio", "text"], prompt_type=PromptType.query), alone)
     samples = encode("SpeechCommandsZeroshotv0.02", ["audio", "text"])
     np.testing.assert_array_equal(samples, encode("SpeechCommandsZeroshotv0.02", ["audio"]))
-    with pytest.raises(DataError, match=r"rows of audio, text: .* in one row.*\(this one is at2a\)"):
-        encode("CLDAT2ARetrieval", ["audio", "text"], prompt_type=PromptType.query)
-    with pytest.raises(DataError, match="rows of image: neither"):
-        encoder.encode(Loader([], "image"), task_metadata=mteb.get_task("CLDAT2ARetrieval").metadata, **options)
+    mixed = encode("CLDAT2ARetrieval", ["audio", "text"], prompt_type=PromptType.query)
+    rows = zip(batch["text"], batch["audio"], strict=True)
+    items = [Item(Text(text), Audio(row["array"], SAMPLE_RATE), lang="ro_ro") for text, row in rows]
+    np.testing.assert_array_equal(mixed, encoder.encoder.embed(items))
+    with pytest.raises(DataError, match=r"rows of label, and its category is at2a: "):
+        encoder.encode(Loader([], "label"), task_metadata=mteb.get_task("CLDAT2ARetrieval").metadata, **options)
 
 
 def test_each_side_has_its_language(run):

@@ -68,7 +68,7 @@ class Spying:
 
 
 def own_recall(folder, name, asked, lang):
-    metrics = evaluate_texts(open_text_model(str(folder), device="cpu"), [name], asked)
+    metrics, _ = evaluate_texts(open_text_model(str(folder), device="cpu"), [name], asked)
     return metrics["tasks"][name]["per_language"][lang]["recall@1"]
 
 

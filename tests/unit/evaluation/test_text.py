@@ -173,7 +173,7 @@ def test_scores_and_report(public_folder, tiny_llm, tmp_path):
     opened = open_text_model(str(tiny_llm("bert")), max_tokens=10, device="cpu")
     opened.role_of = {"ro_ro": "seen", "zu_za": "zero_shot", "en_us": "unknown"}.get
     asked = Asked(tmp_path, public_folder, per_language=2)
-    metrics = evaluate_texts(opened, ["sib200", "sib200_back", "xquad"], asked)
+    metrics, hits = evaluate_texts(opened, ["sib200", "sib200_back", "xquad"], asked)
     sib = metrics["tasks"]["sib200"]
     assert sib["per_language"]["zu_za"]["gallery"] == 4 and sib["seen"]["languages"] == 1
     assert set(sib) == {"per_language", "seen", "zero_shot"}
@@ -182,7 +182,7 @@ def test_scores_and_report(public_folder, tiny_llm, tmp_path):
     assert metrics["sample"] == {"queries per language": 2} and set(metrics["licences"]) == {"sib200", "xquad"}
     metrics |= {"commit": "0", "hardware": "h", "seconds": 1.0, "command": "c"}
     metrics["model"]["prefixes"] = ["query: ", ""]
-    write_text_report(tmp_path / "out", metrics)
+    write_text_report(tmp_path / "out", metrics, hits)
     assert json.loads((tmp_path / "out/text.json").read_text()) == json.loads(json.dumps(metrics))
     table = (tmp_path / "out/table.md").read_text()
     assert table == text_markdown(metrics) == text_markdown(json.loads((tmp_path / "out/text.json").read_text()))

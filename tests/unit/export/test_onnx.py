@@ -21,7 +21,7 @@ TEXTS = ["a", "un autobuz cu etaj și foarte lung", "été"]
 
 @pytest.mark.parametrize(
     ("kind", "options", "dim"),
-    [("discrete", {"normalise": False}, None), ("continuous", {"speech_layer": 1, "dims": (8, 5), "sees": True}, 5)],
+    [("discrete", {"normalise": False}, None), ("continuous", {"speech_layer": 1, "dims": (8, 5), "sees": 3}, 5)],
 )
 def test_both_sides_give_the_vectors_of_the_library(tiny_model, make_wav, tmp_path, kind, options, dim):
     encoder = SpeechTextEncoder.from_pretrained(tiny_model(kind, **options), device="cpu", dim=dim)

@@ -5,16 +5,25 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
+from datasets import Dataset
+from PIL import Image as PillowImage
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.losses import MultipleNegativesRankingLoss
 
-from speechde import SpeechTextEncoder
+from speechde import Audio, Image, Item, SpeechTextEncoder, Text
 from speechde.checkpoint import reader
 from speechde.errors import ConfigError, DataError
 from speechde.media.audio import AudioError, load_audio
+from speechde.media.image import ImageError
 from speechde.types import SAMPLE_RATE
 
 TEXTS = ["a", "un autobuz cu etaj, roșu și foarte lung", "été", "four words of text"]
@@ -43,7 +52,7 @@ def test_same_vectors_of_texts_and_clips_of_mixed_lengths(pair, paths):
         assert np.abs(text - model.encode(TEXTS)).max() > 1e-4, "the language is in the prefix"
         np.testing.assert_allclose(model.encode(paths, language=lang), encoder.encode_speech(paths, lang), atol=2e-6)
     assert model.encode(TEXTS[0]).shape == (encoder.dim,) == model.encode(paths[0]).shape
-    assert model.get_embedding_dimension() == encoder.dim and model.modalities == ["text", "audio"]
+    assert model.get_embedding_dimension() == encoder.dim and model.modalities == ["text", "audio", ("audio", "text")]
     np.testing.assert_allclose(model.similarity(speech, text), encoder.similarity(speech, text), atol=1e-5)
 
 
@@ -110,7 +119,7 @@ def test_prompts_of_a_model_are_for_texts(pair, paths, tmp_path):
     again = SentenceTransformer(str(tmp_path / "again"), device="cpu")
     asked = encoder.encode_text([f"query: {text}" for text in TEXTS])
     np.testing.assert_allclose(again.encode_query(TEXTS), asked, atol=2e-6)
-    with pytest.raises(ConfigError, match=r"'passage: ' cannot be put before speech; .* with prompt=''"):
+    with pytest.raises(ConfigError, match=r"'passage: ' cannot be put before speech or a picture; .* with prompt=''"):
         again.encode_document(paths)
     np.testing.assert_allclose(again.encode_document(paths, prompt=""), encoder.encode_speech(paths), atol=2e-6)
 
@@ -163,8 +172,6 @@ def test_refused(pair, paths, tiny_model):
         model.encode(TEXTS, language="klingon")
     with pytest.raises(ValueError, match="modalit"):
         model.encode([TEXTS[0], paths[0]])
-    with pytest.raises(DataError, match="texts and clips"):
-        model[0].preprocess([TEXTS[0], paths[0]])
     with pytest.raises(DataError, match="not one input"):
         model.encode([("a", "b")])
     with pytest.raises(DataError, match="not empty"):
@@ -178,6 +185,106 @@ def test_refused(pair, paths, tiny_model):
         SentenceTransformer(folder, device="cpu", model_kwargs={"torch_dtype": "float16"})
     with pytest.raises(ConfigError, match="pickle"):
         model[0].save(folder, safe_serialization=False)
+
+
+@pytest.fixture
+def seeing(tiny_model):
+    folder = tiny_model("continuous", sees=True)
+    return SentenceTransformer(str(folder), device="cpu"), SpeechTextEncoder.from_pretrained(folder, device="cpu")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Paths of three pictures of different sizes."""
+    paths = [str(tmp_path / name) for name in ("a.png", "b.JPEG", "c.webp")]
+    for number, path in enumerate(paths):
+        pixels = np.random.default_rng(number).integers(0, 256, (20 + number, 30, 3), np.uint8)
+        PillowImage.fromarray(pixels).save(path)
+    return paths
+
+
+def test_every_form_of_a_picture(seeing, pictures):
+    model, encoder = seeing
+    assert {"text", "audio", "image", ("audio", "image"), ("audio", "image", "text")} < set(model.modalities)
+    expected = encoder.embed([Item(Image(path)) for path in pictures])
+    for batch_size in (2, 32):
+        np.testing.assert_allclose(model.encode(pictures, batch_size=batch_size), expected, atol=2e-6)
+    pixels = np.array(PillowImage.open(pictures[0]))
+    forms = [pictures[0], {"image": pictures[0]}, {"image": Path(pictures[0])}, PillowImage.open(pictures[0]), pixels,
+             {"image": Path(pictures[0]).read_bytes()}, torch.from_numpy(pixels),
+             {"image": torch.from_numpy(pixels).permute(2, 0, 1)}, {"image": [pictures[0]]}]  # fmt: skip
+    for form in forms:
+        np.testing.assert_allclose(model.encode([form])[0], expected[0], atol=2e-6, err_msg=str(type(form)))
+
+
+def test_dicts_of_several_are_items(seeing, pictures, paths):
+    """Parts in the order of the keys, in one batch with other orders and numbers of them."""
+    model, encoder = seeing
+    (a, b, _), clip = pictures, paths[0]
+    inputs = [
+        {"text": "a yellow one", "image": a},
+        {"image": a, "text": "a yellow one"},
+        {"text": "two", "image": [a, b]},
+        {"image": (b,), "text": ["a", "b"]},
+    ]
+    items = [Item(Text("a yellow one"), Image(a)), Item(Image(a), Text("a yellow one")),
+             Item(Text("two"), Image(a), Image(b)), Item(Image(b), Text("a"), Text("b"))]  # fmt: skip
+    np.testing.assert_allclose(model.encode(inputs), encoder.embed(items), atol=2e-6)
+    both = {"audio": (load_audio(clip), SAMPLE_RATE), "image": a}
+    expected = encoder.embed(Item(Audio(clip), Image(a), lang="ro"))
+    np.testing.assert_allclose(model.encode(both, language="ro"), expected, atol=2e-6)
+    three = {"text": "x", "image": a, "audio": clip}
+    expected = encoder.embed(Item(Text("x"), Image(a), Audio(clip)))
+    np.testing.assert_allclose(model.encode([three])[0], expected, atol=2e-6)
+
+
+def test_pictures_that_are_refused(seeing, pair, pictures):
+    model, _ = seeing
+    for name in ("missing.png", "https://example.org/a.jpg", "a/b c.webp"):
+        with pytest.raises(DataError, match=r"path of a picture, and is no file; give \{'image': path\}"):
+            model.encode([name])
+    with pytest.raises(DataError, match="data: string"):
+        model.encode(["data:image/png;base64,AAAA"])
+    with pytest.raises(ImageError, match=r"missing file: picture 0: gone\.png"):
+        model.encode([{"image": "gone.png"}])
+    with pytest.raises(ImageError, match=r"picture 1: .*give \(height, width, 3\) of uint8"):
+        model.encode([{"image": pictures[0]}, {"image": np.zeros((4, 4, 3), np.float32)}])
+    with pytest.raises(ConfigError, match="no frontend for image"):
+        pair[0].encode([pictures[0]])
+    with pytest.raises(ValueError, match="modalit"):
+        pair[0].encode([{"image": pictures[0]}])
+    with pytest.raises(ConfigError, match="before speech or a picture"):
+        model.encode(pictures, prompt="query: ")
+    mixed = model.preprocess([{"text": "x", "image": pictures[0]}, {"image": pictures[0], "text": "x"}])
+    with pytest.raises(DataError, match="cannot be cut"):
+        model({key: values[:1] for key, values in mixed.items() if key.startswith(("0", "1"))} | {
+            "input_values": mixed["input_values"][:1]})  # fmt: skip
+
+
+def test_its_trainer_reads_pictures_and_clips(seeing, pictures, paths, tmp_path):
+    """A column of dicts becomes features that the loss is given."""
+    model, _ = seeing
+    rows = {"anchor": [{"image": path, "audio": clip} for path, clip in zip(pictures, paths, strict=False)],
+            "positive": TEXTS[:3]}  # fmt: skip
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path / "out"), max_steps=1, per_device_train_batch_size=3, report_to=[], use_cpu=True,
+        save_strategy="no", learning_rate=1e-2,
+    )  # fmt: skip
+    seen = []
+
+    class Loss(MultipleNegativesRankingLoss):
+        def forward(self, features, labels):
+            seen.append([{key.rpartition(".")[2] for key in column} for column in features])
+            return super().forward(features, labels)
+
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    SentenceTransformerTrainer(
+        model=model, args=arguments, train_dataset=Dataset.from_dict(rows), loss=Loss(model)
+    ).train()
+    ((query, answer),) = seen
+    assert {"speech", "image", "input_values"} <= query and "input_ids" in answer
+    changed = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert any("frontends.image" in name for name in changed) and any("frontends.speech" in name for name in changed)
 
 
 @pytest.mark.parametrize("first", ["speechde", "sentence_transformers"])

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from speechde.errors import DataError
-from speechde.reporting.compare import compare_runs
+from speechde.reporting.archive import write_hits
+from speechde.reporting.compare import compare_all, compare_runs, write_comparison
 from speechde.reporting.index import index
 from speechde.reporting.summary import find_runs, summarise
+from speechde.versions import VERSION
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 
@@ -149,3 +151,78 @@ def test_what_cannot_be_read_is_named(results):
         index(results)
     with pytest.raises(DataError, match="nowhere is not a folder"):
         index(results / "nowhere")
+
+
+def write_text_run(folder, overrides, ranks, seed=0):
+    """A run on text alone, as it is archived; ``ranks`` of its queries."""
+    scores = {"split": "test", "queries": len(ranks), "gallery": 2, "chance": 0.5, "ci95": [0.4, 0.6], "mrr": 0.7}
+    task = scores | {"recall@1": sum(rank == 1 for rank in ranks) / (len(ranks) or 1), "recall@5": 1.0}
+    metrics = {
+        "recipe": "ateb", "overrides": overrides, "seed": seed, "dev_recall@1": 0.5, "hardware": "h", "commit": "c",
+        "command": "train", "version": VERSION, "tasks": {"ateb": task}, "wall_seconds": {"total": 90.0},
+        "data": {"tasks": {"ateb": {"examples": 7}}},
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "tasks.json").write_text(json.dumps(metrics), encoding="utf-8")
+    hits = [{"direction": "ateb", "lang": "test", "id": str(n), "sentence": str(n // 2), "rank": rank}
+            for n, rank in enumerate(ranks)]  # fmt: skip
+    write_hits(hits, folder, ("ateb",))
+    return folder
+
+
+def test_runs_on_text_are_held_against_the_one_that_changed_least(results):
+    base = write_text_run(results / "ateb/base", "ateb.task:xstest", [1, 1, 2, 2])
+    ids = write_text_run(results / "ateb/ids", "ateb.target:label+id+ateb.task:xstest", [1, 1, 1, 1])
+    write_text_run(results / "ateb/other-seed", "ateb.target:label+id+ateb.task:xstest", [1, 1, 1, 1], seed=1)
+    write_text_run(results / "ateb/other-set", "ateb.task:creak", [1, 2, 2, 2])
+    table = rows(index(results), "Runs on text alone, on their test split")
+    assert [(row[1], row[2]) for row in table] == [
+        ("ateb.target:label+id ateb.task:xstest", "0"), ("ateb.target:label+id ateb.task:xstest", "1"),
+        ("ateb.task:creak", "0"), ("ateb.task:xstest", "0"),
+    ]  # fmt: skip
+    assert table[3][3:9] == ["ateb", "7", "4", "50.0", "50.0", "50.0 [40.0, 60.0]"]
+    (difference,) = compare_runs(ids, base, "ateb").means
+    assert difference.difference == 0.5
+    low, high = (100 * bound for bound in difference.ci95)
+    assert [row[9] for row in table] == [f"+50.0 [{low:+.1f}, {high:+.1f}]", "–", "–", "–"]
+    (base / "hits.parquet").unlink()
+    assert rows(index(results), "Runs on text alone")[0][9] == "–"
+
+
+def test_runs_by_language_are_held_against_each_other_by_role(results):
+    """And one whose base had other tasks against none."""
+    folders = [write_text_run(results / f"ateb/{name}", overrides, [])
+               for name, overrides in (("base", "default"), ("drop", "image.drop:0.5"))]  # fmt: skip
+    write_text_run(results / "ateb/other", "image.drop:0.5+tasks.x:1", [1, 2])
+    for folder, ranks in zip(folders, ([2, 2, 1, 1], [1, 1, 1, 2]), strict=True):
+        metrics = json.loads((folder / "tasks.json").read_text("utf-8"))
+        row = metrics["tasks"].pop("ateb") | {"queries": 2, "recall@1": 0.5}
+        metrics["tasks"] = {"pictures, languages of training": row | {"languages": {"fr_fr": row}},
+                            "pictures, other languages": row | {"languages": {"ro_ro": row}}}  # fmt: skip
+        metrics["data"]["tasks"] = {"pictures": {"examples": 9}}
+        (folder / "tasks.json").write_text(json.dumps(metrics), encoding="utf-8")
+        hits = [{"direction": "pictures", "lang": f"test {'fr_fr' if n < 2 else 'ro_ro'}", "id": str(n),
+                 "sentence": str(n), "rank": rank} for n, rank in enumerate(ranks)]  # fmt: skip
+        write_hits(hits, folder, ("pictures",))
+    (found,) = compare_all(folders[1], folders[0])
+    assert [(mean.role, mean.difference) for mean in found.means] == [("zero_shot", -0.5), ("trained_on", 1.0)]
+    table = rows(index(results), "Runs on text alone, on their test split")
+    told = [(*row[1:2], *row[3:5], row[9].partition(" ")[0]) for row in table]
+    assert told == [
+        ("–", "pictures, languages of training", "9", "–"),
+        ("–", "pictures, other languages", "9", "–"),
+        ("image.drop:0.5", "pictures, languages of training", "9", "+100.0"),
+        ("image.drop:0.5", "pictures, other languages", "9", "-50.0"),
+        ("image.drop:0.5 tasks.x:1", "ateb", "7", "–"),
+    ]
+
+
+def test_comparisons_are_a_table(results):
+    one, other, base = (
+        write_text_run(results / f"ateb/{name}", name, ranks)
+        for name, ranks in (("a", [1, 1, 2, 2]), ("b", [1, 1, 1, 2]), ("c", [2, 2, 2, 2]))
+    )
+    write_comparison(results / "ateb/compared", compare_all([one, other], base), "speechde compare …")
+    (row,) = rows(index(results), "Differences, query by query")
+    assert row[:8] == ["a, b", "c", "ateb", "trained on", "1", "4", "62.5", "0.0"]
+    assert row[8].startswith("+62.5 [") and row[-1] == "`speechde compare …`"

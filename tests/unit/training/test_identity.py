@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import typing
 from dataclasses import asdict, replace
 
 import pytest
 import torch
 from filelock import FileLock
 
+from speechde.config import DataConfig
 from speechde.corpora.bitext import TextPair
-from speechde.corpora.fingerprint import sources
+from speechde.corpora.fingerprint import PLACES, sources
 from speechde.corpora.manifest import write_manifest
 from speechde.errors import ConfigError, DataError
 from speechde.reporting.results import control_runs
@@ -196,6 +199,19 @@ def test_where_nothing_can_be_written_nothing_is_encoded(tiny_run, tmp_path, mon
     monkeypatch.setattr(prepare, "training_frames", lambda *_, **__: pytest.fail("clips were encoded"))
     with pytest.raises(ConfigError, match=f"cannot write results to {tmp_path}/file/x"):
         run.train(tiny_run(**{folder: str(tmp_path / "file/x")}))
+
+
+def test_every_place_of_data_is_known_as_one():
+    """One that is not would be part of what a run is, and the same package elsewhere another run."""
+
+    def places(schema, prefix=""):
+        for name, kind in typing.get_type_hints(schema).items():
+            if dataclasses.is_dataclass(kind):
+                yield from places(kind, f"{prefix}{name}.")
+            elif schema.__dataclass_fields__[name].metadata.get("path"):
+                yield prefix + name
+
+    assert set(places(DataConfig)) == set(PLACES)
 
 
 def test_sources(tiny_run, tmp_path):
