@@ -153,7 +153,7 @@ def _draw(axes: Axes, conditions: Mapping, role: str, kind: str, levels: Sequenc
     axes.axhline(100 * chance, color=CHANCE_COLOUR, linewidth=0.8, linestyle=":", label="chance")
     axes.set_xticks(places, [CLEAN.name, *(f"{level:g}" for level in levels)])
     axes.invert_xaxis()
-    axes.set_ylim(0, 100)
+    axes.set_ylim(0, 103)  # markers at 100 are whole
     axes.set_ylabel("R@1, %")
     axes.grid(linewidth=0.4)
     axes.spines[["top", "right"]].set_visible(False)

@@ -9,7 +9,6 @@ import pytest
 import soundfile
 
 from speechde import progress
-from speechde.conditions import parse
 from speechde.errors import AssetError, DataError
 from speechde.features import frames as features
 from speechde.features.encoders import WhisperFrames, pool_frames
@@ -18,9 +17,6 @@ from speechde.features.kmeans import fit_kmeans
 from speechde.features.store import FeatureStore
 from speechde.features.unit_bpe import train_bpe
 from speechde.features.units import Quantiser, deduplicate
-from speechde.media import audio
-from speechde.media.audio import load_audio, trim_silence
-from speechde.media.degradations import degrade
 from speechde.types import SAMPLE_RATE, Utterance
 
 
@@ -123,38 +119,6 @@ def test_noise_is_the_same_whatever_else_is_in_the_list(clips, encoder, tmp_path
     np.testing.assert_allclose(every[clips[1].id], one[clips[1].id], atol=2e-2)
     plain = extract(clips, encoder, tmp_path)
     assert np.abs(plain[clips[1].id].astype(np.float32) - every[clips[1].id]).max() > 0.1
-
-
-def test_clean_clips_have_the_names_that_they_had_before_there_were_conditions(encoder):
-    described = features.Clips(encoder, View()).describe()
-    assert described == {
-        "version": [features.VERSION, audio.VERSION],
-        "encoder": encoder.describe(),
-        "pool": 1,
-        "view": [1.0, 40.0],
-    }
-
-
-def test_frames_under_a_condition_are_kept_apart(clips, encoder, tmp_path):
-    clean = extract(clips, encoder, tmp_path)
-    slow, noisy = (extract(clips, encoder, tmp_path, view=View(condition=parse(name))) for name in ("speed0.5", "snr0"))
-    assert len({clean.key, slow.key, noisy.key}) == 3
-    for clip in clips:
-        assert slow.seconds[clip.id] == pytest.approx(2 * clean.seconds[clip.id])
-        assert len(slow[clip.id]) > 1.5 * len(clean[clip.id])
-        (alone,) = encoder.inner.encode([trim_silence(degrade(load_audio(clip.audio), parse("snr0"), clip.id))])
-        np.testing.assert_allclose(noisy[clip.id].astype(np.float32), alone.astype(np.float32), atol=0.1)
-    one = extract(clips[2:3], encoder, tmp_path, view=View(condition=parse("snr0")))  # other neighbours in its batch
-    np.testing.assert_allclose(noisy[clips[2].id].astype(np.float32), one[clips[2].id].astype(np.float32), atol=0.1)
-    given = len(encoder.given)
-    assert extract(clips, encoder, tmp_path, view=View(condition=parse("snr0"))).key == noisy.key
-    assert len(encoder.given) == given
-
-
-def test_which_clips_can_be_used_does_not_depend_on_the_condition(encoder, make_wav, tmp_path):
-    """A clip of 0.15 s lasts less than the least at twice the speed, and is of the same queries all the same."""
-    clips = [Utterance("a", "fr_fr", "x", str(make_wav("a.wav", 0.15)), "x", "test")]
-    assert extract(clips, encoder, tmp_path, view=View(condition=parse("speed2"))).ids == ["a"]
 
 
 def test_bad_clips_are_dropped_and_counted(clips, encoder, tmp_path):
