@@ -199,8 +199,9 @@ def test_messages_go_to_standard_error(run, monkeypatch):
     def speak(*_, **__):
         logging.getLogger("speechde.x").info("a note")
         logging.getLogger("speechde.x").warning("a worry")
+        return ["found"]
 
-    monkeypatch.setattr("speechde.reporting.compare.compare_runs", speak)
+    monkeypatch.setattr("speechde.reporting.compare.compare_all", speak)
     monkeypatch.setattr("speechde.reporting.compare.format_comparison", lambda _: "result")
     loud, quiet = run("compare", "a", "b"), run("--quiet", "compare", "a", "b")
     assert (loud.out, loud.err) == ("result\n", "a note\nwarning: a worry\n")
