@@ -166,7 +166,7 @@ def _usable(
 def _drawn(folder: Path, drawings: Sequence[Drawing], cache_dir: Path) -> tuple[dict[str, Path], list[Dropped]]:
     """The PNG of each drawing that could be drawn, and the others; drawn once, whole or not at all."""
     names = [drawing.name for drawing in drawings]
-    key = fingerprint([str(folder), DRAWN, names])
+    key = fingerprint([DRAWN, [(name, (folder / name).stat().st_size) for name in names]])
     kept, listed = cache_dir / "corpora" / f"{PACKAGE}-{VERSION.partition(':')[2]}-pictures-{key}", "undrawn.json"
     files = {name: f"{number:04d}.png" for number, name in enumerate(names)}
     if not kept.is_dir():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from speechde.corpora.examples import RECORDED
 from speechde.corpora.pictures import Found
+from speechde.groups import joined
 from speechde.text import normalise_text
 from speechde.types import SPLITS, Audio, Example, Image, Item, Text
 
@@ -42,20 +43,9 @@ def examples_of(rows: Sequence[Row]) -> Found:
 
 def _joined(rows: Sequence[Row]) -> list[Row]:
     """The rows of a split, those that mean the same by one name: of the first thing among them."""
-    first: dict[tuple[str, ...], int] = {}
-    parents = list(range(len(rows)))
-
-    def root(number: int) -> int:
-        while parents[number] != number:
-            parents[number] = number = parents[parents[number]]
-        return number
-
-    for number, row in enumerate(rows):
-        keys = [("thing", row.meaning), *([("text", row.lang, normalise_text(row.text))] if row.text else [])]
-        for key in keys:
-            one, other = sorted((root(number), root(first.setdefault(key, number))))
-            parents[other] = one
-    return [replace(row, meaning=rows[root(number)].meaning) for number, row in enumerate(rows)]
+    shared = [[("thing", row.meaning), *([("text", row.lang, normalise_text(row.text))] if row.text else [])]
+              for row in rows]  # fmt: skip
+    return [replace(row, meaning=rows[first].meaning) for row, first in zip(rows, joined(shared), strict=True)]
 
 
 def _once(ask: Callable[[Row], Example | None], rows: Sequence[Row]) -> Iterator[Example]:

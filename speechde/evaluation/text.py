@@ -27,6 +27,7 @@ from speechde.errors import ConfigError, unknown_value
 from speechde.evaluation import ateb
 from speechde.evaluation.asked import ROLES, Asked
 from speechde.evaluation.retrieval import COMMON, Labels, Results, Retrieval
+from speechde.groups import joined
 from speechde.text import normalise_text
 from speechde.types import Item, Text
 
@@ -133,7 +134,9 @@ def _translations(name: str, names: Sequence[str], texts: Mapping[str, Sequence[
     for lang in sorted(set(texts) - {ENGLISH}):
         there = [pair for pair in zip(texts[lang], texts[ENGLISH], strict=True) if all(pair)]
         (own, place), (other, target) = (_unique([pair[side] for pair in there]) for side in (0, 1))
-        meaning = _same(place, target)
+        # pairs that share a text on either side, or do by way of others, mean the same
+        shared = ([("text", one), ("translation", other)] for one, other in zip(place, target, strict=True))
+        meaning = np.array(joined(shared), np.int64)
         # (items, label of what each means, first pair that each is of), of both sides
         sides = []
         for items, rows in (
@@ -229,20 +232,3 @@ def _unique(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
     number: dict[str, int] = {}
     place = np.array([number.setdefault(text, len(number)) for text in texts], np.int64)
     return list(number), place
-
-
-def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """``(n,)`` label of what each pair means: pairs that share a text on either side, or do by way of others, are one.
-
-    >>> _same(np.array([0, 1, 1, 2]), np.array([0, 1, 2, 0]))
-    array([0, 1, 1, 0])
-    """
-    label = np.arange(len(one))
-    while True:
-        before = label
-        for place in (one, other):
-            least = np.full(len(one), len(one))
-            np.minimum.at(least, place, label)
-            label = least[place]
-        if np.array_equal(label, before):
-            return label

@@ -186,10 +186,11 @@ def next_model(
     torch.manual_seed(config.seed)
     settings, begun = _settings(config, trained, encoder, features, vision)
     model = assemble(trained.model.backbone.model, settings)
-    state = trained.model.state_dict()
-    if begun:  # a vocabulary of no units is not one of some
-        state = {name: weights for name, weights in state.items() if weights.numel()}
-    model.load_state_dict(state, strict=not begun)
+    own, state = model.state_dict(), trained.model.state_dict()
+    # what is begun has no weights yet, and a vocabulary of no units is not one of some
+    begin = tuple(f"frontends.{medium}." for medium in begun)
+    new = {name for name in own if name.startswith(begin) or (name in state and not state[name].numel())}
+    model.load_state_dict(state | {name: own[name] for name in new})
     begin_frontends(model, config, features, begun)
     choose_trained(model, config)
     prompt = trained.prompt.restated(settings.prompts, {medium: getattr(settings.prefix, medium) for medium in begun})

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from speechde import SpeechTextEncoder
-from speechde.checkpoint.folder import TrainedModel
+from speechde.checkpoint.folder import TrainedModel, assemble
 from speechde.config import build
 from speechde.errors import AssetError, ConfigError
 from speechde.training import features, run, stage
@@ -130,6 +130,19 @@ def test_a_model_of_texts_learns_to_hear(hearing, kind):
     encoders = [SpeechTextEncoder.from_pretrained(folder, device="cpu") for folder in folders]
     vectors = [encoder.encode_text(["a text", "another"], language="fr_fr") for encoder in encoders]
     np.testing.assert_allclose(*vectors, atol=1e-6)
+
+
+def test_weights_that_a_model_should_have_are_missed(hearing, monkeypatch):
+    """What is begun has none yet; all else has to be there."""
+    _, config = hearing()
+    monkeypatch.setattr(stage, "assemble", lambda llm, settings: with_another_part(assemble(llm, settings)))
+    with pytest.raises(RuntimeError, match=r"Missing key\(s\).*another"):
+        run.train(config)
+
+
+def with_another_part(model):
+    model.another = torch.nn.Linear(1, 1)
+    return model
 
 
 def test_a_model_of_texts_stays_one_unless_it_is_asked(hearing, recipe_values):

@@ -22,7 +22,7 @@ MAX_FUNCTION, MAX_PARAMETERS = 60, 8
 
 FLOORS = {
     0: ["types", "errors", "languages", "install", "schema", "config", "overrides", "cache", "text", "progress",
-        "conditions"],
+        "conditions", "groups"],
     1: ["losses", "distributed", "evaluation.metrics", "media", "weights", "versions"],
     2: ["models", "corpora", "features"],
     3: ["checkpoint", "chunks", "provenance"],

@@ -6,17 +6,9 @@ import mteb
 import numpy as np
 import pytest
 from datasets import Dataset
+from mteb import mocks
 from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
-from mteb.mocks import (
-    MockAny2AnyRetrievalI2TTask,
-    MockAny2AnyRetrievalT2ITask,
-    MockImageClassificationTask,
-    MockImageClusteringTask,
-    MockImageTextPairClassificationTask,
-    MockVisualSTSTask,
-    MockZeroShotClassificationTask,
-)
 from mteb.types import PromptType
 from PIL import Image as PillowImage
 
@@ -26,13 +18,13 @@ from speechde.evaluation import mteb as adapter
 from speechde.types import SAMPLE_RATE
 
 MOCK_TASKS = (
-    MockAny2AnyRetrievalI2TTask,
-    MockAny2AnyRetrievalT2ITask,
-    MockImageClassificationTask,
-    MockImageClusteringTask,
-    MockImageTextPairClassificationTask,
-    MockVisualSTSTask,
-    MockZeroShotClassificationTask,
+    mocks.MockAny2AnyRetrievalI2TTask,
+    mocks.MockAny2AnyRetrievalT2ITask,
+    mocks.MockImageClassificationTask,
+    mocks.MockImageClusteringTask,
+    mocks.MockImageTextPairClassificationTask,
+    mocks.MockVisualSTSTask,
+    mocks.MockZeroShotClassificationTask,
 )
 COUNT = 7
 WORDS = [f"a drawing of {number} things" for number in range(COUNT)]
