@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from speechde import install
 
@@ -88,3 +90,12 @@ def test_pip_of_another_python_is_not_meant(monkeypatch, tmp_path):
     assert install.pip() == "'/my env/bin/python' -m pip"
     monkeypatch.setattr(install.shutil, "which", lambda name: "/my env/bin/pip")
     assert install.pip() == "pip"
+
+
+def test_torch_and_torchaudio_are_of_one_exact_release():
+    """torchaudio 2.11.1 accepts torch 2.11.0 by its metadata and cannot be imported with it."""
+    wanted = map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    pins = {one.name: str(one.specifier) for one in wanted if one.name in ("torch", "torchaudio")}
+    assert pins["torch"] == pins["torchaudio"] and re.fullmatch(r"==\d+\.\d+\.\d+", pins["torch"])
+    for name, pin in pins.items():
+        assert Requirement(f"{name}{pin}").specifier.contains(metadata.version(name)), f"{name} installed, {pin} wanted"
