@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint bench ablation ateb results clean
+.PHONY: quickstart test lint bench ablation ateb training results clean
 
 # of the extras, quickstart itself needs synthetic alone
 quickstart: $(STAMP)
@@ -25,6 +25,16 @@ ateb: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[lora]'
 	for sweep in $(ATEB); do $(BIN)/python train.py -m +sweep=$$sweep || exit 1; done
 	$(BIN)/speechde results
+
+# Every committed sweep about training (docs/sweeps.md); finished points are in results/training/runs.
+TRAINING := training_base training_batches training_apart training_no_prompt training_prompts training_mined training_pairs training_pretraining training_stages training_steps
+training: $(STAMP)
+	mkdir -p negatives
+	$(BIN)/speechde data manifest stamps --out negatives/stamps.jsonl --overwrite
+	$(BIN)/speechde negatives negatives/stamps.jsonl --model runs/quickstart/default-s0 -k 5 --count 3 --out negatives/mined.jsonl --overwrite
+	$(BIN)/speechde negatives negatives/stamps.jsonl --candidates minimal-pairs --out negatives/pairs.jsonl --overwrite
+	for sweep in $(TRAINING); do $(BIN)/python train.py -m +sweep=$$sweep || exit 1; done
+	$(BIN)/speechde report results/training/runs --out results/training --title "speechde: questions about training, on stamps"
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

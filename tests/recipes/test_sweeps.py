@@ -81,7 +81,8 @@ def test_points_of_ateb_differ_from_their_base_alone():
 def test_make_runs_every_sweep():
     lines = (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
     made = {line.partition(" := ")[0]: line.partition(" := ")[2].split() for line in lines if " := " in line}
-    assert sorted(made["SWEEPS"] + made["ATEB"]) == SWEEPS
+    assert sorted(made["SWEEPS"] + made["ATEB"] + made["TRAINING"]) == SWEEPS
     assert all(name.startswith("ateb_") for name in made["ATEB"])
+    assert all(name.startswith("training_") for name in made["TRAINING"])
     page = "".join((ROOT / f"docs/{name}.md").read_text(encoding="utf-8") for name in ("sweeps", "ateb"))
     assert all(f"| `{sweep}` |" in page for sweep in SWEEPS)
