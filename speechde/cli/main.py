@@ -27,6 +27,7 @@ from speechde.cli import (
     demo,
     doctor,
     embed,
+    evaluate_parts,
     evaluate_text,
     export,
     index,
@@ -95,6 +96,7 @@ register(app, soup.soup, soup.EXAMPLES, USE)
 register(app, export.export, export.EXAMPLES, USE)
 register(app, evaluate_text.evaluate_text, evaluate_text.EXAMPLES, EVALUATE)
 register(app, compare.compare, compare.EXAMPLES, EVALUATE)
+register(app, evaluate_parts.evaluate_parts, evaluate_parts.EXAMPLES, EVALUATE)
 register(app, contact_sheet.contact_sheet, contact_sheet.EXAMPLES, EVALUATE)
 register(app, report.report, report.EXAMPLES, EVALUATE)
 register(app, results.results, results.EXAMPLES, EVALUATE)

@@ -35,9 +35,9 @@ def in_order(conditions: Mapping) -> list[str]:
 
 
 def systems(conditions: Mapping) -> list[str]:
-    """The model, and what else answered."""
-    names = dict.fromkeys(name for answers in conditions.values() for name in answers if name != "notes")
-    return sorted(names, key=lambda name: name != MODEL)
+    """The model, and what else answered, by name: JSON files are sorted."""
+    names = {name for answers in conditions.values() for name in answers if name != "notes"}
+    return sorted(names, key=lambda name: (name != MODEL, name))
 
 
 def conditions_markdown(conditions: Mapping) -> list[str]:
@@ -78,17 +78,21 @@ def _points(mean: Mapping | None, key: str) -> tuple[str, float | None]:
     return (points_cell(mean[key], mean[f"{key}_ci95"]), mean[key]) if mean and key in mean else ("–", -2.0)
 
 
-def remark_lines(conditions: Mapping) -> list[str]:
+def remark_lines(conditions: Mapping, every: bool = False) -> list[str]:
     """``remarks`` as a list in Markdown, below a table."""
-    return [line for remark in remarks(conditions) for line in ("", f"- {remark}")]
+    return [line for remark in remarks(conditions, every) for line in ("", f"- {remark}")]
 
 
-def remarks(conditions: Mapping) -> list[str]:
-    """In words, from the numbers: where the model is above each cascade and where below; and the notes."""
+def remarks(conditions: Mapping, every: bool = False) -> list[str]:
+    """In words, from the numbers: where the model is above each cascade and where below; and the notes.
+
+    Args:
+        every: of all other systems.
+    """
     said = []
     for role in _roles(conditions):
         for name in systems(conditions):
-            if name.partition("_")[0].partition(":")[0] == CASCADE:
+            if name != MODEL and (every or name.partition("_")[0].partition(":")[0] == CASCADE):
                 said.append(f"{ROLE_NAMES[role]}: {_against(conditions, role, name)}")
     notes = {}
     for condition in in_order(conditions):

@@ -2,8 +2,9 @@
 
 The page is a function of the files beside it, so that it can be made again (``make results``) and tested for being
 current. A folder is read by the shape of its files: ``metrics.json`` of a run, ``summary.json`` of ``speechde report``,
-``tasks.json`` of a run on text alone, ``text.json`` of ``speechde evaluate-text``, ``comparison.json`` of ``speechde
-compare``; whatever else lies there is listed with the command it names.
+``tasks.json`` of a run on text alone, ``text.json`` of ``speechde evaluate-text``, ``parts.json`` of ``speechde
+evaluate-parts``, ``comparison.json`` of ``speechde compare``; whatever else lies there is listed with the command it
+names.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechde.errors import DataError
-from speechde.reporting import compare, index_texts, text
+from speechde.reporting import compare, index_texts, parts, text
 from speechde.reporting.archive import TASKS
 from speechde.reporting.conditions import conditions_table, remark_lines
 from speechde.reporting.report import baseline_means
@@ -62,9 +63,16 @@ def index(folder: str | Path) -> str:
     texts = [each for each in files if _is_text(each)]
     alone = [each for each in files if each.path.name == TASKS and isinstance(each.content, Mapping)]
     compared = [each for each in files if each.path.name == compare.FILE and isinstance(each.content, Mapping)]
-    placed = [*texts, *alone, *compared]
+    in_parts = [each for each in files if each.path.name == parts.FILE and isinstance(each.content, Mapping)]
+    placed = [*texts, *alone, *compared, *in_parts]
     others = [each for each in files if not _is_run(each) and not _is_summary(each) and each not in placed]
-    lines = [INTRODUCTION, *_runs(folder, runs), *_baselines(folder, runs), *_conditions(folder, runs)]
+    lines = [
+        INTRODUCTION,
+        *_runs(folder, runs),
+        *_baselines(folder, runs),
+        *_conditions(folder, runs),
+        *_parts(folder, in_parts),
+    ]
     lines += [*_texts(folder, texts), *_text_runs(folder, alone), *_compared(compared)]
     return "\n".join([*lines, *_summaries(folder, summaries), *_others(folder, others), ""])
 
@@ -219,6 +227,17 @@ def _conditions(folder: Path, runs: Sequence[Run]) -> list[str]:
             lines += ["", f"## Under conditions: {_model(run)}", ""]
             lines += [f"{_title(run)}{shown}.", "", *conditions_table(conditions)]
             lines += [*remark_lines(conditions), "", _made(run)]
+    return lines
+
+
+def _parts(folder: Path, files: Sequence[Found]) -> list[str]:
+    """Queries of several parts, whole and in parts (``speechde evaluate-parts``)."""
+    lines = []
+    for found in files:
+        lines += ["", f"## Parts of queries: {found.folder.name}", ""]
+        lines += [f"{parts.asked(found.content)} ([table]({_link(folder, found.folder)})).", ""]
+        lines += [*parts.parts_table(found.content), "", f"Command: {_code(found.content['command'])}, at commit "
+                  f"{found.content['commit']}."]  # fmt: skip
     return lines
 
 

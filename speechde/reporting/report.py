@@ -67,13 +67,13 @@ def write_report(
     for path, content in zip(paths, (text + "\n", markdown(metrics, controls)), strict=False):
         with atomic_write(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    _save(recall_figure(metrics), paths[2])
+    save_figure(recall_figure(metrics), paths[2])
     if curves:
         paths.append(directory / "curves.png")
-        _save(curves_figure(curves), paths[-1])
+        save_figure(curves_figure(curves), paths[-1])
     if noise_levels(metrics.get("conditions", {})):
         paths.append(directory / "noise.png")
-        _save(noise_figure(metrics["conditions"], width=5.0), paths[-1])
+        save_figure(noise_figure(metrics["conditions"], width=5.0), paths[-1])
     return paths
 
 
@@ -364,6 +364,6 @@ def _points(score: float | None) -> str:
     return "–" if score is None else f"{score:.1f}"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

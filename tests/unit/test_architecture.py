@@ -161,6 +161,7 @@ MANY = {
     "cli.data.stats": "options of a command",
     "cli.demo.demo": "options of a command",
     "cli.embed.embed": "options of a command",
+    "cli.evaluate_parts.evaluate_parts": "options of a command",
     "cli.evaluate_text.evaluate_text": "options of a command",
     "cli.mine.mine": "options of a command",
     "cli.negatives.negatives": "options of a command",
