@@ -30,7 +30,7 @@ ateb: $(STAMP)
 TRAINING := training_base training_batches training_apart training_no_prompt training_prompts training_mined training_pairs training_pretraining training_stages training_steps
 training: $(STAMP)
 	mkdir -p negatives
-	$(BIN)/speechde data manifest stamps --out negatives/stamps.jsonl --overwrite
+	$(BIN)/speechde data manifest stamps --only-seen --out negatives/stamps.jsonl --overwrite
 	$(BIN)/speechde negatives negatives/stamps.jsonl --model runs/quickstart/default-s0 -k 5 --count 3 --out negatives/mined.jsonl --overwrite
 	$(BIN)/speechde negatives negatives/stamps.jsonl --candidates minimal-pairs --out negatives/pairs.jsonl --overwrite
 	for sweep in $(TRAINING); do $(BIN)/python train.py -m +sweep=$$sweep || exit 1; done

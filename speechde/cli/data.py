@@ -94,12 +94,14 @@ def manifest(
     archive: Archive = None,
     public: Public = None,
     missing: Missing = "error",
+    only_seen: Annotated[bool, typer.Option("--only-seen", help="Clips of seen languages alone.")] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a corpus as a manifest, for other tools, for a corpus of your own, or for hard negatives.
 
     It has the clips that training and evaluation would use, with the splits that they have there; what is not there yet
-    is fetched. Audio stays where it is. A run reads it with data=manifest data.path=OUT data.seen=[...].
+    is fetched. Audio stays where it is. A run reads it with data=manifest data.path=OUT data.seen=[...]. Examples that
+    speechde negatives makes of it can be trained on with --only-seen: zero-shot languages stay out of training.
     """
     from speechde.corpora.manifest import SUFFIXES, write_manifest
 
@@ -108,10 +110,11 @@ def manifest(
     refuse_existing(out, overwrite)
     read = _read(corpus, seen, root=root, covost=covost, archive=archive, public=public, missing=missing)
     list_dropped(read.dropped)
-    if not read.utterances:
+    utterances = read.select(langs=read.seen) if only_seen else read.utterances
+    if not utterances:
         raise DataError(f"{corpus} has no clip that can be used; check the paths")
-    write_manifest(read.utterances, out)
-    print(f"{out}: {len(read.utterances)} clips; data=manifest data.path={out} data.seen=[{','.join(read.seen)}]")
+    write_manifest(utterances, out)
+    print(f"{out}: {len(utterances)} clips; data=manifest data.path={out} data.seen=[{','.join(read.seen)}]")
 
 
 def _read(corpus: str, seen: list[str] | None, *, covost: str | None, missing: str, **where: str | None) -> Corpus:

@@ -103,6 +103,10 @@ def test_a_corpus_as_a_manifest(run, path, clips, tmp_path, suffix):
     assert done.out.endswith("data.seen=[es_419]\n")
     again, first = (load_corpus(DataConfig("manifest", path=str(each), seen=["es"]), tmp_path) for each in (out, path))
     assert again.utterances == first.utterances and again.zero_shot == first.zero_shot
+    seen = run("data", "manifest", path, "--out", tmp_path / f"seen{suffix}", "--seen", "es", "--only-seen")
+    assert f"{sum(one.lang == 'es_419' for one in first.utterances)} clips" in seen.out
+    own = load_corpus(DataConfig("manifest", path=str(tmp_path / f"seen{suffix}"), seen=["es"]), tmp_path)
+    assert own.utterances == first.select(langs=["es_419"]) and 0 < len(own.utterances) < len(first.utterances)
     assert run("data", "manifest", path, "--out", out).code == 1, "what is there is not replaced"
     assert run("data", "manifest", path, "--out", out, "--overwrite").code == 0
 
