@@ -179,8 +179,8 @@ def _refuse_heard(what: str, files: Iterable[FileExamples], evaluated: Collectio
     """Refuse speech, to train on or to choose a checkpoint by, in languages that are evaluated as never heard."""
     if heard := sorted({clip.lang for file in files for clip in file.clips()} & set(evaluated)):
         raise ConfigError(
-            f"{what} has speech in {', '.join(heard)}, which would be evaluated as never heard; leave it out there (speechde data manifest --only-seen), "
-            "or out of data.zero_shot"
+            f"{what} has speech in {', '.join(heard)}, which would be evaluated as never heard; leave it out there "
+            "(speechde data manifest --only-seen), or out of data.zero_shot"
         )
 
 
