@@ -197,8 +197,7 @@ def _row(folder: Path, run: Run, roles: Sequence[str], controls: Sequence[str]) 
 
 
 def _code(text: str | None) -> str:
-    """In a table a bar would end the cell."""
-    return "`{}`".format(text.replace("|", "\\|")) if text else "–"
+    return f"`{text}`" if text else "–"
 
 
 def _link(folder: Path, target: Path) -> str:

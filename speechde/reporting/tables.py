@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 ROLE_NAMES = {
@@ -16,7 +17,9 @@ CHANCE_COLOUR = "#cc0000"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    """Lines of a table; a bar in a cell, which would end it, is escaped where it is not yet."""
+    lines = (header, ["---"] * len(header), *rows)
+    return ["| " + " | ".join(re.sub(r"(?<!\\)\|", r"\|", cell) for cell in cells) + " |" for cells in lines]
 
 
 def percent(share: float | None) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from speechde.config import RunConfig
-from speechde.corpora.fingerprint import sources
+from speechde.corpora.fingerprint import flat, sources
 from speechde.reporting.archive import METRICS, TASKS, read_metrics
 from speechde.reporting.report import task_markdown
 from speechde.reporting.results import control_runs, show_report
@@ -40,9 +40,14 @@ def finished(config: RunConfig, directory: Path) -> dict | None:
     metrics = read_metrics(path)
     held = metrics.get("controls", {})
     controls = control_runs(directory) if path.parent == folders[0] else held  # an archived run has what it had
-    if asked_before(metrics["config"]) != asked(asdict(config)) or set(controls) != set(held):
+    before, now = metrics.get("sources", {}), sources(config)
+    both = before.keys() & now.keys()
+    moved = {name for name in both if before[name] == now[name]}  # the same data, wherever they lie
+    if _settings(asked_before(metrics["config"]), moved) != _settings(asked(asdict(config)), moved):
         return None
-    if _changed(metrics, config):
+    if set(controls) != set(held):
+        return None
+    if both - moved:  # another machine may have none of the files
         log.info("%s is of other data; run again", path)
         return None
     if fault := void_metrics(metrics):
@@ -61,7 +66,6 @@ def archived(config: RunConfig, directory: Path) -> Path:
     return Path(config.archive_dir) / directory.relative_to(config.runs_dir)
 
 
-def _changed(metrics: Mapping[str, Any], config: RunConfig) -> bool:
-    """Whether a file that both have is another than it was; another machine may have none of them."""
-    before, now = metrics.get("sources", {}), sources(config)
-    return any(before[name] != now[name] for name in before.keys() & now.keys())
+def _settings(config: Mapping[str, Any] | None, free: Collection[str]) -> dict[str, Any] | None:
+    """By dotted name, less those of ``free``."""
+    return config and {name: value for name, value in flat(config) if name not in free}

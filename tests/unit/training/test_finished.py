@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,20 @@ def test_what_no_number_depends_on_may_change(done):
 def test_another_request_is_not_answered(done, change):
     config, _, directory = done
     assert finished(change(config), directory) is None
+
+
+def test_data_that_moved_are_the_same_data(done, tmp_path):
+    """The path of a manifest says nothing of what it holds; its hash does."""
+    config, _, directory = done
+    before = Path(config.data.path)
+    moved = tmp_path / f"moved{before.suffix}"
+    moved.write_bytes(before.read_bytes())
+    there = replace(config, data=replace(config.data, path=str(moved)))
+    assert finished(there, directory) is not None
+    moved.write_bytes(before.read_bytes() + before.read_bytes().splitlines(keepends=True)[-1])
+    assert finished(there, directory) is None
+    moved.unlink()
+    assert finished(there, directory) is None
 
 
 def test_a_run_of_an_older_version_counts(done):
