@@ -53,7 +53,7 @@ def compare(
     if output:
         write_comparison(output, found, shlex.join(["speechde", *sys.argv[1:]]))
     if json:
-        print_json(found[0].as_dict() if len(found) == 1 else [each.as_dict() for each in found])
+        print_json([each.as_dict() for each in found])
     elif sys.stdout.isatty():
         show_markdown("\n".join(map(format_comparison, found)))
     else:

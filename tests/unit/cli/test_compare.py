@@ -33,7 +33,7 @@ def test_table(runs, capsys):
 
 def test_json(runs, capsys):
     compare([*runs], common=True, json=True)
-    values = json.loads(capsys.readouterr().out)
+    (values,) = json.loads(capsys.readouterr().out)
     assert values["left_out"] == [1, 0]
     assert values["languages"][0]["difference"] == 0.5 and values["means"][0]["won"] == 1
 
