@@ -140,8 +140,10 @@ def _write(read: Pictures, out: Path, trained: list[str], json: bool) -> None:
 
 
 def _report(record: dict[str, Any], dropped: list[Dropped], out: Path, json: bool) -> None:
-    """Write what was made and left out into ``out``, and say it."""
+    """Write what was made and left out into ``out``, and say it; files of an earlier call, of other tasks, go."""
     list_dropped(dropped)
+    for task in _made_before(out / RECORD) - record["examples"].keys():
+        (out / f"{task}.jsonl").unlink(missing_ok=True)
     record["dropped"] = dict(Counter(one.reason for one in dropped).most_common())
     with atomic_write(out / RECORD) as temporary:
         whole = record | {"left_out": [asdict(one) for one in dropped]}
@@ -152,3 +154,15 @@ def _report(record: dict[str, Any], dropped: list[Dropped], out: Path, json: boo
     rows = [(out / f"{task}.jsonl", *splits.values()) for task, splits in record["examples"].items()]
     print_table(("file", *SPLITS), [("concepts", *record["concepts"].values()), *rows], numbers=(1, 2, 3))
     print(f"left out: {', '.join(f'{reason}: {count}' for reason, count in record['dropped'].items()) or 'nothing'}")
+
+
+def _made_before(record: Path) -> set[str]:
+    """The tasks that a call before wrote files of, as its record says; none where that cannot be read."""
+    try:
+        return {
+            str(task)
+            for task in json_format.loads(record.read_text(encoding="utf-8"))["examples"]
+            if task.isidentifier()
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return set()

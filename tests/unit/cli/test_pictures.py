@@ -89,6 +89,15 @@ def test_your_own(run, tmp_path):
     done = run("pictures", "manifest", table, "--out", tmp_path / "out")
     assert done.out.splitlines()[1].split("\t")[1:] == ["2", "0", "1"]
     assert done.out.endswith("left out: missing file: 1\n")
+    record["examples"]["speech_to_image"] = {}  # an earlier table had recordings
+    (tmp_path / "out" / "pictures.json").write_text(json.dumps(record), "utf-8")
+    for name in ("speech_to_image", "mine"):
+        (tmp_path / "out" / f"{name}.jsonl").write_text("{}", "utf-8")
+    assert run("pictures", "manifest", table, "--out", tmp_path / "out").code == 0
+    kept = {path.name for path in (tmp_path / "out").iterdir()}
+    assert kept == {"image_to_text.jsonl", "text_to_image.jsonl", "mine.jsonl", "pictures.json"}
+    (tmp_path / "out" / "pictures.json").write_text("[]", "utf-8")
+    assert run("pictures", "manifest", table, "--out", tmp_path / "out").code == 0
 
 
 def test_nothing_to_read(run, tmp_path):
