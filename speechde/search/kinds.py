@@ -25,9 +25,11 @@ MAPPED = ("ivfsq", "ivfpq")  # kinds that are opened without being read
 FLAT_UP_TO = 50_000  # vectors that are compared in about 10 ms a query
 HNSW_UP_TO = 1_000_000  # its graph adds 256 bytes to each vector, and is in memory
 MIN_FITTED = {"ivfsq": 1, "ivfpq": 1024}  # an ivfpq needs 256 vectors for each table of codes, and some for each list
-PER_LIST = 64  # vectors that the centroid of a list is fitted to
+PER_LIST = 40  # vectors that the centroid of a list is fitted to
 ITERATIONS = 10  # of fitting the lists of an ivfsq
-PROBES = 24  # lists of an ivfsq that a query looks into
+# Lists of an ivfsq that a query looks into. Of a million synthetic vectors with no structure but clusters of twenty, 24
+# of 1,000 lists gave 79 % of the ten best and 128 gave 95 %, for which 4 % of 4,000 lists are enough (200 give 97 %).
+PROBES = 200
 ADDED = 16_384  # vectors added at once
 LINKS = 32  # of a vector in the graph
 WIDTH = 128  # candidates kept while walking it
@@ -42,7 +44,7 @@ def lists_for(kind: str, count: int) -> int:
     """How many lists so many vectors are put into; 0 for a kind without lists."""
     if kind not in MAPPED:
         return 0
-    return max(1, min(round((1 if kind == "ivfsq" else 4) * math.sqrt(count)), count // 39))
+    return max(1, min(round(4 * math.sqrt(count)), count // 39))
 
 
 def sample_for(kind: str, files: Sequence[Path], count: int, dim: int) -> np.ndarray:
