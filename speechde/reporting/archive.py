@@ -47,6 +47,18 @@ def write_hits(
         pq.write_table(pa.Table.from_pylist(kept, SCHEMA), temporary, compression="zstd")
 
 
+def write_files(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write texts by the names of their files into a folder, which is made; each appears whole or not at all."""
+    for name, text in texts.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def sorted_json(values: Mapping[str, Any]) -> str:
+    """The text of a JSON file of results."""
+    return json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def read_metrics(path: Path) -> dict[str, Any]:
     """A ``metrics.json``.
 

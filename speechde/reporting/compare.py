@@ -15,12 +15,12 @@ from zlib import crc32
 
 import numpy as np
 
-from speechde.cache import atomic_write
 from speechde.errors import DataError
 from speechde.evaluation import metrics as m
 from speechde.evaluation.asked import UNKNOWN
 from speechde.evaluation.files import ROLE
 from speechde.evaluation.speech import DIRECTIONS, MORE_DIRECTIONS, ROLES
+from speechde.reporting.archive import write_files
 from speechde.reporting.outcomes import Queries, answered, read_seeds
 from speechde.reporting.tables import markdown_table, percent, points_cell
 
@@ -135,10 +135,8 @@ def compare_all(
 def write_comparison(folder: Path, comparisons: Sequence[Comparison], command: str) -> None:
     """Write ``comparison.json`` and ``table.md`` into a folder, which is made."""
     content = {"command": command, "comparisons": [each.as_dict() for each in comparisons]}
-    for name, written in ((FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n"),
-                          ("table.md", "\n".join(map(format_comparison, comparisons)))):  # fmt: skip
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(written, encoding="utf-8")
+    table = "\n".join(map(format_comparison, comparisons))
+    write_files(folder, {FILE: json.dumps(content, indent=1, ensure_ascii=False) + "\n", "table.md": table})
 
 
 def format_comparison(comparison: Comparison, names: tuple[str, str] = ("A", "B")) -> str:

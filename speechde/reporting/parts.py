@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from speechde.cache import atomic_write
+from speechde.reporting.archive import sorted_json, write_files
 from speechde.reporting.conditions import conditions_table, noise_figure, noise_levels, remark_lines
 from speechde.reporting.report import save_figure
 
@@ -15,12 +14,7 @@ FILE = "parts.json"
 
 def write_parts_report(folder: Path, metrics: Mapping) -> None:
     """Write the files into ``folder``, which is made."""
-    for name, text in (
-        (FILE, json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"),
-        ("table.md", parts_markdown(metrics)),
-    ):
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_files(folder, {FILE: sorted_json(metrics), "table.md": parts_markdown(metrics)})
     if noise_levels(metrics["conditions"]):
         save_figure(noise_figure(metrics["conditions"], width=5.0), folder / "noise.png")
 

@@ -6,15 +6,13 @@ query (``reporting.archive``), by the id of its row: many of these texts are off
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from speechde.cache import atomic_write
 from speechde.evaluation.asked import UNKNOWN
 from speechde.evaluation.ateb import ABILITY_OF
 from speechde.languages import LANGUAGES
-from speechde.reporting.archive import write_hits
+from speechde.reporting.archive import sorted_json, write_files, write_hits
 from speechde.reporting.tables import ROLE_NAMES, markdown_table, percent, recall_cell
 
 FILE = "text.json"
@@ -28,12 +26,7 @@ ATEB_MEANS = ["ability", "task", "parts", "chance", "accuracy [95 % CI]", *CONTR
 def write_text_report(folder: Path, metrics: Mapping, hits: Iterable[Mapping]) -> None:
     """Write the files into ``folder``, which is made; ``hits`` are ``evaluation.retrieval.outcomes``."""
     write_hits(hits, folder, tuple(metrics["tasks"]))
-    for name, text in (
-        (FILE, json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"),
-        ("table.md", text_markdown(metrics)),
-    ):
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    write_files(folder, {FILE: sorted_json(metrics), "table.md": text_markdown(metrics)})
 
 
 def text_markdown(metrics: Mapping) -> str:
