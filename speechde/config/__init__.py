@@ -16,7 +16,7 @@ from speechde.config.ateb import AtebConfig
 from speechde.config.data import DataConfig
 from speechde.config.earlier import refuse_moved
 from speechde.config.evaluation import EvalConfig
-from speechde.config.tasks import CLIPS, TRANSLATIONS, TaskConfig, speech_task
+from speechde.config.tasks import CLIPS, TRANSLATION, TRANSLATIONS, TaskConfig, speech_task
 from speechde.errors import ConfigError
 from speechde.schema import bounded, built, choice, location
 
@@ -162,6 +162,7 @@ class LossConfig:
     mask_duplicates: bool = True
     directions: str = choice("both", "both", "query")  # query: of queries among answers alone
     hardness: float = bounded(0.0, "[0, ∞)")  # of hard negatives; 0 weighs all alike
+    bank: int = bounded(0, "[0, ∞)")  # further transcripts of its language that a clip is compared with
     # sizes that vectors may be cut to, the width first; [] for the width alone
     dims: list[int] = field(default_factory=list, metadata={"interval": "[1, ∞)"})
 
@@ -325,6 +326,7 @@ class RunConfig:
             task.check(name)
         self._check_modalities()
         self._check_letters()
+        self._check_bank()
         if self.adapt.enabled and self.init is None:
             raise ConfigError("adapt.enabled=true adapts a trained model; name it: init=runs/quickstart/default-s0")
 
@@ -356,6 +358,17 @@ class RunConfig:
                 f"ctc.weight={self.ctc.weight} reads letters from the layers of an adapter over frames, in one pass "
                 f"over a batch that each process has whole, and {against[0]} is set; change that, or set ctc.weight=0"
             )
+
+    def _check_bank(self) -> None:
+        """Further transcripts are told from those of a batch by their words alone."""
+        for name, task in self.tasks.items():
+            mixed = task.shares.get(TRANSLATION) or not task.one_language
+            if self.loss.bank and task.examples == CLIPS and mixed:
+                what = "one_language=false" if not task.one_language else f"shares.{TRANSLATION}"
+                raise ConfigError(
+                    f"loss.bank={self.loss.bank} takes transcripts of the language of a batch, whose sentences in "
+                    f"other languages it cannot know, and tasks.{name}.{what} is set; drop that, or set loss.bank=0"
+                )
 
     @property
     def without_speech(self) -> bool:

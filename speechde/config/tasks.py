@@ -11,7 +11,8 @@ from speechde.schema import bounded, choice
 
 CLIPS, TRANSLATIONS = "clips", "translations"  # what ``examples`` may be beside a file
 SPEECH = "speech"  # the task of every recipe
-SOURCES = ("synthetic", "translation")  # what a task of clips may have a share of
+TRANSLATION = "translation"
+SOURCES = ("synthetic", TRANSLATION)  # what a task of clips may have a share of
 
 
 @dataclass

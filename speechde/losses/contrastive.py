@@ -8,7 +8,8 @@ For query i with its positive ``p_i`` and hard negatives ``h_i1 … h_in``, s be
 both directions, the mean with the loss of each positive among all queries is taken; hard negatives answer queries and
 are in no other denominator than that of their own row. It is the loss of Gemini Embedding 2 (arXiv 2605.27295,
 equations 2 and 3), which is of queries alone; ``w_ik = exp(hardness·s(q_i, h_ik))``, without a gradient, is
-EmbeddingGemma's (arXiv 2509.20354).
+EmbeddingGemma's (arXiv 2509.20354). A bank of further answers, those of no row, can stand in the denominators of all
+queries.
 
 The loss sees embeddings only, never a model, so that it can be cached, gathered and tested alone.
 
@@ -32,7 +33,7 @@ from torch import Tensor, nn
 
 from speechde.errors import ConfigError, unknown_value
 from speechde.losses.gradcache import BLOCK, sum_over_blocks
-from speechde.losses.meaning import ABSENT, means_its_row, same_meaning
+from speechde.losses.meaning import ABSENT, counted, means_its_row, same_meaning
 from speechde.losses.spread_out import spread_out
 
 SIMILARITIES = ("dot", "cosine")
@@ -46,6 +47,8 @@ def contrastive_loss(
     meaning: Tensor | None = None,
     hard: Tensor | None = None,
     directions: str = "both",
+    bank: Tensor | None = None,
+    banked: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy over a batch of aligned pairs.
 
@@ -56,12 +59,22 @@ def contrastive_loss(
         meaning: ``(batch, k)`` integers; different rows that share an id are neither positives nor negatives.
         hard: ``(batch, n)`` logits of each query's hard negatives; −∞ where one does not count.
         directions: ``query`` (query→positive) or ``both`` (the mean with positive→query).
+        bank: ``(m, dim)``, further negatives of all queries.
+        banked: ``(m,)`` bool, those of ``bank`` that count.
     """
     batch, both = len(query), directions == "both"
+
+    def others(rows: slice) -> list[Tensor]:
+        """Logits of what is no row's positive: of the hard negatives of some rows, and of the bank."""
+        found = [] if hard is None else [hard[rows]]
+        if bank is not None:
+            found.append((scale * (query[rows] @ bank.T)).masked_fill(~banked, float("-inf")))
+        return found
+
     if batch > BLOCK:
 
         def term(rows: slice) -> Tensor:
-            forth = _block(query, positive, scale, meaning, rows, hard)
+            forth = _block(query, positive, scale, meaning, rows, others(rows))
             return forth + _block(positive, query, scale, meaning, rows) if both else forth
 
         return sum_over_blocks(term, batch) / (batch * (1 + both))
@@ -71,7 +84,7 @@ def contrastive_loss(
         duplicate.fill_diagonal_(False)
         logits = logits.masked_fill(duplicate, float("-inf"))
     target = torch.arange(batch, device=logits.device)
-    forth = F.cross_entropy(logits if hard is None else torch.cat([logits, hard], 1), target)
+    forth = F.cross_entropy(torch.cat([logits, *others(slice(None))], 1), target)
     return (forth + F.cross_entropy(logits.T, target)) / 2 if both else forth
 
 
@@ -81,18 +94,16 @@ def _block(
     scale: Tensor | float,
     meaning: Tensor | None,
     rows: slice,
-    hard: Tensor | None = None,
+    others: Sequence[Tensor] = (),
 ) -> Tensor:
-    """Summed cross-entropies of some rows of ``queries`` among all of ``gallery`` and their hard negatives."""
+    """Summed cross-entropies of some rows of ``queries`` among all of ``gallery`` and others of given logits."""
     logits = scale * (queries[rows] @ gallery.T)
     target = torch.arange(rows.start, rows.stop, device=logits.device)
     if meaning is not None:
         duplicate = same_meaning(meaning[rows], meaning)
         duplicate[torch.arange(len(target)), target] = False
         logits = logits.masked_fill(duplicate, float("-inf"))
-    if hard is not None:
-        logits = torch.cat([logits, hard[rows]], 1)
-    return F.cross_entropy(logits, target, reduction="sum")
+    return F.cross_entropy(torch.cat([logits, *others], 1), target, reduction="sum")
 
 
 class ContrastiveLoss(nn.Module):
@@ -152,8 +163,9 @@ class ContrastiveLoss(nn.Module):
         return self.log_scale.exp()
 
     def forward(
-        self, query: Tensor, positive: Tensor, meaning: Tensor, negatives: Tensor | None = None
-    ) -> dict[str, Tensor]:
+        self, query: Tensor, positive: Tensor, meaning: Tensor, negatives: Tensor | None = None,
+        bank: Tensor | None = None, bank_meaning: Tensor | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """``{"loss", "contrastive", "spread_out"}``, and ``false_negatives`` where there are hard negatives.
 
         Args:
@@ -161,6 +173,9 @@ class ContrastiveLoss(nn.Module):
             meaning: ``(batch, k + n)`` ids: k of what a row means, and one of what each of its n negatives means, which
                 is ``ABSENT`` where it has fewer.
             negatives: ``(batch, n, dim)`` embeddings; what stands in the place of an absent one has no influence.
+            bank: ``(m, dim)`` embeddings of further negatives of all queries.
+            bank_meaning: ``(m,)`` what each of these means. It counts once, and not at all where it is ``ABSENT`` or
+                what a row means, which is compared already.
 
         ``false_negatives`` is the share of the hard negatives there are that are left out, for they mean what their row
         means.
@@ -173,10 +188,11 @@ class ContrastiveLoss(nn.Module):
             there = against != ABSENT
             false = there & means_its_row(meaning, against) if self.mask_duplicates else torch.zeros_like(there)
             used, masked = there & ~false, {"false_negatives": false.sum() / there.sum().clamp(min=1)}
-        sides = [side if side is None else side.float() for side in (query, positive, negatives)]
+        banked = None if bank is None else counted(bank_meaning, meaning)
+        sides = [side if side is None else side.float() for side in (query, positive, negatives, bank)]
         own = meaning if self.mask_duplicates else None
         prefixes = [
-            self._of_prefix(*(side if side is None else side[..., :dim] for side in sides), own, used)
+            self._of_prefix(*(side if side is None else side[..., :dim] for side in sides), own, used, banked)
             for dim in self.dims or (query.shape[-1],)
         ]
         contrastive, spread = (sum(values) / len(prefixes) for values in zip(*prefixes, strict=True))
@@ -188,14 +204,17 @@ class ContrastiveLoss(nn.Module):
         }
 
     def _of_prefix(
-        self, query: Tensor, positive: Tensor, negatives: Tensor | None, meaning: Tensor | None, used: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The contrastive and the spread-out term of vectors of one size; ``used`` ``(batch, n)`` bool."""
+        self, query: Tensor, positive: Tensor, negatives: Tensor | None, bank: Tensor | None,
+        meaning: Tensor | None, used: Tensor | None, banked: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The contrastive and the spread-out term of vectors of one size; ``used`` ``(batch, n)`` bool, ``banked``
+        ``(m,)``."""
         unit_query, unit_positive = F.normalize(query, dim=-1), F.normalize(positive, dim=-1)
         if self.similarity == "cosine":
             query, positive = unit_query, unit_positive
+            bank = None if bank is None else F.normalize(bank, dim=-1)
         hard = None if negatives is None else self._hard_logits(query, negatives, used)
-        contrastive = contrastive_loss(query, positive, self.scale, meaning, hard, self.directions)
+        contrastive = contrastive_loss(query, positive, self.scale, meaning, hard, self.directions, bank, banked)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.spread_out_weight > 0):
             spread = spread_out(unit_query, meaning) + spread_out(unit_positive, meaning)
         return contrastive, spread

@@ -31,6 +31,7 @@ from speechde.losses.meaning import ABSENT
 from speechde.models.embed import Cut, stored_key
 from speechde.models.frontends.base import pad_items
 from speechde.models.prompt import Prompt, Words
+from speechde.training.bank import TextBank
 from speechde.training.letters import Alphabet
 from speechde.training.mixture import Mixture, Row
 from speechde.types import Batch, Example, Inputs, Item, Part, Rows, Sequences, Text
@@ -101,6 +102,11 @@ class ExampleDataset(Dataset):
 
     def __len__(self) -> int:
         return sum(map(len, self.tasks))
+
+    def bank(self, size: int) -> TextBank:
+        """Draws ``size`` of the transcripts whose states are known."""
+        meanings = [_hashed(lang, text) for lang, text in self._known]
+        return TextBank([lang for lang, _ in self._known], meanings, size)
 
     def __getitem__(self, row: Row) -> Row:
         return row

@@ -73,6 +73,11 @@ def fit(session: Session, features: Features, built: TrainedModel, data: Trainin
     batches = mixture(config, examples, steps=t.eval_every, views=len(features.train))
     alphabet = Alphabet.of(data.training) if config.ctc.weight else None
     known = text_is_frozen(built.model)  # else no state is computed before training
+    if config.loss.bank and not known:
+        raise ConfigError(
+            f"loss.bank={config.loss.bank} needs the vectors of all transcripts in every step, which are there where "
+            "the text side of the LLM is frozen; set model.freeze=['*'], or loss.bank=0"
+        )
     dataset = ExampleDataset(examples, features.train, prompt, cut.training.add, readings(config), alphabet, known)
     recall = DevRecall(
         prompt,
@@ -83,13 +88,14 @@ def fit(session: Session, features: Features, built: TrainedModel, data: Trainin
     )
     module = LitDualEncoder(
         built.model,
-        ContrastiveLoss(**asdict(config.loss)),
+        ContrastiveLoss(**{key: value for key, value in asdict(config.loss).items() if key != "bank"}),
         seed=config.seed,
         steps=t.steps,
         text_states=lambda model: frozen_text_states(model, dataset.known_ids, session.cache),
         dev_recall=recall,
         micro_batch=t.micro_batch,
         reader=None if alphabet is None else LetterReader(built.model, len(alphabet), **asdict(config.ctc)),
+        bank=dataset.bank(config.loss.bank) if config.loss.bank else None,
         average=None if t.average.kind == "none" else WeightAverage(t.average, t.steps // t.eval_every),
         **{key: value for key, value in asdict(config.optim).items() if key != "clip"},
     )

@@ -30,6 +30,7 @@ from speechde.models.frontends.base import on_host
 from speechde.training import sharding
 from speechde.training.averaging import KEY as AVERAGE
 from speechde.training.averaging import WeightAverage
+from speechde.training.bank import TextBank
 from speechde.training.launch import first_rank_first
 from speechde.training.letters import LetterReader
 from speechde.training.optim import build_optimiser, parameter_groups
@@ -51,6 +52,7 @@ class LitDualEncoder(pl.LightningModule):
         micro_batch: rows that are encoded at once, on each rank; ``None`` for all of them.
         average: of the weights, which dev recall is that of; ``None`` for the weights themselves.
         reader: learns to read the letters that are spoken, beside the contrastive loss; ``None`` for that alone.
+        bank: draws further transcripts that clips are compared with; needs ``text_states``.
     """
 
     def __init__(
@@ -69,9 +71,10 @@ class LitDualEncoder(pl.LightningModule):
         micro_batch: int | None = None,
         average: WeightAverage | None = None,
         reader: LetterReader | None = None,
+        bank: TextBank | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.loss, self.reader = model, loss, reader
+        self.model, self.loss, self.reader, self.bank = model, loss, reader, bank
         self.seed, self.steps = seed, steps
         self.rates = {"lr": lr, "backbone_lr": backbone_lr, "weight_decay": weight_decay}
         self.warmup = max(1, round(warmup_share * steps))
@@ -136,7 +139,7 @@ class LitDualEncoder(pl.LightningModule):
         answers = zip(*([self._answer(*side) for side in rows.answers] for rows in batch.rows), strict=True)
         positive, *negatives = map(torch.cat, answers)
         negatives = [each.unflatten(0, (len(query), -1)) for each in negatives]
-        losses = self.loss(*gather(query, positive, batch.meaning, *negatives))
+        losses = self.loss(*gather(query, positive, batch.meaning, *negatives), **self._banked(batch))
         losses = self._with_letters(losses, [loss for loss in read if loss is not None])
         self._watch(losses["loss"].detach())
         logged = losses | {"scale": self.loss.scale.detach()}
@@ -145,6 +148,15 @@ class LitDualEncoder(pl.LightningModule):
             logged["wait_share"] = share
         self.log_dict({f"train/{name}": value for name, value in logged.items()}, batch_size=len(batch.meaning))
         return losses["loss"]
+
+    def _banked(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Further transcripts for the loss; nothing for a batch whose positives are no transcripts."""
+        known = [rows.known for rows in batch.rows]
+        if self.bank is None or any(places is None for places in known):
+            return {}
+        places, meanings = self.bank(torch.cat(known))
+        vectors = self.model.project(self._text_states[places])
+        return dict(zip(("bank", "bank_meaning"), gather(vectors, meanings), strict=True))
 
     def _watch(self, loss: torch.Tensor) -> None:
         """Refuse a loss that is not finite: at once on the host. A GPU would have to be waited for in every step, so

@@ -113,10 +113,10 @@ def check_same_run(config, whole, steps):
 def test_a_frozen_llm_is_sharded_with_its_adapter(tiny_run, tmp_path, start):
     """With what reaches into the layers: text states made before training, cached gradients, checkpointed layers."""
     options = OPTIONS | {"trainer__steps": 2, "model__freeze": ["*"]}
-    whole = tiny_run("quickstart", runs_dir=str(tmp_path / "whole"), **options)
+    whole = tiny_run("quickstart_narrow", runs_dir=str(tmp_path / "whole"), **options)
     expected = run.train(whole)
     config = tiny_run(
-        "quickstart", runs_dir=str(tmp_path / "shared"), trainer__strategy="fsdp", trainer__micro_batch=1,
+        "quickstart_narrow", runs_dir=str(tmp_path / "shared"), trainer__strategy="fsdp", trainer__micro_batch=1,
         model__gradient_checkpointing=True, **options,
     )  # fmt: skip
     output, status = start(LAUNCHER, config)
@@ -152,7 +152,7 @@ def test_processes_keep_the_average_of_one(tiny_run, tmp_path, start, kind):
 def test_processes_of_a_sharded_model_have_equally_many_rows(tiny_run, tmp_path, start, size):
     """One that had more would run the layers once more, and wait for weights that no other gathers."""
     options = OPTIONS | {"trainer__steps": 2, "trainer__batch_size": size, "runs_dir": str(tmp_path / "runs")}
-    output, status = start(LAUNCHER, tiny_run("quickstart", trainer__strategy="fsdp", **options))
+    output, status = start(LAUNCHER, tiny_run("quickstart_narrow", trainer__strategy="fsdp", **options))
     assert status == 0 and "own and all rows: (2, 4)\n" in output, output
 
 
@@ -174,12 +174,12 @@ def hard(clips, tmp_path):
 def test_hard_negatives_of_several_processes_are_those_of_one(tiny_run, hard, tmp_path, start, strategy):
     """Every process encodes as many, though their rows have none, one or two."""
     options = OPTIONS | {"trainer__steps": 2, "loss__hardness": 2.0, "loss__dims": [8, 4], "model__dim": 8}
-    whole = tiny_run("quickstart", runs_dir=str(tmp_path / "whole"), **options, **hard(2))
-    plain = tiny_run("quickstart", runs_dir=str(tmp_path / "plain"), **options, **hard(0))
+    whole = tiny_run("quickstart_narrow", runs_dir=str(tmp_path / "whole"), **options, **hard(2))
+    plain = tiny_run("quickstart_narrow", runs_dir=str(tmp_path / "plain"), **options, **hard(0))
     run.train(plain)
     run.train(whole)
     many = options | hard(2) | {"trainer__strategy": strategy}
-    shared = tiny_run("quickstart", runs_dir=str(tmp_path / "shared"), **many)
+    shared = tiny_run("quickstart_narrow", runs_dir=str(tmp_path / "shared"), **many)
     output, status = start(LAUNCHER, shared)
     assert status == 0, output
     check_same_run(shared, whole, [2])
@@ -187,12 +187,29 @@ def test_hard_negatives_of_several_processes_are_those_of_one(tiny_run, hard, tm
     assert losses[0] > losses[1] + 1e-3, "the negatives count"
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_bank_of_several_processes_is_that_of_one(tiny_run, tmp_path, start, strategy):
+    """Each process draws the transcripts of its own rows' languages, here all of them, and they count once."""
+    options = OPTIONS | {"trainer__steps": 2, "model__freeze": ["*"]}
+    losses = []
+    for size in (0, 100):
+        whole = tiny_run("quickstart_narrow", runs_dir=str(tmp_path / f"whole-{size}"), **options, loss__bank=size)
+        run.train(whole)
+        losses.append(learning_curve(run.run_directory(whole) / "csv")[0]["train_loss"])
+    many = options | {"loss__bank": 100, "trainer__strategy": strategy}
+    shared = tiny_run("quickstart_narrow", runs_dir=str(tmp_path / "shared"), **many)
+    output, status = start(LAUNCHER, shared)
+    assert status == 0, output
+    check_same_run(shared, whole, [2])
+    assert losses[1] > losses[0] + 1e-3, "the bank counts"
+
+
 def test_letters_are_learned_as_by_one_process(tiny_run, tmp_path, start):
     """Each process has the loss of its own letters, and the gradient is that of all."""
     options = OPTIONS | {"trainer__steps": 4, "model__freeze": ["*"], "ctc__weight": 3.0, "frontend__dropout": 0.0}
-    whole = tiny_run("quickstart", runs_dir=str(tmp_path / "whole"), **options)
+    whole = tiny_run("quickstart_narrow", runs_dir=str(tmp_path / "whole"), **options)
     run.train(whole)
-    config = tiny_run("quickstart", runs_dir=str(tmp_path / "shared"), **options)
+    config = tiny_run("quickstart_narrow", runs_dir=str(tmp_path / "shared"), **options)
     output, status = start(LAUNCHER, config)
     assert status == 0, output
     one, other = (

@@ -20,6 +20,7 @@ from speechde.models.embed import text_states
 from speechde.models.frontends.base import pad_items
 from speechde.models.frontends.units import UnitFrontend
 from speechde.training import lit_module
+from speechde.training.bank import TextBank
 from speechde.training.lit_module import LitDualEncoder
 from speechde.types import Batch, Rows
 
@@ -114,6 +115,36 @@ def test_the_frozen_text_shortcut_gives_the_same_loss_and_gradients(make, step, 
     for name, gradient in gradients.items():
         assert gradient.abs().max() > 0
         torch.testing.assert_close(gradient, others[name], atol=1e-6, rtol=1e-4)
+
+
+def test_a_bank_is_the_vectors_of_transcripts_that_are_not_in_the_batch(make, step):
+    """Two of the five texts are in no row, one of them in another language."""
+    every = [*TEXTS, np.array([1, 80]), np.array([1, 81, 82])]
+    bank = TextBank(["fr_fr"] * 4 + ["de_de"], list(range(5)), 5)
+    module = make(texts=every, bank=bank)
+    module.on_fit_start()
+    module.on_train_epoch_start()
+    loss, gradients = step(module)
+    model, (rows,) = module.model, batch().rows
+    module.zero_grad()
+    sides = model.encode(rows.query), model.encode(rows.positive), batch().meaning
+    others = model.encode(texts([every[3]]))
+    expected = module.loss(*sides, bank=others, bank_meaning=torch.tensor([3]))["loss"]
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach(), atol=1e-6, rtol=1e-5)
+    assert loss > module.loss(*sides)["loss"] + 1e-3
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient, module.get_parameter(name).grad, atol=1e-6, rtol=1e-4)
+
+
+def test_a_batch_whose_positives_are_no_transcripts_has_no_bank(make, step):
+    module = make(bank=TextBank(["fr_fr"] * 3, [0, 1, 2], 3))
+    module.on_fit_start()
+    module.on_train_epoch_start()
+    pairs = [np.array([1, 70 + i]) for i in range(2)]
+    one = with_pairs(pairs, pairs, torch.arange(4).reshape(2, 2) + 9)
+    assert module._banked(batch()) and not module._banked(one)
+    step(module, one)
 
 
 @pytest.mark.parametrize("freeze", [(), ("*",)])
@@ -234,6 +265,14 @@ def test_a_step_on_a_gpu_waits_for_nothing(make, as_on_a_device, monkeypatch, op
         with pytest.raises(AssertionError, match="waits for the device"):
             loss.item()
     assert read == [3]
+
+
+def test_a_bank_waits_for_no_gpu(as_on_a_device):
+    bank, known = TextBank(["fr_fr"] * 4, [1, 2, 3, 4], 3), torch.tensor([0, 1])
+    loss, sides = ContrastiveLoss(), torch.randn(3, 2, 4)
+    with as_on_a_device():
+        _, meaning = bank(known)
+        loss(*sides[:2], known[:, None] + 1, bank=sides.flatten(0, 1)[:3], bank_meaning=meaning)
 
 
 def test_on_a_gpu_a_loss_that_is_not_finite_is_told_later_and_never_saved(make, as_on_a_device):
