@@ -49,7 +49,7 @@ def pictures(tmp_path, clips):
 def seeing(tiny_run, tiny_vision, pictures):
     """``seeing(recipe, **overrides)`` → a configuration with a task of pictures."""
 
-    def make(recipe="quickstart", **overrides):
+    def make(recipe="quickstart_narrow", **overrides):
         task = {"examples": str(pictures), "batch_size": 4, "one_language": False}
         image = {"kind": "patches", "encoder": str(tiny_vision), "hidden": 8, "heads": 2}
         return tiny_run(recipe, **{"tasks__pictures": task, "image": image} | overrides)
@@ -66,7 +66,9 @@ def vectors_of(encoder, pictures, clips):
     return items, encoder.embed(items)
 
 
-@pytest.mark.parametrize("recipe", ["quickstart", "stamps"])  # frames above the lowest layer, and units at the input
+@pytest.mark.parametrize(
+    "recipe", ["quickstart_narrow", "stamps"]
+)  # frames above the lowest layer, and units at the input
 def test_a_run_on_speech_and_pictures(seeing, pictures, clips, recipe, tmp_path):
     config = seeing(recipe)
     metrics = run.train(config)
@@ -76,7 +78,7 @@ def test_a_run_on_speech_and_pictures(seeing, pictures, clips, recipe, tmp_path)
     assert metrics["data"]["dropped"]["pictures: example whose picture has no features"] == 2 * BAD
     folder = run_directory(config) / "model"
     trained = TrainedModel.load(folder)
-    entry = 1 if recipe == "quickstart" else 0
+    entry = 1 if recipe == "quickstart_narrow" else 0
     assert trained.model.entry_layer("image") == trained.model.entry_layer("speech") == entry
     assert trained.settings.patches.patch_dim == 16 and trained.model.frontends["image"].frame_std.std() > 0
     encoder = SpeechTextEncoder.from_pretrained(folder, device="cpu")
@@ -110,17 +112,17 @@ def test_a_run_on_text_and_pictures_alone(seeing, pictures, clips):
 
 
 def test_a_stage_goes_on_seeing_or_learns_to(seeing, tiny_run, pictures, tmp_path):
-    blind = tiny_run("quickstart", runs_dir=str(tmp_path / "blind"))
+    blind = tiny_run("quickstart_narrow", runs_dir=str(tmp_path / "blind"))
     run.train(blind)
     folder = run_directory(blind) / "model"
-    learns = seeing("quickstart", init=str(folder), runs_dir=str(tmp_path / "learns"), optim__backbone_lr=0.0)
+    learns = seeing("quickstart_narrow", init=str(folder), runs_dir=str(tmp_path / "learns"), optim__backbone_lr=0.0)
     run.train(learns)
     first = TrainedModel.load(run_directory(learns) / "model")
     assert first.model.entry_layer("image") == 1 and first.model.frontends["image"].frame_std.std() > 0
     before = TrainedModel.load(folder)
     assert before.settings.image is None and "patches" not in before.settings.to_json()
     goes = run_directory(learns) / "model"
-    on = tiny_run("quickstart", init=str(goes), runs_dir=str(tmp_path / "on"),
+    on = tiny_run("quickstart_narrow", init=str(goes), runs_dir=str(tmp_path / "on"),
                   tasks__pictures={"examples": str(pictures), "batch_size": 4, "one_language": False})  # fmt: skip
     assert on.image.kind == "patches" and on.image.hidden == 8 and on.model.image_layer == 1
     run.train(on)
@@ -138,7 +140,7 @@ def test_what_does_not_fit_together_is_refused_before_the_work_begins(seeing, ti
     with pytest.raises(ConfigError, match=r"tasks\.pictures: .* has pictures, and image\.kind=none reads none"):
         run.train(seeing(image__kind="none"))
     with pytest.raises(ConfigError, match=r"image\.kind=patches, and no task has a picture"):
-        run.train(tiny_run("quickstart", image__kind="patches"))
+        run.train(tiny_run("quickstart_narrow", image__kind="patches"))
     assert "plan" not in capsys.readouterr().out
 
 
@@ -175,7 +177,7 @@ def test_pictures_that_cannot_be_read_and_models_that_cannot_see(seeing, tiny_ru
         encoder.embed([Item(Image(str(tmp_path / "none.png")))])
     with pytest.raises(DataError, match="a float is not a picture"):
         encoder.embed([Item(Image(0.5))])
-    blind = tiny_run("quickstart", runs_dir=str(tmp_path / "blind"))
+    blind = tiny_run("quickstart_narrow", runs_dir=str(tmp_path / "blind"))
     run.train(blind)
     encoder = SpeechTextEncoder.from_pretrained(run_directory(blind) / "model", device="cpu")
     with pytest.raises(ConfigError, match="this model has no frontend for image; it reads text, speech"):

@@ -87,7 +87,7 @@ def ids(clips, split):
 
 
 @pytest.mark.parametrize("tasks", [1, 2])
-@pytest.mark.parametrize("recipe", ["stamps", "quickstart"])
+@pytest.mark.parametrize("recipe", ["stamps", "quickstart_narrow"])
 def test_what_training_is_given(tiny_run, mixed, clips, spy, recipe, tasks):
     config = tiny_run(recipe, trainer__steps=8, trainer__eval_every=8, **mixed(tasks))
     run.train(config)

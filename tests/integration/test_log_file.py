@@ -8,10 +8,10 @@ from speechde import progress
 from speechde.training import run
 
 
-@pytest.mark.parametrize("recipe", ["stamps", "quickstart"])
+@pytest.mark.parametrize("recipe", ["stamps", "quickstart_narrow"])
 def test_lines_of_a_run(tiny_run, monkeypatch, capfd, recipe):
     monkeypatch.setattr(progress, "FIRST", 0.0)
-    options = {"model__freeze": ["*"], "frontend__speeds": [1.0]} if recipe == "quickstart" else {}
+    options = {"model__freeze": ["*"], "frontend__speeds": [1.0]} if recipe == "quickstart_narrow" else {}
     run.train(tiny_run(recipe, **options))
     out, err = capfd.readouterr()
     assert "\r" not in out + err and "\x1b" not in out + err

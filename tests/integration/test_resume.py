@@ -54,7 +54,7 @@ def assert_same(first, second):
 
 @pytest.mark.parametrize(
     ("recipe", "tasks", "ctc"),
-    [("stamps", 1, 0.0), ("quickstart", 1, 0.0), ("quickstart", 3, 1.0), ("stamps", 2, 0.0)],
+    [("stamps", 1, 0.0), ("quickstart_narrow", 1, 0.0), ("quickstart_narrow", 3, 1.0), ("stamps", 2, 0.0)],
 )
 def test_interrupted_run_resumes_to_the_same_weights(tiny_run, mixed, tmp_path, monkeypatch, recipe, tasks, ctc):
     options = DROPOUT | LENGTH | mixed(tasks) | {"ctc__weight": ctc}

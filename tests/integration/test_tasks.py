@@ -31,7 +31,9 @@ def test_a_run_on_a_file_alone_is_planned(tiny_run, two_tasks):
     assert plan["epochs"] == {} and [task["name"] for task in plan["tasks"]] == ["aloud"]
 
 
-@pytest.mark.parametrize("recipe", ["stamps", "quickstart"])  # a text side that is trained, and one that is looked up
+@pytest.mark.parametrize(
+    "recipe", ["stamps", "quickstart_narrow"]
+)  # a text side that is trained, and one that is looked up
 def test_examples_of_both_tasks_are_drawn_as_often_as_expected(tiny_run, two_tasks, monkeypatch, recipe):
     mixtures, rows = [], []
 

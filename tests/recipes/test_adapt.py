@@ -35,7 +35,7 @@ def base(trained, tiny_run):
     """``base(recipe, **overrides)`` → run directory of a model trained on Spanish alone, once for all tests."""
     folder, known = trained
 
-    def train(recipe="quickstart", **overrides):
+    def train(recipe="quickstart_narrow", **overrides):
         key = (recipe, *overrides.items())
         if key not in known:
             config = tiny_run(recipe, data__seen=["es_419"], runs_dir=str(folder / str(len(known))), **overrides)
@@ -65,7 +65,7 @@ def read(path):
 
 @pytest.mark.parametrize(
     ("recipe", "options"),
-    [("stamps", {}), ("stamps", {"frontend__bpe": 12, "frontend__unit_layers": 1}), ("quickstart", {})],
+    [("stamps", {}), ("stamps", {"frontend__bpe": 12, "frontend__unit_layers": 1}), ("quickstart_narrow", {})],
 )
 def test_adapts_and_compares(base, adapting, recipe, options, monkeypatch):
     source = base(recipe, **options)

@@ -27,7 +27,7 @@ def first(trained, tiny_run):
     """``first(recipe)`` → run directory of a model trained on Spanish alone, once for all tests."""
     folder, known = trained
 
-    def train(recipe="quickstart"):
+    def train(recipe="quickstart_narrow"):
         if recipe not in known:
             config = tiny_run(recipe, data__seen=["es_419"], runs_dir=str(folder / recipe))
             run.train(config)
@@ -41,7 +41,7 @@ def first(trained, tiny_run):
 def second(first, tiny_run):
     """``second(recipe, …)`` → configuration of the same recipe that goes on from its model, on French alone."""
 
-    def make(recipe="quickstart", source=None, **overrides):
+    def make(recipe="quickstart_narrow", source=None, **overrides):
         options = {"init": str(source or first(recipe)), "data__seen": ["fr_fr"]}
         return tiny_run(recipe, **options | overrides)
 
@@ -52,7 +52,7 @@ def model(directory):
     return TrainedModel.load(directory / "model")
 
 
-@pytest.mark.parametrize("recipe", ["stamps", "quickstart"])
+@pytest.mark.parametrize("recipe", ["stamps", "quickstart_narrow"])
 def test_without_training_in_effect_the_vectors_are_those_of_the_model(first, second, recipe):
     """Adam moves a weight by about the rate, however small its gradient is."""
     config = second(recipe, optim__lr=1e-30, optim__backbone_lr=1e-30, optim__weight_decay=0.0)
@@ -65,7 +65,7 @@ def test_without_training_in_effect_the_vectors_are_those_of_the_model(first, se
         assert row["recall@1"] == own[lang]["recall@1"] and row["mrr"] == own[lang]["mrr"]
 
 
-@pytest.mark.parametrize("recipe", ["stamps", "quickstart"])
+@pytest.mark.parametrize("recipe", ["stamps", "quickstart_narrow"])
 def test_the_folder_decides_the_model_and_the_configuration_the_rest(first, second, monkeypatch, recipe):
     config = second(recipe, model__freeze=["*"], frontend__drop=0.4, seed=5)
     monkeypatch.setattr(features, "fit_kmeans", lambda *_, **__: pytest.fail("k-means was fitted again"))
@@ -94,7 +94,7 @@ def test_what_is_open_is_filled_in(first, recipe_values):
 def test_a_model_folder_without_its_run_is_started_from(first, second, tmp_path):
     folder = shutil.copytree(first() / "model", tmp_path / "m")
     config = second(source=folder)
-    assert run.train(config)["recipe"] == "quickstart"
+    assert run.train(config)["recipe"] == "quickstart_narrow"
     assert model(run.run_directory(config)).settings.training["seen"] == ["es_419", "fr_fr"]
 
 
@@ -110,7 +110,7 @@ def hearing(tiny_run, tmp_path):
         run.train(read)
         source = run.run_directory(read)
         llm = {"model__source": None, "model__speech_layer": 1}
-        return source, tiny_run("quickstart", init=str(source), **llm | overrides)
+        return source, tiny_run("quickstart_narrow", init=str(source), **llm | overrides)
 
     return make
 

@@ -27,7 +27,7 @@ from speechde.training.run import train
 from speechde.types import SAMPLE_RATE
 
 
-@pytest.fixture(params=["stamps", "quickstart"])
+@pytest.fixture(params=["stamps", "quickstart_narrow"])
 def trained(request, tiny_run):
     config = tiny_run(request.param, frontend__mean_norm=0.5)
     train(config)

@@ -119,6 +119,6 @@ def test_sizes_that_do_not_nest(dims, message):
 def test_sizes_that_do_not_fit_the_width_are_refused_before_training(tiny_run, dims, message):
     for good in ([], [8], [8, 2]):
         LossConfig(dims=good).check_width(8)
-    config = tiny_run("quickstart", model__dim=8, loss__dims=dims)
+    config = tiny_run("quickstart_narrow", model__dim=8, loss__dims=dims)
     with pytest.raises(ConfigError, match=message):
         model_shape(config, load_speech_encoder(config.frontend.encoder, device="meta"))

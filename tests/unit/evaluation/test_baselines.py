@@ -180,7 +180,7 @@ def test_every_name_of_the_configuration_is_a_baseline():
     configuration.EvalConfig(baselines=["oracle", "cascade:a/b", "rival:folder", "run:runs/a/b"])
 
 
-@pytest.mark.parametrize("recipe", ["stamps", "quickstart"])
+@pytest.mark.parametrize("recipe", ["stamps", "quickstart_narrow"])
 def test_untrained_is_where_training_started(recipe, tiny_run, monkeypatch):
     config = tiny_run(recipe)
     starts = []
@@ -210,7 +210,7 @@ def test_untrained_is_where_training_started(recipe, tiny_run, monkeypatch):
 def test_another_run_answers_as_it_does_itself(tiny_run, tmp_path):
     """Units against frames, and a model that has heard all three languages."""
     every = ["es_419", "fr_fr", "ro_ro"]
-    other = tiny_run("quickstart", data__seen=every, model__dim=8, runs_dir=str(tmp_path / "other"))
+    other = tiny_run("quickstart_narrow", data__seen=every, model__dim=8, runs_dir=str(tmp_path / "other"))
     expected = train(other)
     name = f"run:{run_directory(other)}"
     output = train(tiny_run("stamps", eval__baselines=[name]))["baselines"]

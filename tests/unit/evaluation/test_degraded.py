@@ -31,10 +31,10 @@ def settings(tiny_asr, **changes):
 @pytest.fixture
 def trained(tiny_run, tiny_asr):
     """``trained(**eval)`` → metrics and folder of an evaluation of one tiny model."""
-    train(tiny_run("quickstart"))
+    train(tiny_run("quickstart_narrow"))
 
     def evaluated(name, **changes):
-        config = tiny_run("quickstart", eval=settings(tiny_asr, **changes))
+        config = tiny_run("quickstart_narrow", eval=settings(tiny_asr, **changes))
         config.report_dir = f"{config.runs_dir}/{name}"
         return evaluate(config, run_directory(config)), run_directory(config).parents[1] / name
 

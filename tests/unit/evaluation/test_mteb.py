@@ -39,7 +39,7 @@ DECODED = {"path": datasets.Value("string"), "array": datasets.List(datasets.Val
            "sampling_rate": datasets.Value("int64")}  # fmt: skip
 
 
-@pytest.fixture(params=["stamps", "quickstart"])
+@pytest.fixture(params=["stamps", "quickstart_narrow"])
 def run(request, tiny_run):
     """A trained model in its run directory: one of units, and one of frames."""
     return trained(tiny_run(request.param, frontend__mean_norm=0.5))

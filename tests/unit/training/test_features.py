@@ -28,7 +28,7 @@ def prepared(config):
 
 
 def test_views_and_statistics(tiny_run):
-    encoder, features, train = prepared(tiny_run("quickstart", frontend__speeds=[1.0, 0.5]))
+    encoder, features, train = prepared(tiny_run("quickstart_narrow", frontend__speeds=[1.0, 0.5]))
     assert len(features.train) == 2 and features.quantiser is None
     assert all(u.id in store for store in features.train for u in train)
     assert len(features.train[1][train[0].id]) > 1.5 * len(features.train[0][train[0].id])
@@ -89,7 +89,7 @@ def test_another_encoder_is_refused(tiny_run, tiny_settings):
         check_encoder(replace(speech, encoder_key=encoder.describe() | {"layer": 1}), encoder)
 
 
-@pytest.mark.parametrize("recipe", ["stamps", "quickstart"])
+@pytest.mark.parametrize("recipe", ["stamps", "quickstart_narrow"])
 def test_the_model_is_seeded_and_frozen_as_asked(tiny_run, recipe):
     config = tiny_run(recipe)
     encoder, features, _ = prepared(config)
@@ -101,7 +101,7 @@ def test_the_model_is_seeded_and_frozen_as_asked(tiny_run, recipe):
     assert any(not torch.equal(first[name], third[name]) for name in first)
     frozen = {name for name, p in built[0].model.named_parameters() if not p.requires_grad}
     assert "backbone.embedding.text.weight" in frozen and "projection.weight" not in frozen
-    if recipe == "quickstart":
+    if recipe == "quickstart_narrow":
         np.testing.assert_array_equal(first["frontends.speech.frame_mean"].numpy(), features.frame_mean)
         assert built[0].model.normalise
     else:
@@ -109,7 +109,7 @@ def test_the_model_is_seeded_and_frozen_as_asked(tiny_run, recipe):
 
 
 def test_frozen_text_states_are_read_from_the_cache_of_the_same_weights_and_texts(tiny_run, tmp_path, monkeypatch):
-    config = tiny_run("quickstart")
+    config = tiny_run("quickstart_narrow")
     encoder, features, _ = prepared(config)
     model = build_model(config, encoder, features).model
     ids = [np.array([1, 40, 41]), np.array([1, 50])]

@@ -226,7 +226,7 @@ def test_sources(tiny_run, tmp_path):
 
 
 def test_lora_is_merged_whether_the_model_was_saved_now_or_before(tiny_run):
-    config = tiny_run("quickstart", model__lora={**asdict(tiny_run().model.lora), "rank": 2})
+    config = tiny_run("quickstart_narrow", model__lora={**asdict(tiny_run().model.lora), "rank": 2})
     first = run.train(config)
     again = run.train(set_(config, "eval.baselines", ["chance"]))
     rows = [metrics["audio_to_text"]["per_language"] for metrics in (first, again)]

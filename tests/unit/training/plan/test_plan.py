@@ -52,9 +52,9 @@ def planned(config):
         ("stamps", {"model__num_layers": 1}),
         ("stamps", {"frontend__unit_layers": 1}),
         ("stamps", {"model__lora": {"rank": 2}, "model__dtype": "bfloat16"}),
-        ("quickstart", {}),
-        ("quickstart", {"frontend__downsample": "attention", "model__freeze": ["embedding.text.*"]}),
-        ("quickstart", {"model__speech_layer": 0, "frontend__layers": 0}),
+        ("quickstart_narrow", {}),
+        ("quickstart_narrow", {"frontend__downsample": "attention", "model__freeze": ["embedding.text.*"]}),
+        ("quickstart_narrow", {"model__speech_layer": 0, "frontend__layers": 0}),
     ],
 )
 def test_counts_are_those_of_the_built_model(tiny_run, recipe, overrides):
