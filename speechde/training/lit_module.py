@@ -154,7 +154,7 @@ class LitDualEncoder(pl.LightningModule):
         known = [rows.known for rows in batch.rows]
         if self.bank is None or any(places is None for places in known):
             return {}
-        places, meanings = self.bank(torch.cat(known))
+        places, meanings = self.bank(torch.cat(known), batch.meaning)
         vectors = self.model.project(self._text_states[places])
         return dict(zip(("bank", "bank_meaning"), gather(vectors, meanings), strict=True))
 

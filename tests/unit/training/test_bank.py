@@ -17,7 +17,7 @@ MEANINGS = [10, 11, 12, 13, 14, 15]
 
 def drawn(bank, known, seed=0):
     torch.manual_seed(seed)
-    places, meanings = bank(torch.tensor(known))
+    places, meanings = bank(torch.tensor(known), torch.tensor([[MEANINGS[place], 0] for place in known]))
     return dict(zip(places.tolist(), meanings.tolist(), strict=True))
 
 
@@ -35,6 +35,13 @@ def test_no_transcript_of_another_language_is_taken_while_there_are_own_ones():
     assert all(len(one) == 2 and one.keys() <= {0, 1, 3} for one in seen)
     assert {place for one in seen for place in one} == {0, 1, 3}, "each is drawn now and then"
     assert drawn(bank, [0], 7) == drawn(bank, [0], 7)
+
+
+def test_a_batch_that_means_concepts_has_none():
+    """A picture asks for words, and the bank does not know which others mean what it shows."""
+    bank = TextBank(LANGS, MEANINGS, 6)
+    _, meanings = bank(torch.tensor([0, 1]), torch.tensor([[10, 90], [91, 90]]))
+    assert (meanings == ABSENT).all()
 
 
 def test_it_is_in_no_checkpoint():

@@ -271,7 +271,7 @@ def test_a_bank_waits_for_no_gpu(as_on_a_device):
     bank, known = TextBank(["fr_fr"] * 4, [1, 2, 3, 4], 3), torch.tensor([0, 1])
     loss, sides = ContrastiveLoss(), torch.randn(3, 2, 4)
     with as_on_a_device():
-        _, meaning = bank(known)
+        _, meaning = bank(known, known[:, None] + 1)
         loss(*sides[:2], known[:, None] + 1, bank=sides.flatten(0, 1)[:3], bank_meaning=meaning)
 
 
