@@ -27,11 +27,11 @@ ateb: $(STAMP)
 	$(BIN)/speechde results
 
 # Every committed sweep about training (docs/sweeps.md); finished points are in results/training/runs.
-TRAINING := training_base training_batches training_apart training_no_prompt training_prompts training_mined training_pairs training_pretraining training_stages training_steps
+TRAINING := training_base training_batches training_apart training_no_prompt training_prompts training_mined training_pairs training_bank training_pretraining training_stages training_steps
 training: $(STAMP)
 	mkdir -p negatives
 	$(BIN)/speechde data manifest stamps --only-seen --out negatives/stamps.jsonl --overwrite
-	$(BIN)/speechde negatives negatives/stamps.jsonl --model runs/quickstart/default-s0 -k 5 --count 3 --out negatives/mined.jsonl --overwrite
+	$(BIN)/speechde negatives negatives/stamps.jsonl --model runs/quickstart_narrow/default-s0 -k 5 --count 3 --out negatives/mined.jsonl --overwrite
 	$(BIN)/speechde negatives negatives/stamps.jsonl --candidates minimal-pairs --out negatives/pairs.jsonl --overwrite
 	for sweep in $(TRAINING); do $(BIN)/python train.py -m +sweep=$$sweep || exit 1; done
 	$(BIN)/speechde report results/training/runs --out results/training --title "speechde: questions about training, on stamps"
