@@ -301,12 +301,14 @@ class Batch:
 
     ``meaning`` is ``(batch, k + n)`` int64: k ids of what query and positive of an example mean, and one of what each
     of its n hard negatives means (``losses.meaning.ABSENT`` where it has fewer). Rows that share any of the k are never
-    each other's negatives.
+    each other's negatives. ``banked``: its queries are told from further transcripts too (``loss.bank``); all its
+    positives are transcripts then, and mean their words.
     """
 
     rows: list[Rows]
     meaning: Tensor
+    banked: bool = False
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device (the hook Lightning calls)."""
-        return Batch([rows.to(device) for rows in self.rows], self.meaning.to(device))
+        return Batch([rows.to(device) for rows in self.rows], self.meaning.to(device), self.banked)

@@ -113,7 +113,9 @@ def _shares(sources: Sequence[str | Path], weights: Sequence[float] | None) -> l
         raise ConfigError(f"{len(weights)} weights for {len(sources)} models; give one for each, in their order")
     if bad := [weight for weight in weights if not (weight > 0 and math.isfinite(weight))]:
         raise ConfigError(f"the weight {bad[0]} is not a positive number; leave the model out, or give one above 0")
-    return [weight / math.fsum(weights) for weight in weights]
+    most = max(weights)  # whose sum may be above what a number can be
+    shares = [weight / most for weight in weights]
+    return [share / math.fsum(shares) for share in shares]
 
 
 def _refuse_another(first: TrainedModel, other: TrainedModel, first_name: str | Path, name: str | Path) -> None:

@@ -36,6 +36,8 @@ def contact_sheet(
     """
     from speechde.corpora.examples_file import read_examples
     from speechde.evaluation.files import example_task, language_tasks
+    from speechde.evaluation.retrieval import DOCUMENT, QUERY
+    from speechde.evaluation.text_model import task_prompts
     from speechde.reporting.contact_sheet import sheet_rows, write_sheet
 
     if out.suffix.lower() not in SUFFIXES:
@@ -52,12 +54,9 @@ def contact_sheet(
     else:
         asked = example_task(examples.stem, file, split)
     encoder = open_model(model, device, dim=dim)
-    vectors = []
-    for items, side in ((asked.queries, "query"), (asked.gallery, "document")):
-        prompt = f"{task}-{side}" if task and f"{task}-{side}" in encoder.prompts else None
-        if task and not {f"{task}-query", f"{task}-document"} & set(encoder.prompts):
-            raise unknown_value("--task", task, {name.rpartition("-")[0] for name in encoder.prompts})
-        vectors.append(encoder.embed(list(items), prompt=prompt, progress=True))
+    prompts = task_prompts(encoder.trained.prompt, task, "--task")
+    sides = (asked.queries, QUERY), (asked.gallery, DOCUMENT)
+    vectors = [encoder.embed(list(items), prompt=prompts[side], progress=True) for items, side in sides]
     rows = sheet_rows(asked, *vectors, count, k)
     write_sheet(rows, out)
     found = sum(any(row.right) for row in rows)

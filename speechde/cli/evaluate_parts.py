@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from speechde.cli.options import Device, Json, Model, open_model, print_json
-from speechde.errors import unknown_value
 
 EXAMPLES = (
     "speechde evaluate-parts pictures/stamps/image_speech_to_text.jsonl --model M",
@@ -43,6 +42,7 @@ def evaluate_parts(
     from speechde.conditions import CLEAN, parse
     from speechde.corpora.examples_file import read_examples
     from speechde.evaluation.parts import evaluate_parts as evaluate
+    from speechde.evaluation.text_model import task_prompts
     from speechde.provenance import check_writable, commit, hardware
     from speechde.reporting.parts import parts_markdown, write_parts_report
     from speechde.reporting.terminal import show_markdown
@@ -51,8 +51,7 @@ def evaluate_parts(
     check_writable(output)
     file = read_examples(examples)
     encoder, start = open_model(model, device), time.perf_counter()
-    if task and not {f"{task}-query", f"{task}-document"} & set(encoder.prompts):
-        raise unknown_value("--task", task, {name.rpartition("-")[0] for name in encoder.prompts})
+    task_prompts(encoder.trained.prompt, task, "--task")
     metrics = evaluate(encoder, file, split, conditions=conditions, task=task, seed=seed)
     metrics |= {"examples": examples.name, "split": split, "model": model, "commit": commit(), "hardware": hardware()}
     metrics |= {"command": shlex.join(["speechde", *sys.argv[1:]]), "seconds": round(time.perf_counter() - start, 1)}

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from speechde.cache import atomic_write
+from speechde.reporting.archive import write_files
 
 SUMMARY = "summary.json"
 EXAMPLES = ("speechde report runs/ablation --out report", "speechde report runs results --title 'All runs'")
@@ -26,12 +26,7 @@ def report(
 
     command = ["speechde", "report", *map(str, paths), "--out", str(out), "--title", title]
     summary = {"command": shlex.join(command), **summarise(find_runs(paths))}
-    out.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("index.html", html(summary, title)),
-        ("README.md", markdown(summary, title)),
-        (SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"),
-    ):
-        with atomic_write(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    whole = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    pages = {"index.html": html(summary, title), "README.md": markdown(summary, title)}
+    write_files(out, pages | {SUMMARY: whole})
     print(f"report: {out / 'index.html'}")

@@ -214,7 +214,7 @@ def _object(raw: bytes) -> dict | BadRow:
         row = json.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         return BadRow("not UTF-8", str(error))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         return BadRow("malformed line", str(error))
     return row if isinstance(row, dict) else BadRow("malformed line", "not a JSON object")
 

@@ -185,7 +185,7 @@ def _read_jsonl(path: Path, *_: Sequence[str]) -> Iterator[tuple[str, dict | Bad
         elif line.strip():
             try:
                 row = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:
                 yield place, BadRow("malformed line", str(error))
                 continue
             yield place, row if isinstance(row, dict) else BadRow("malformed line", "not a JSON object")

@@ -11,7 +11,9 @@ has neither. So pictures become what all tasks but speech are made of, a file fo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from speechde.corpora.manifest import BadRow, check_file, check_text, clean_text, locate, read_table, text_value
@@ -33,6 +35,7 @@ def read_pictures(path: str | Path) -> tuple[Found, list[Dropped]]:
         DataError: the table is missing or unreadable, lacks a required column, or has no usable row.
     """
     rows, dropped = _rows(Path(path))
+    rows = _with_meanings(rows, Path(path).parent)
     usable, unusable = readable(dict.fromkeys((row.meaning, row.image) for row in rows))
     dropped += unusable
     last = {}  # what is held out stays out: of several splits a thing is in the last
@@ -62,6 +65,14 @@ def _rows(path: Path) -> tuple[list[Row], list[Dropped]]:
     return rows, dropped
 
 
+def _with_meanings(rows: list[Row], folder: Path) -> list[Row]:
+    """Rows without a meaning get that of another row of their file, however it spells the path, or else the file's."""
+    meanings = {row.image: row.meaning for row in reversed(rows) if row.meaning}  # the first that is stated
+    for row in rows:
+        meanings.setdefault(row.image, f"picture {os.path.relpath(row.image, folder)}")
+    return [replace(row, meaning=row.meaning or meanings[row.image]) for row in rows]
+
+
 def _row(place: str, row: Mapping, folder: str) -> Row:
     value = {column: text_value(row, column) for column in COLUMNS}
     if missing := [column for column in REQUIRED if not value[column]]:
@@ -80,4 +91,4 @@ def _row(place: str, row: Mapping, folder: str) -> Row:
     image, audio = (value[name] and locate(folder, value[name]) for name in ("image", "audio"))
     if audio:
         check_file(audio)
-    return Row(place, image, lang, text, audio, split, value["meaning"] or f"picture {value['image']}")
+    return Row(place, image, lang, text, audio, split, value["meaning"])

@@ -9,7 +9,7 @@ test is in all.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +52,6 @@ class Pictures:
     def counts(self) -> dict[str, int]:
         """Concepts by split."""
         return {split: sum(concept.split == split for concept in self.concepts) for split in SPLITS}
-
-    def dropped_counts(self) -> dict[str, int]:
-        """How many items each reason dropped, most frequent first."""
-        return dict(Counter(one.reason for one in self.dropped).most_common())
 
 
 def readable(pictures: Iterable[tuple[str, str]]) -> tuple[dict[str, list[str]], list[Dropped]]:

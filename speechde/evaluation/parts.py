@@ -28,7 +28,7 @@ from speechde.media.degradations import degrade
 from speechde.media.image import ImageError
 from speechde.models.embed import embed_items
 from speechde.progress import progress
-from speechde.types import SAMPLE_RATE, Audio, Dropped, Image, Item, Part, Text
+from speechde.types import Dropped, Image, Item, Part, Text
 
 WHOLE, REVERSED = "model", "reverse order"  # the first as reports call the system that others are held against
 AT_ONCE = 64  # media decoded together
@@ -91,7 +91,8 @@ def variants(queries: Sequence[Item]) -> dict[str, Vary]:
     if all(len(query.parts) == 1 for query in queries):
         return {WHOLE: _as_it_is}
     common = set.intersection(*({*query.make_up} for query in queries))
-    alone = {f"{name} alone": _only(name) for name in sorted(common)} if len(common) > 1 else {}
+    mixed = any(len({*query.make_up}) > 1 for query in queries)
+    alone = {f"{name} alone": _only(name) for name in sorted(common)} if mixed else {}
     return {WHOLE: _as_it_is, **alone, REVERSED: lambda item: _of(item, item.parts[::-1])}
 
 
@@ -126,23 +127,23 @@ def stored_media(
     dropped: list[Dropped] = []
     with progress(f"clips and pictures, {condition.name}", len(missing), "files") as advance:
         for keys in (missing[start : start + AT_ONCE] for start in range(0, len(missing), AT_ONCE)):
-            read: dict[Key, Part] = {}
+            clips: dict[Key, np.ndarray] = {}
+            pictures: dict[Key, Image] = {}
             for key in keys:
+                content = media[key].content
                 try:
-                    read[key] = _decoded(reader, media[key], condition)
+                    if isinstance(media[key], Image):
+                        pictures[key] = Image(reader.picture(content))
+                    else:  # checked as recorded alone: which clips can be used does not depend on the condition
+                        name = PurePath(str(content)).name  # noise is drawn by it
+                        clips[key] = degrade(reader.waveform(content), condition, name)
                 except (AudioError, ImageError) as error:
                     dropped.append(Dropped(key[1], error.reason, error.detail))
-            store |= zip(read, reader.read_parts([(Item(part), part) for part in read.values()]), strict=True)
+            if clips:
+                store |= zip(clips, reader.pieces(list(clips.values())), strict=True)
+            store |= zip(pictures, reader.read_parts([(Item(one), one) for one in pictures.values()]), strict=True)
             advance(len(keys))
     return store, dropped
-
-
-def _decoded(reader: Reader, part: Part, condition: Condition) -> Part:
-    """A picture as pixels, a clip as its samples under a condition: noise is drawn by the name of the file."""
-    if isinstance(part, Image):
-        return Image(reader.picture(part.content))
-    name = PurePath(str(part.content)).name
-    return Audio(degrade(reader.waveform(part.content), condition, name), SAMPLE_RATE)
 
 
 def _answers(tasks: Sequence[Retrieval], whole: Remembered, seed: int) -> tuple[dict, Mapping[str, np.ndarray]]:

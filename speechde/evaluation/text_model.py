@@ -143,8 +143,8 @@ def _has_files(record: Mapping[str, Any]) -> bool:
     return any(task and task.get("examples", CLIPS) not in (CLIPS, TRANSLATIONS) for task in tasks)
 
 
-def task_prompts(prompt: Prompt, task: str | None) -> dict[str, str | None]:
-    """Names of the prompts of a task by role, None for a role that it has none for.
+def task_prompts(prompt: Prompt, task: str | None, option: str = "--prompt") -> dict[str, str | None]:
+    """Names of the prompts of a task by role, None for a role that it has none for; ``option`` is who named it.
 
     Raises:
         ConfigError: it has none at all.
@@ -152,7 +152,7 @@ def task_prompts(prompt: Prompt, task: str | None) -> dict[str, str | None]:
     names = {role: f"{task}-{role}" for role in (QUERY, DOCUMENT)}
     if task is not None and not {*names.values()} & {*prompt.named}:
         tasks = sorted({name.rpartition("-")[0] for name in prompt.named})
-        raise unknown_value("--prompt", task, tasks, "" if tasks else "This model has none; leave it out.")
+        raise unknown_value(option, task, tasks, "" if tasks else "This model has none; leave it out.")
     return {role: name if name in prompt.named else None for role, name in names.items()}
 
 

@@ -18,6 +18,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from xml.parsers.expat import ExpatError, ParserCreate
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -38,6 +39,7 @@ KINDS = (
     "datasets' Image column"
 )
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)  # Pillow's own limit is above ours
+MAX_DEPTH = 100  # of the elements of a drawing; from some 250 on resvg overflows its stack and ends the process
 _SVG_HEAD = 1 << 16  # bytes in which the root of a drawing begins
 _DECLARED = re.compile(rb"""^<\?xml[^>]*?encoding\s*=\s*["']([\w.-]+)["']""")
 _REFERENCE = re.compile(r"""((?:[\w.-]+:)?href\s*=\s*)(["'])(?!\s*(?:#|data:))[^"']*\2""", re.IGNORECASE)
@@ -150,11 +152,31 @@ def _draw(data: bytes, name: str) -> bytes:
         text = _REFERENCE.sub(r"\1\2\2", text)
         for embedded in _EMBEDDED.finditer(text):
             _check_embedded(embedded[1], name)
+        _check_depth(text, name)
         return resvg_py.svg_to_bytes(svg_string=text, width=SVG_SIDE, height=SVG_SIDE, dpi=96, skip_system_fonts=True)
-    except (ValueError, LookupError) as error:
+    except (ValueError, LookupError, ExpatError) as error:
         if isinstance(error, DataError):
             raise
         raise _unreadable(name, error) from error
+
+
+def _check_depth(text: str, name: str) -> None:
+    """Refuse a drawing whose elements are too deep in each other."""
+    depth = 0
+
+    def enter(*_: object) -> None:
+        nonlocal depth
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ImageError("too large", f"{name}: its elements are more than {MAX_DEPTH} deep in each other")
+
+    def leave(_: str) -> None:
+        nonlocal depth
+        depth -= 1
+
+    parser = ParserCreate()
+    parser.StartElementHandler, parser.EndElementHandler = enter, leave
+    parser.Parse(text, True)
 
 
 def _check_embedded(encoded: str, name: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageDraw, ImageFont, ImageOps
+from PIL import ImageDraw, ImageFont
 
 from speechde.cache import atomic_write
 from speechde.errors import DataError
@@ -98,13 +98,19 @@ def _face(item: Item) -> Pillow.Image:
     if pictures:
         side = CELL if len(pictures) == 1 and not words else CELL * 3 // 4 // (1 if len(pictures) == 1 else 2)
         for place, content in enumerate(pictures[:2]):
-            picture = ImageOps.contain(Pillow.fromarray(read_image(content)), (side, side))
+            picture = _within(Pillow.fromarray(read_image(content)), side)
             face.paste(picture, (place * side + (side - picture.width) // 2, (side - picture.height) // 2))
     if words:
         lines = textwrap.wrap(words, CELL // LETTER)[: 2 if pictures else 7]
         top = CELL * 3 // 4 if pictures else (CELL - len(lines) * (LETTERS + 3)) // 2
         ImageDraw.Draw(face).multiline_text((2, top), "\n".join(lines), fill="black", font=_font(), spacing=2)
     return face
+
+
+def _within(picture: Pillow.Image, side: int) -> Pillow.Image:
+    """A picture whose longer side has ``side`` pixels; of one that is very thin the other has one."""
+    scale = side / max(picture.size)
+    return picture.resize(tuple(max(1, round(scale * length)) for length in picture.size))
 
 
 def _words(part: Text | Audio, lang: str | None) -> str:

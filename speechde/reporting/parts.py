@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from speechde.reporting.archive import sorted_json, write_files
-from speechde.reporting.conditions import conditions_table, noise_figure, noise_levels, remark_lines
-from speechde.reporting.report import save_figure
+from speechde.reporting.conditions import conditions_table, remark_lines
+from speechde.reporting.report import noise_file, save_figures
 
 FILE = "parts.json"
 
@@ -15,8 +15,7 @@ FILE = "parts.json"
 def write_parts_report(folder: Path, metrics: Mapping) -> None:
     """Write the files into ``folder``, which is made."""
     write_files(folder, {FILE: sorted_json(metrics), "table.md": parts_markdown(metrics)})
-    if noise_levels(metrics["conditions"]):
-        save_figure(noise_figure(metrics["conditions"], width=5.0), folder / "noise.png")
+    save_figures(folder, noise_file(metrics))
 
 
 def parts_markdown(metrics: Mapping) -> str:

@@ -6,7 +6,6 @@ zero-shot languages stand in separate rows and colours, and chance and interval 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from speechde.cache import atomic_write
 from speechde.errors import DataError
 from speechde.evaluation.speech import DIRECTIONS, ROLES
 from speechde.languages import LANGUAGES, REGIONS
+from speechde.reporting.archive import METRICS, sorted_json, write_files
 from speechde.reporting.conditions import conditions_markdown, noise_figure, noise_levels
 from speechde.reporting.tables import (
     CHANCE_COLOUR,
@@ -60,21 +60,12 @@ def write_report(
     _check(metrics)
     directory = Path(directory)
     try:
-        text = json.dumps(metrics, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        texts = {METRICS: sorted_json(metrics), "table.md": markdown(metrics, controls)}
     except ValueError as error:
         raise DataError("metrics hold NaN or infinity, which JSON cannot store; find the stage that made it") from error
-    paths = [directory / "metrics.json", directory / "table.md", directory / "recall.png"]
-    for path, content in zip(paths, (text + "\n", markdown(metrics, controls)), strict=False):
-        with atomic_write(path) as temporary:
-            temporary.write_text(content, encoding="utf-8")
-    save_figure(recall_figure(metrics), paths[2])
-    if curves:
-        paths.append(directory / "curves.png")
-        save_figure(curves_figure(curves), paths[-1])
-    if noise_levels(metrics.get("conditions", {})):
-        paths.append(directory / "noise.png")
-        save_figure(noise_figure(metrics["conditions"], width=5.0), paths[-1])
-    return paths
+    write_files(directory, texts)
+    figures = {"recall.png": recall_figure(metrics), "curves.png": curves_figure(curves) if curves else None}
+    return [*(directory / name for name in texts), *save_figures(directory, figures | noise_file(metrics))]
 
 
 def markdown(metrics: Mapping, controls: Mapping[str, Mapping]) -> str:
@@ -364,6 +355,19 @@ def _points(score: float | None) -> str:
     return "–" if score is None else f"{score:.1f}"
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+def noise_file(metrics: Mapping) -> dict[str, Figure | None]:
+    """The picture over noise by the name of its file; None of conditions that are none."""
+    found = metrics.get("conditions", {})
+    return {"noise.png": noise_figure(found, width=5.0) if noise_levels(found) else None}
+
+
+def save_figures(folder: Path, figures: Mapping[str, Figure | None]) -> list[Path]:
+    """Write pictures by the names of their files, and return the paths; what an earlier call drew in the place of a
+    None is of other numbers, and goes."""
+    for name, figure in figures.items():
+        if figure is None:
+            (folder / name).unlink(missing_ok=True)
+            continue
+        with atomic_write(folder / name) as temporary:
+            figure.savefig(temporary, format="png", dpi=120)
+    return [folder / name for name, figure in figures.items() if figure is not None]

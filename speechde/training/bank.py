@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from speechde.errors import ConfigError
 from speechde.losses.meaning import ABSENT
 
 
@@ -33,18 +34,27 @@ class TextBank(nn.Module):
         self.register_buffer("meanings", torch.tensor(meanings, dtype=torch.int64), persistent=False)
         self.size = min(size, len(langs))
 
-    def forward(self, known: Tensor, meaning: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, known: Tensor) -> tuple[Tensor, Tensor]:
         """``(size,)`` places of transcripts and what each means; ``ABSENT`` for those of others, which fill up.
 
-        All are where a row means something else than the words of its transcript, as a picture its concept: which
-        other words mean that is not known. No device is waited for. Random numbers are PyTorch's, which training seeds
-        by the step.
+        No device is waited for. Random numbers are PyTorch's, which training seeds by the step.
 
         Args:
             known: ``(rows,)`` places of the transcripts of the batch.
-            meaning: ``(rows, k)`` ids of what each row means.
         """
         own = torch.isin(self.langs, self.langs[known])
-        by_words = (self.meanings[known][:, None] == meaning).any(1).all()
         places = (torch.rand(len(own), device=own.device) + own).topk(self.size).indices
-        return places, torch.where(own[places] & by_words, self.meanings[places], ABSENT)
+        return places, torch.where(own[places], self.meanings[places], ABSENT)
+
+
+def check_frozen(size: int, frozen: bool) -> None:
+    """Refuse a bank of transcripts whose vectors would have to be made anew in every step.
+
+    Raises:
+        ConfigError: the text side of the LLM is trained.
+    """
+    if size and not frozen:
+        raise ConfigError(
+            f"loss.bank={size} needs the vectors of all transcripts in every step, which are there where the text side "
+            "of the LLM is frozen; set model.freeze=['*'] without model.lora, or loss.bank=0"
+        )

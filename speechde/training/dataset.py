@@ -48,11 +48,13 @@ class Reading:
     Args:
         query, document: names of the prompts (``Prompt.named``) of what asks and of what answers; None for prefixes.
         negatives: how many hard negatives of an example.
+        banked: whether clips are told from further transcripts than those of their batch.
     """
 
     query: str | None = None
     document: str | None = None
     negatives: int = 0
+    banked: bool = False
 
 
 class ExampleDataset(Dataset):
@@ -114,14 +116,15 @@ class ExampleDataset(Dataset):
     def collate(self, rows: Sequence[Row]) -> Batch:
         """Pad one batch, examples that are made up alike together."""
         alike: dict[tuple, list[tuple[Example, Row]]] = defaultdict(list)
-        hard = self.readings[rows[0].task].negatives  # a batch is of one task
+        reading = self.readings[rows[0].task]  # a batch is of one task
+        hard = reading.negatives
         for row in rows:
             example = self.tasks[row.task][row.example]
             items = (example.query, example.positive, *_negatives(example, hard))
             alike[tuple(item.make_up for item in items)].append((example, row))
         every = [pair for group in alike.values() for pair in group]
         meaning = [meaning_ids(*pair) + negative_ids(*pair, hard) for pair in every]
-        return Batch([self._rows(group, hard) for group in alike.values()], torch.tensor(meaning))
+        return Batch([self._rows(group, hard) for group in alike.values()], torch.tensor(meaning), reading.banked)
 
     def _rows(self, group: Sequence[tuple[Example, Row]], hard: int) -> Rows:
         positives = [(example.positive, row, DOCUMENT) for example, row in group]

@@ -20,6 +20,7 @@ from speechde.models.lora import merge_lora
 from speechde.progress import on_terminal
 from speechde.training import identity, launch
 from speechde.training.averaging import WeightAverage, averaged_weights
+from speechde.training.bank import check_frozen
 from speechde.training.bars import progress_callback
 from speechde.training.checkpoints import BEST, LAST, SaveEvery, read_checkpoint, to_resume
 from speechde.training.data import TrainingData
@@ -73,11 +74,7 @@ def fit(session: Session, features: Features, built: TrainedModel, data: Trainin
     batches = mixture(config, examples, steps=t.eval_every, views=len(features.train))
     alphabet = Alphabet.of(data.training) if config.ctc.weight else None
     known = text_is_frozen(built.model)  # else no state is computed before training
-    if config.loss.bank and not known:
-        raise ConfigError(
-            f"loss.bank={config.loss.bank} needs the vectors of all transcripts in every step, which are there where "
-            "the text side of the LLM is frozen; set model.freeze=['*'], or loss.bank=0"
-        )
+    check_frozen(config.loss.bank, known)
     dataset = ExampleDataset(examples, features.train, prompt, cut.training.add, readings(config), alphabet, known)
     recall = DevRecall(
         prompt,

@@ -150,11 +150,13 @@ class LitDualEncoder(pl.LightningModule):
         return losses["loss"]
 
     def _banked(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """Further transcripts for the loss; nothing for a batch whose positives are no transcripts."""
-        known = [rows.known for rows in batch.rows]
-        if self.bank is None or any(places is None for places in known):
+        """Further transcripts for the loss, of a batch of a task that has them.
+
+        The task says so, and not the batch: processes hold batches of one task, and all have to gather, or none.
+        """
+        if self.bank is None or not batch.banked:
             return {}
-        places, meanings = self.bank(torch.cat(known), batch.meaning)
+        places, meanings = self.bank(torch.cat([rows.known for rows in batch.rows]))
         vectors = self.model.project(self._text_states[places])
         return dict(zip(("bank", "bank_meaning"), gather(vectors, meanings), strict=True))
 

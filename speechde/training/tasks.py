@@ -96,6 +96,7 @@ def readings(config: RunConfig) -> list[Reading]:
         Reading(
             *(name if (name := prompt_name(task, role)) in prompts else None for role in (QUERY, DOCUMENT)),
             negatives=config.tasks[task].negatives,
+            banked=config.loss.bank > 0 and config.tasks[task].examples == CLIPS,
         )
         for task in config.tasks
     ]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from speechde.config.tasks import TaskConfig
 from speechde.reporting.results import learning_curve
 from speechde.training import run
 from speechde.training.recall import DevRecall
@@ -188,19 +189,27 @@ def test_hard_negatives_of_several_processes_are_those_of_one(tiny_run, hard, tm
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_bank_of_several_processes_is_that_of_one(tiny_run, tmp_path, start, strategy):
-    """Each process draws the transcripts of its own rows' languages, here all of them, and they count once."""
-    options = OPTIONS | {"trainer__steps": 2, "model__freeze": ["*"]}
+def test_a_bank_of_several_processes_is_that_of_one(tiny_run, clips, tmp_path, start, strategy):
+    """Each process draws the transcripts of its own rows' languages, here all of them, and they count once.
+
+    In half of the batches texts ask for texts: those of some rows are transcripts, and of others not.
+    """
+    known = [u for u in clips if u.split == "train" and u.lang == "fr_fr"]
+    answers = [known[row].text if row % 2 else f"texte {row}" for row in range(len(known))]
+    lines = [{"query": f"question {row}", "positive": text, "lang": "fr_fr"} for row, text in enumerate(answers)]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    options = OPTIONS | {"trainer__steps": 6, "model__freeze": ["*"]}
+    options |= {"tasks__texts": asdict(TaskConfig(examples=str(tmp_path / "texts.jsonl")))}
     losses = []
     for size in (0, 100):
         whole = tiny_run("quickstart_narrow", runs_dir=str(tmp_path / f"whole-{size}"), **options, loss__bank=size)
         run.train(whole)
-        losses.append(learning_curve(run.run_directory(whole) / "csv")[0]["train_loss"])
+        losses.append(learning_curve(run.run_directory(whole) / "csv")[-1]["train_loss"])
     many = options | {"loss__bank": 100, "trainer__strategy": strategy}
     shared = tiny_run("quickstart_narrow", runs_dir=str(tmp_path / "shared"), **many)
     output, status = start(LAUNCHER, shared)
     assert status == 0, output
-    check_same_run(shared, whole, [2])
+    check_same_run(shared, whole, [2, 4, 6])
     assert losses[1] > losses[0] + 1e-3, "the bank counts"
 
 

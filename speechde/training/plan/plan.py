@@ -30,6 +30,7 @@ from speechde.features.sets import build_vision
 from speechde.media.audio import duration
 from speechde.media.containers import split_locator
 from speechde.models.prompt import Prompt
+from speechde.training.bank import check_frozen
 from speechde.training.build import model_shape
 from speechde.training.launch import processes
 from speechde.training.plan.costs import Clips, Cost, Stage, Stream, numel
@@ -215,6 +216,7 @@ def make_plan(
         raise ConfigError(f"plan.devices={config.plan.devices} and plan.utilisation={utilisation}: at least "
                           "one device, and a share above 0 up to 1")  # fmt: skip
     cost = Cost(config, encoder, model, sets, math.prod(processes(t.devices)))
+    check_frozen(config.loss.bank, cost.text_is_frozen)  # before any clip is encoded
     stages = cost.stages(device.peak * utilisation, config.plan.devices)
     evaluation = sum(stage.seconds for stage in stages if "evaluation" in stage.name)
     each = evaluation / (sets["evaluation"].count or 1)

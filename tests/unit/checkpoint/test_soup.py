@@ -63,10 +63,11 @@ def test_copies_of_one_model_are_that_model(sibling, tmp_path, kind, shares):
     assert loaded.fingerprint == soup.fingerprint == TrainedModel.load(folder).fingerprint
 
 
+@pytest.mark.parametrize("given", [[2, 1, 1], [1e308, 5e307, 5e307]])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_mean_is_that_of_the_definition(sibling, tiny_model, tmp_path, kind):
+def test_the_mean_is_that_of_the_definition(sibling, tiny_model, tmp_path, kind, given):
     folders = [tiny_model(kind), sibling("a", kind), sibling("b", kind, seed=8)]
-    make_soup(folders, [2, 1, 1]).save(tmp_path / "soup")
+    make_soup(folders, given).save(tmp_path / "soup")
     found, parts = weights(tmp_path / "soup"), [weights(folder) for folder in folders]
     for name, tensor in found.items():
         expected = sum(share * part[name].double() for share, part in zip((0.5, 0.25, 0.25), parts, strict=True))

@@ -123,6 +123,7 @@ GOOD = {"query": "good", "positive": "fine"}
     ("row", "reason"),
     [
         ("{", "malformed line"),
+        ('{"query": "a", "positive": "b", "n": ' + "1" * 5000 + "}", "malformed line"),  # Python reads no such number
         ("[1]", "malformed line"),
         ({"query": "a"}, "missing field"),
         ({"query": None, "positive": "b"}, "missing field"),

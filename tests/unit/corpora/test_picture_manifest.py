@@ -80,6 +80,16 @@ def test_rows_become_every_way_to_ask(files, suffix):
     assert mixed.query.make_up == ("image", "speech") and mixed.positive.parts[0].content == "un bus jaune"
 
 
+@pytest.mark.parametrize("rows", [
+    [{"image": "0.png", "lang": "fr", "text": "un bus"}, {"image": "./0.png", "lang": "ro", "text": "un autobuz"}],
+    [{"image": "0.png", "lang": "fr", "text": "un bus"}, {"image": "0.png", "lang": "ro", "text": "un autobuz", "meaning": "bus"}],
+])  # fmt: skip
+def test_a_picture_is_one_thing_however_its_rows_name_it(files, rows):
+    found, dropped = read_pictures(write(files, rows, ".jsonl"))
+    assert not dropped and len({one.query.meaning for one in found["image_to_text"]["train"]}) == 1
+    assert len(found["image_to_text"]["train"]) == 2
+
+
 def test_members_of_containers(files, tmp_path):
     pixels = [(files / f"{number}.png").read_bytes() for number in range(2)]
     pq.write_table(pa.table({"image": [{"bytes": data} for data in pixels]}), files / "packed.parquet")

@@ -117,6 +117,19 @@ def test_what_cannot_be_read_is_left_out_and_counted(encoder, pairs):
         evaluate_parts(encoder, read_examples(pairs), "dev")
 
 
+def test_what_can_be_used_does_not_depend_on_the_condition(encoder, pairs):
+    """Noise of 30 dB above the speech is far past full scale, and half of a short clip is too short to be recorded."""
+    conditions = [parse("snr-30"), parse("speed2.0")]
+    found = evaluate_parts(encoder, read_examples(pairs), "test", conditions=conditions)
+    assert found["dropped"] == {} and [*found["conditions"]] == ["clean", "snr-30", "speed2.0"]
+
+
+def test_one_query_with_more_is_asked_with_less():
+    """What all have alone, where it is not the whole of all."""
+    ways = variants([Item(Image("a.png"), Audio("a.wav")), Item(Audio("b.wav"))])
+    assert list(ways) == [WHOLE, "speech alone", REVERSED]
+
+
 def test_queries_of_one_part_are_asked_as_they_are():
     query = Item(Audio("a.wav"))
     assert list(variants([query])) == [WHOLE] and variants([query])[WHOLE](query) is query
@@ -142,3 +155,6 @@ def test_files_of_a_report_and_its_place_among_the_results(encoder, pairs, tmp_p
     kept = json.loads((tmp_path / "results/pairs/parts.json").read_text("utf-8"))
     write_parts_report(tmp_path / "again", kept)
     assert (tmp_path / "again/table.md").read_text("utf-8") == table
+    kept["conditions"] = {"clean": kept["conditions"]["clean"]}
+    write_parts_report(tmp_path / "again", kept)
+    assert not (tmp_path / "again/noise.png").exists(), "it was of other conditions"

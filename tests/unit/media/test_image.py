@@ -187,6 +187,13 @@ def test_drawings():
     assert reason(HALVES.encode("utf-16")) == "unreadable"  # does not begin as XML does
 
 
+@pytest.mark.parametrize(("depth", "expected"), [(90, None), (300, "too large"), (5000, "too large")])
+def test_a_drawing_too_deep_is_refused(depth, expected):
+    """It would end the process: resvg draws what is in each other by calls in each other."""
+    drawing = HALVES.replace("<rect", "<g>" * depth + "<rect").replace("</svg>", "</g>" * depth + "</svg>").encode()
+    assert (reason(drawing) if expected else read_image(drawing).shape[2:] == (3,) and None) == expected
+
+
 def test_a_drawing_shows_no_other_file(tmp_path):
     Image.new("RGB", (64, 64), RED).save(tmp_path / "secret.png")
     uri = base64.b64encode((tmp_path / "secret.png").read_bytes()).decode()

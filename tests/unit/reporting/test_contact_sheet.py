@@ -54,6 +54,12 @@ def test_right_answers_are_framed_and_pictures_shown(tmp_path):
     assert middle[0] > 150 and middle[1] < 60  # the picture, its sides kept
 
 
+@pytest.mark.parametrize("shape", [(2, 1000, 3), (1000, 2, 3)])
+def test_a_thin_picture_is_shown(tmp_path, shape):
+    row = SheetRow(Item(Image(np.zeros(shape, np.uint8))), [Item(Text("a line"))], [0.0], [False])
+    assert write_sheet([row], tmp_path / "a.jpg").is_file()
+
+
 def test_a_sheet_is_light_or_refused(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (120, 120, 3), np.uint8)
     row = SheetRow(Item(Image(noise)), [Item(Image(noise))] * 5, [0.0] * 5, [False] * 5)

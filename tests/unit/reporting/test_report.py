@@ -75,6 +75,7 @@ def test_keys_are_sorted_so_that_files_compare(tmp_path):
 
 def test_no_curve_rows_no_curve_picture(tmp_path):
     assert "curves.png" not in [path.name for path in report.write_report(tmp_path, run_metrics())]
+    assert not (tmp_path / "curves.png").exists(), "those of an earlier report are of another run"
 
 
 def test_table_has_seen_and_zero_shot_rows_and_every_language(tmp_path):

@@ -124,7 +124,7 @@ def test_a_bank_is_the_vectors_of_transcripts_that_are_not_in_the_batch(make, st
     module = make(texts=every, bank=bank)
     module.on_fit_start()
     module.on_train_epoch_start()
-    loss, gradients = step(module)
+    loss, gradients = step(module, replace(batch(), banked=True))
     model, (rows,) = module.model, batch().rows
     module.zero_grad()
     sides = model.encode(rows.query), model.encode(rows.positive), batch().meaning
@@ -137,14 +137,15 @@ def test_a_bank_is_the_vectors_of_transcripts_that_are_not_in_the_batch(make, st
         torch.testing.assert_close(gradient, module.get_parameter(name).grad, atol=1e-6, rtol=1e-4)
 
 
-def test_a_batch_whose_positives_are_no_transcripts_has_no_bank(make, step):
-    module = make(bank=TextBank(["fr_fr"] * 3, [0, 1, 2], 3))
-    module.on_fit_start()
-    module.on_train_epoch_start()
-    pairs = [np.array([1, 70 + i]) for i in range(2)]
-    one = with_pairs(pairs, pairs, torch.arange(4).reshape(2, 2) + 9)
-    assert module._banked(batch()) and not module._banked(one)
-    step(module, one)
+def test_a_batch_of_a_task_without_a_bank_has_none(make, step):
+    """Though its positives are transcripts."""
+    losses = []
+    for bank in (None, TextBank(["fr_fr"] * 4, list(range(4)), 4)):
+        module = make(texts=[*TEXTS, np.array([1, 80])], bank=bank)
+        module.on_fit_start()
+        module.on_train_epoch_start()
+        losses.append(step(module)[0])
+    assert torch.equal(*losses)
 
 
 @pytest.mark.parametrize("freeze", [(), ("*",)])
@@ -271,7 +272,7 @@ def test_a_bank_waits_for_no_gpu(as_on_a_device):
     bank, known = TextBank(["fr_fr"] * 4, [1, 2, 3, 4], 3), torch.tensor([0, 1])
     loss, sides = ContrastiveLoss(), torch.randn(3, 2, 4)
     with as_on_a_device():
-        _, meaning = bank(known, known[:, None] + 1)
+        _, meaning = bank(known)
         loss(*sides[:2], known[:, None] + 1, bank=sides.flatten(0, 1)[:3], bank_meaning=meaning)
 
 
