@@ -86,7 +86,7 @@ def test_fleurs21_needs_nothing_and_takes_each_corpus(recipe_values, name, overr
 
 def test_sentences_are_read_aloud(recipe_values):
     """Not names alone, as a recipe below it once had it."""
-    assert build(recipe_values("sentences")).data.synthetic.texts == "names+sentences"
+    assert build(recipe_values("sentences")).data.synthetic.texts == "names+sentences+messages"
 
 
 def test_breadth_is_fleurs21_on_other_data(recipe_values):
