@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from speechde.reporting.archive import write_files
 
 SUMMARY = "summary.json"
 EXAMPLES = ("speechde report runs/ablation --out report", "speechde report runs results --title 'All runs'")
@@ -21,6 +20,7 @@ def report(
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "speechde: runs compared",
 ) -> None:
     """Rank runs, draw them and compare each with the default of its recipe: one HTML page, and one in Markdown."""
+    from speechde.reporting.archive import write_files
     from speechde.reporting.pages import html, markdown
     from speechde.reporting.summary import find_runs, summarise
 
