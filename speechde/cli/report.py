@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-
 SUMMARY = "summary.json"
 EXAMPLES = ("speechde report runs/ablation --out report", "speechde report runs results --title 'All runs'")
 
