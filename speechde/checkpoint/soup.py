@@ -71,8 +71,8 @@ def mean_of(states: Sequence[Mapping[str, torch.Tensor]], shares: Sequence[float
     mean = {}
     for name, tensor in states[0].items():
         if tensor.is_floating_point():
-            total = torch.zeros(tensor.shape, dtype=torch.float64)
-            for state, share in zip(states, shares, strict=True):
+            total = tensor.double() * shares[0]  # and not zeros, which would make 0 of −0: a mean of one is that one
+            for state, share in zip(states[1:], shares[1:], strict=True):
                 total.add_(state[name], alpha=share)
             tensor = total.to(tensor.dtype)
         mean[name] = tensor

@@ -141,7 +141,7 @@ class Prompt:
             media = (part.modality for part in item.parts if not isinstance(part, Text))
             return self.prefix(next(media, TEXT), item.lang)
         if (template := self.find(name)) is None:
-            raise unknown_value("prompt", name, self.named, "" if self.named else "This model has none; give none.")
+            raise unknown_value("prompt", name, self.named, "" if self.named else "This model has none; leave it out.")
         language = "Unknown" if item.lang is None else get(item.lang).name
         return template.removesuffix(ITEM).format(language=language, title=item.title or UNTITLED)
 

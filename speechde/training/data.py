@@ -81,8 +81,12 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
     Raises:
         ConfigError: nothing is left to train on, or to choose a checkpoint by.
     """
-    if config.data.synthetic.langs and not config.uses(SYNTHETIC):
-        raise ConfigError("data.synthetic.langs needs synthetic speech: set tasks.speech.shares.synthetic=0.4, say")
+    clips = [task for task in config.tasks.values() if task.examples == CLIPS]
+    if config.data.synthetic.langs and clips and not any(SYNTHETIC in task.shares for task in clips):
+        raise ConfigError(  # a share of 0 that is stated means none, also where the recipe has languages of it
+            "data.synthetic.langs needs synthetic speech: set tasks.speech.shares.synthetic=0.4, say, or "
+            "data.synthetic.langs=[]"
+        )
     if config.adapt.enabled:
         corpus = adapted_corpus(config, cache)
     else:

@@ -115,7 +115,9 @@ class Task:
         self._shares = {source: share for source, share in shares.items() if source in present and not share.elsewhere}
         main = [source for source in present if not beside[source]]
         if not main:
-            raise DataError(f"{name}: no training example; check data.seen and the train split")
+            raise DataError(
+                f"{name}: no training example; check data.seen, the train split, and what was left out above"
+            )
         rest = np.isin(sources, [source for source in main if source not in self._shares])
         self._pools = {"": _by_stratum(strata, rest)}  # what has no share, first
         self._pools |= {source: _by_stratum(strata, sources == source) for source in self._shares}

@@ -13,6 +13,7 @@ import numpy as np
 from speechde.checkpoint.folder import TrainedModel
 from speechde.config import RunConfig
 from speechde.corpora.examples_file import FileExamples
+from speechde.errors import DataError
 from speechde.features.encoders import SpeechEncoder
 from speechde.features.sets import encode_shard, encoding, evaluation_sets, training_sets
 from speechde.features.units import Quantiser
@@ -65,8 +66,19 @@ def _speech_features(
 
 
 def usable_data(data: TrainingData, features: Features, max_seconds: float, built: TrainedModel) -> TrainingData:
-    """The data with what can be trained on, and in ``left_out`` what cannot, by the reason."""
+    """The data with what can be trained on, and in ``left_out`` what cannot, by the reason.
+
+    Raises:
+        DataError: there are training clips, and none can be used.
+    """
     kept, left_out = usable(data.training, features, max_seconds, built) if data.training else ([], {})
+    if data.training and not kept:
+        reasons = Counter(features.dropped) + Counter(left_out)
+        raise DataError(
+            f"not one of {len(data.training)} training clips can be used: "
+            + "; ".join(f"{count} {reason}" for reason, count in reasons.items())
+            + f"; trainer.max_seconds is {max_seconds:g}, set trainer.max_seconds=30 for clips of sentences, say"
+        )
     files, held_out = {}, {split: {} for split in data.held_out}
     for task, file in data.files.items():
         files[task], reasons = usable_examples(file, features, max_seconds, built)

@@ -90,6 +90,11 @@ def test_long_clips_are_left_out_of_training_and_counted(tiny_run, clips, make_w
     assert metrics["data"]["test"]["recordings"] == 9
 
 
+def test_training_clips_that_are_all_too_long_are_said_to_be(tiny_run):
+    with pytest.raises(DataError, match=r"not one of 10 .* used: 10 longer than .*; trainer\.max_seconds is 0\.2,"):
+        run.train(tiny_run(trainer__max_seconds=0.2))
+
+
 def test_texts_that_are_cut_are_counted_in_training_on_dev_and_on_test(tiny_run, clips):
     """The limit is the model's: it is stored with it, and evaluation cuts where training did."""
     long = {"es_419-train-0", "fr_fr-train-1", "fr_fr-dev-0", "ro_ro-test-2", "fr_fr-test-0", "fr_fr-test-1"}

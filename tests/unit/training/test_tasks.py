@@ -141,10 +141,13 @@ def test_a_file_is_held_out_by_language_where_it_is_asked_for(tmp_path):
 
 
 def test_languages_of_synthetic_speech_alone_need_a_share_of_it(tiny_run, tmp_path):
-    with pytest.raises(ConfigError, match=r"set tasks\.speech\.shares\.synthetic=0\.4"):
-        data.read_data(tiny_run(data__synthetic={"langs": ["de"]}), tmp_path)
-    found = data.read_data(tiny_run(), tmp_path)
-    assert found.synthetic is None and found.translations is None
+    langs = {"langs": ["de"]}
+    with pytest.raises(ConfigError, match=r"shares\.synthetic=0\.4, say, or data\.synthetic\.langs=\[\]"):
+        data.read_data(tiny_run(data__synthetic=langs, tasks__speech__shares={}, tasks__speech__apart=[]), tmp_path)
+    none = tiny_run(data__synthetic=langs, tasks__speech__shares={"synthetic": 0.0})  # langs of a recipe
+    for config in (none, tiny_run()):
+        found = data.read_data(config, tmp_path)
+        assert found.synthetic is None and found.translations is None
 
 
 OLD = {
