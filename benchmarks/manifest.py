@@ -62,7 +62,7 @@ def planned(inputs: Inputs, path: Path, rows: int) -> tuple[float, float]:
     Raises:
         Different: it did not count every row.
     """
-    command = [sys.executable, "train.py", "recipe=quickstart", "data=manifest", f"data.path={path}",
+    command = [sys.executable, "train.py", "recipe=quickstart_narrow", "data=manifest", f"data.path={path}",
                f"data.seen=[{','.join(SEEN)}]", "tasks.speech.shares.synthetic=0", "plan_only=true",
                f"frontend.encoder={inputs.encoder}", f"model.source={inputs.small}", "model.speech_layer=0",
                "model.num_layers=null", f"runs_dir={inputs.scratch / 'runs'}"]  # fmt: skip
