@@ -7,6 +7,7 @@ import torch
 
 from speechde.config import build
 from speechde.errors import ConfigError
+from speechde.losses.contrastive import ContrastiveLoss
 from speechde.losses.meaning import ABSENT
 from speechde.training import run
 from speechde.training.bank import TextBank
@@ -58,3 +59,11 @@ def test_a_text_side_that_moves_has_none(tiny_run, monkeypatch):
     monkeypatch.setattr(run, "read_features", None)
     with pytest.raises(ConfigError, match=r"loss\.bank=2048 needs .*; set model\.freeze=\['\*'\] .*, or loss\.bank=0"):
         run.train(tiny_run("quickstart", model__freeze=["embedding.text.*"]))
+
+
+def test_a_bank_waits_for_no_gpu(as_on_a_device):
+    bank, known = TextBank(["fr_fr"] * 4, [1, 2, 3, 4], 3), torch.tensor([0, 1])
+    loss, sides = ContrastiveLoss(), torch.randn(3, 2, 4)
+    with as_on_a_device():
+        _, meaning = bank(known)
+        loss(*sides[:2], known[:, None] + 1, bank=sides.flatten(0, 1)[:3], bank_meaning=meaning)
