@@ -321,7 +321,7 @@ def test_a_role_is_a_name_where_one_task_has_a_prompt_for_it(closing):
     assert both.find("query") is None and set(both.openings()) == {"qa-query", "qa-document", "sts-query", "document"}
     with pytest.raises(ConfigError, match=r"prompt: 'query' is not known; allowed: qa-document, qa-query, sts-query"):
         both.segments(Item(Text("abc")), name="query")
-    with pytest.raises(ConfigError, match="This model has none; give none"):
+    with pytest.raises(ConfigError, match="This model has none; leave it out"):
         Prompt(closing).segments(Item(Text("abc")), name="query")
 
 
