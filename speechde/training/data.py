@@ -87,6 +87,8 @@ def read_data(config: RunConfig, cache: Path) -> TrainingData:
             "data.synthetic.langs needs synthetic speech: set tasks.speech.shares.synthetic=0.4, say, or "
             "data.synthetic.langs=[]"
         )
+    if config.data.synthetic.langs and clips and not config.uses(SYNTHETIC):
+        show("note: tasks.speech.shares.synthetic is 0, so the languages of data.synthetic.langs are not heard")
     if config.adapt.enabled:
         corpus = adapted_corpus(config, cache)
     else:

@@ -66,4 +66,6 @@ def test_a_bank_waits_for_no_gpu(as_on_a_device):
     loss, sides = ContrastiveLoss(), torch.randn(3, 2, 4)
     with as_on_a_device():
         _, meaning = bank(known)
-        loss(*sides[:2], known[:, None] + 1, bank=sides.flatten(0, 1)[:3], bank_meaning=meaning)
+        losses = loss(*sides[:2], known[:, None] + 1, bank=sides.flatten(0, 1)[:3], bank_meaning=meaning)
+        with pytest.raises(AssertionError, match="waits for the device"):
+            losses["loss"].item()
